@@ -1,0 +1,77 @@
+/* The written contract of a backend. A filter is a backend that holds a next one.
+ *
+ * Threads. open and close run on the control thread and may block; everything that has a channel runs on the
+ * channel's reactor and may not. Opening a channel allocates all that its I/O will need.
+ * Submit. Answers TAKEN (the backend owns the request and will call vn_req_complete exactly once, perhaps
+ * before submit returns) or BUSY (nothing was touched; offer it again after some other request has completed,
+ * or on a later turn). There is no third answer: a refusal is TAKEN and completed with a status.
+ * Bounds. The caller guarantees: offset + length <= size, both multiples of the namespace's block size
+ * (which is a multiple of backend.block_min), iovecs that sum up to length, FUA only with WRITE and WRITE_ZEROES.
+ * Durability. A completed FLUSH covers every WRITE, WRITE_ZEROES and DEALLOCATE completed before it was submitted.
+ * A FUA request is durable on completion. A failed flush latches: every later flush, FUA and write fails too.
+ * Cancel. After cancel the request still completes exactly once, and its iovecs are not touched after completion.
+ */
+#ifndef VN_BACKEND_H
+#define VN_BACKEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/reactor.h"
+#include "core/req.h"
+
+enum vn_submit { VN_TAKEN, VN_BUSY };
+
+struct vn_backend;
+struct vn_chan;
+
+struct vn_backend_ops {
+    const char *name;
+    void (*close)(struct vn_backend *backend);
+    int (*chan_open)(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out);
+    void (*chan_close)(struct vn_chan *chan); /* nothing is in flight */
+    enum vn_submit (*submit)(struct vn_chan *chan, struct vn_req *req);
+    void (*cancel)(struct vn_chan *chan, struct vn_req *req); /* NULL: requests end soon by themselves */
+};
+
+/* Immutable after open, but for size (grows by resize on the control thread; read it atomically). */
+struct vn_backend {
+    const struct vn_backend_ops *ops;
+    struct vn_backend *next; /* of a filter */
+    uint64_t size;           /* bytes */
+    uint32_t block_min;      /* smallest block size it can serve, bytes */
+    bool read_only;
+    bool volatile_cache;     /* FLUSH means something */
+    bool deallocates;        /* DEALLOCATE gives space back, and it reads as zeros afterwards */
+    bool direct;
+    uint64_t bounced;        /* counter, relaxed atomic */
+};
+
+/* Embedded first in what an implementation allocates. Owner: reactor. */
+struct vn_chan {
+    struct vn_backend *backend;
+    struct vn_reactor *reactor;
+};
+
+struct vn_ns_opts;
+/* Opens the backend that the options name, with its filters on top. On failure -errno, and error holds a sentence. */
+int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
+/* Closes the whole stack. */
+void vn_backend_close(struct vn_backend *backend);
+
+/* Checked wrappers: they assert the contract on every hop. */
+int vn_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out);
+void vn_chan_close(struct vn_chan *chan);
+enum vn_submit vn_chan_submit(struct vn_chan *chan, struct vn_req *req);
+void vn_chan_cancel(struct vn_chan *chan, struct vn_req *req);
+
+/* The implementations; each in the file of its name. */
+int vn_file_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
+int vn_mem_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
+int vn_null_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
+int vn_filter_delay_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out);
+int vn_filter_error_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out);
+int vn_filter_record_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out,
+                          char *error, uint32_t error_size);
+
+#endif

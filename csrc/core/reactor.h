@@ -1,0 +1,71 @@
+/* A reactor: one thread, one io_uring, and everything that lives on it. No locks: other threads reach it by
+ * its mailbox only. It turns while there is work and for poll_us after, then sleeps in io_uring on all at once.
+ * Every function here but vn_reactor_start, _stop, _call and _post is for the reactor's own thread.
+ */
+#ifndef VN_CORE_REACTOR_H
+#define VN_CORE_REACTOR_H
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VN_REACTOR_ENTRIES 1024 /* submission slots; a full ring answers NULL, which backends turn into BUSY */
+
+struct vn_reactor;
+
+/* An operation in io_uring. Embedded in whatever waits for it; its address is the user_data.
+ * done runs on the reactor; for multishot operations again and again while cqe_flags has IORING_CQE_F_MORE. */
+struct vn_uring_op {
+    void (*done)(struct vn_uring_op *op, int res, uint32_t cqe_flags);
+};
+
+/* Something that is asked for work on every turn. */
+struct vn_poller {
+    bool (*poll)(struct vn_poller *poller);         /* true: it did something */
+    bool (*before_sleep)(struct vn_poller *poller); /* arm whatever wakes us, look again; true: stay awake */
+    void (*after_sleep)(struct vn_poller *poller);
+    uint64_t max_sleep_ns;                          /* 0: any; else wake up after that and look */
+    struct vn_poller *prev, *next;
+};
+
+/* One shot at a time of the monotonic clock, with a millisecond's precision at worst. */
+struct vn_timer {
+    void (*fn)(struct vn_timer *timer);
+    uint64_t deadline_ns;
+    bool armed;
+    struct vn_timer *prev, *next;
+};
+
+/* Something for another thread to do. Embedded in what is sent; must stay valid until fn has run. */
+struct vn_message {
+    void (*fn)(struct vn_message *message);
+};
+
+int vn_reactor_start(uint32_t index, uint32_t poll_us, struct vn_reactor **out);
+/* Ends the thread; nothing may live on it any more. */
+void vn_reactor_stop(struct vn_reactor *reactor);
+/* From any other thread: run fn(message) on the reactor soon. -EAGAIN when the mailbox is full. */
+int vn_reactor_post(struct vn_reactor *reactor, struct vn_message *message);
+/* From any other thread: run fn(arg) on the reactor and wait for its answer. */
+int vn_reactor_call(struct vn_reactor *reactor, int (*fn)(void *arg), void *arg);
+
+struct vn_reactor *vn_reactor_self(void); /* NULL on a thread that is none */
+uint32_t vn_reactor_index(const struct vn_reactor *reactor);
+uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor); /* read once a turn */
+
+/* A prepared-to-be submission slot for op, or NULL when the ring is full this turn. Submitted at the turn's end. */
+struct io_uring_sqe *vn_reactor_sqe(struct vn_reactor *reactor, struct vn_uring_op *op);
+/* Ask for the cancellation of op; it still completes exactly once. */
+void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op);
+
+void vn_poller_add(struct vn_reactor *reactor, struct vn_poller *poller);
+void vn_poller_remove(struct vn_reactor *reactor, struct vn_poller *poller);
+void vn_timer_arm(struct vn_reactor *reactor, struct vn_timer *timer, uint64_t delay_ns);
+void vn_timer_disarm(struct vn_reactor *reactor, struct vn_timer *timer);
+
+struct vn_reactor_counters {
+    uint64_t rounds, sleeps, enters, cpu_ns, ops;
+};
+void vn_reactor_counters(struct vn_reactor *reactor, struct vn_reactor_counters *out); /* any thread */
+
+#endif

@@ -1,0 +1,16 @@
+/* The only translator from errno to NVMe status. */
+#ifndef VN_CORE_STATUS_H
+#define VN_CORE_STATUS_H
+
+#include <stdbool.h>
+
+#include "core/nvme.h"
+
+/* What the guest is told when a backend failed with err (positive errno). Permanent ones carry DNR. */
+vn_status vn_status_from_errno(int err, bool is_write);
+/* The status with DNR when repeating the command cannot help, as for every status a malformed command gets. */
+static inline vn_status vn_status_dnr(vn_status status) {
+    return status ? (vn_status)(status | VN_STATUS_DNR) : status;
+}
+
+#endif

@@ -1,0 +1,150 @@
+/* The one door between Python and C. Python's cdef is made from this file (tools/make_cdef.py), so it
+ * holds plain declarations only: opaque handles, flat option structs, integers and file descriptors.
+ *
+ * Contract. Control calls come from one thread (Python's). They return 0 or -errno, with the output
+ * last; after a failure vn_last_error() holds one sentence for a person. They may wait for a reactor
+ * for a bounded time, never for a guest or a disk. Nothing here is called for a guest's I/O.
+ * What happens by itself is told by events: an eventfd becomes readable, vn_runtime_events drains.
+ */
+#ifndef VHOSTNVME_H
+#define VHOSTNVME_H
+
+#include <stdint.h>
+
+#include "vhostnvme_host.h"
+
+typedef struct vn_runtime vn_runtime; /* the reactors and the event queue of this process */
+typedef struct vn_ns vn_ns;           /* a namespace: a backend with a geometry and an identity */
+typedef struct vn_ctrl vn_ctrl;       /* an NVMe controller: what one VM sees */
+
+#define VN_MAX_REACTORS 16
+#define VN_MAX_NAMESPACES 256 /* of one controller */
+#define VN_MAX_IO_QUEUES 64   /* of one controller, the admin queue not counted */
+
+/* The last failure of the calling thread, as one sentence; "" when there was none. Valid until its next call. */
+const char *vn_last_error(void);
+const char *vn_version(void);
+
+/* --- Runtime --- */
+struct vn_runtime_opts {
+    uint32_t nr_reactors;     /* 0 = 1 */
+    uint32_t poll_us;         /* spin this long after the last work before sleeping */
+    uint32_t flags;           /* none yet, must be 0 */
+};
+int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out);
+/* All controllers and namespaces must be closed before: -EBUSY otherwise. */
+int vn_runtime_destroy(vn_runtime *rt);
+
+struct vn_reactor_stats {
+    uint64_t rounds;      /* turns of the loop */
+    uint64_t sleeps;      /* times it slept in io_uring */
+    uint64_t enters;      /* io_uring_enter calls */
+    uint64_t cpu_ns;      /* CPU time of the thread */
+    uint64_t ops;         /* io_uring operations completed */
+};
+int vn_runtime_reactor_stats(vn_runtime *rt, uint32_t reactor, struct vn_reactor_stats *out);
+
+/* --- Events --- */
+enum vn_event_type {
+    VN_EVENT_LOST = 0,          /* a: events dropped because nobody drained the queue */
+    VN_EVENT_CLIENT_ATTACHED,   /* a vfio-user client (QEMU) has connected */
+    VN_EVENT_CLIENT_DETACHED,   /* a: errno, 0 for an orderly end */
+    VN_EVENT_CTRL_ENABLED,      /* CC.EN 0 -> 1 took effect */
+    VN_EVENT_CTRL_DISABLED,
+    VN_EVENT_CTRL_SHUTDOWN,     /* CC.SHN: the guest has shut the controller down */
+    VN_EVENT_CTRL_FATAL,        /* CSTS.CFS was set; text says why */
+    VN_EVENT_MEMORY_NOT_SHARED, /* the guest's memory cannot be reached; text says what to do */
+    VN_EVENT_BACKEND_ERROR,     /* a: errno, b: nsid; the first one and then at most one a second */
+    VN_EVENT_MESSAGE,           /* text: something worth a line in the log */
+    VN_EVENT_CTRL_DESTROYED,    /* the answer to vn_ctrl_destroy; the handle is gone */
+};
+struct vn_event {
+    uint32_t type; /* enum vn_event_type */
+    uint32_t pad;
+    uint64_t ctrl; /* vn_ctrl_id of the controller, 0 for none */
+    uint64_t a;
+    uint64_t b;
+    char text[160];
+};
+int vn_runtime_event_fd(vn_runtime *rt);
+/* Moves up to max events into buf; returns how many. */
+int vn_runtime_events(vn_runtime *rt, struct vn_event *buf, uint32_t max);
+
+/* --- Namespaces --- */
+#define VN_NS_READ_ONLY 1u
+#define VN_NS_CREATE 2u      /* make the file when it is missing (size must be given) */
+#define VN_NS_NO_DIRECT 4u   /* use the page cache even where O_DIRECT works */
+#define VN_NS_PREALLOCATE 8u /* reserve all blocks at once instead of as they are written */
+
+struct vn_ns_opts {
+    const char *backend; /* "file", "mem" or "null" */
+    const char *path;    /* of a file or block device; NULL for the others */
+    uint64_t size;       /* bytes; 0: what the file has */
+    uint32_t block_size; /* 512 or 4096 */
+    uint32_t flags;      /* VN_NS_* */
+    uint8_t uuid[16];    /* all zero: made from path or at random */
+    /* filters, in the order in which a command passes them; 0 or NULL: not there */
+    const char *record_path; /* log every write, flush and their completions to this file */
+    uint32_t delay_us;       /* complete this much later */
+    uint32_t error_ppm;      /* fail this many commands of a million, at random ... */
+    uint32_t error_ops;      /* ... among these: a mask of 1 << enum vn_op; 0: all */
+    uint32_t error_errno;    /* ... with this errno; 0: EIO */
+    uint32_t error_after;    /* let this many commands pass first */
+    uint64_t error_seed;
+};
+struct vn_ns_info {
+    uint64_t size; /* bytes */
+    uint32_t block_size;
+    uint32_t flags; /* VN_NS_READ_ONLY */
+    uint32_t direct;     /* 1: O_DIRECT is in use */
+    uint32_t deallocate; /* 1: deallocated space is given back and reads as zeros */
+    uint8_t uuid[16];
+    uint64_t reads, writes, read_bytes, write_bytes, flushes, deallocates, write_zeroes, errors;
+    uint64_t bounced; /* transfers copied because the guest's buffer was not aligned for O_DIRECT */
+};
+int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out);
+int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out);
+/* -EBUSY while a controller has it attached. */
+int vn_ns_close(vn_ns *ns);
+
+/* --- Controllers --- */
+enum vn_doorbells {
+    VN_DOORBELLS_AUTO = 0, /* mapped for a host that cannot be woken, trapped for QEMU */
+    VN_DOORBELLS_MAPPED = 1,
+    VN_DOORBELLS_TRAPPED = 2,
+};
+struct vn_ctrl_opts {
+    const char *serial;   /* up to 20 characters */
+    const char *model;    /* up to 40; NULL: "vhostnvme" */
+    const char *subnqn;   /* NULL: made from the serial number */
+    uint32_t max_queues;  /* I/O queue pairs; 0: VN_MAX_IO_QUEUES */
+    uint32_t max_entries; /* of a queue; 0: 1024 */
+    uint32_t mdts;        /* maximum transfer: 2^mdts pages of 4 KiB; 0: 8 (1 MiB) */
+    uint32_t doorbells;   /* enum vn_doorbells */
+    uint32_t reactor;     /* home */
+    uint32_t cntlid;
+};
+struct vn_ctrl_info {
+    uint64_t id;
+    uint32_t attached; /* 1: a client is connected */
+    uint32_t enabled;  /* CSTS.RDY */
+    uint32_t fatal;    /* CSTS.CFS */
+    uint32_t doorbells; /* enum vn_doorbells, what is in use */
+    uint32_t shadow_doorbells;
+    uint32_t nr_sqs, nr_cqs; /* I/O queues */
+    uint32_t inflight;
+    uint64_t commands, admin_commands, errors, interrupts, doorbell_writes;
+};
+int vn_ctrl_create(vn_runtime *rt, const struct vn_ctrl_opts *opts, vn_ctrl **out);
+uint64_t vn_ctrl_id(const vn_ctrl *ctrl);
+/* Adds or removes a namespace; a running guest gets a namespace-attribute event. */
+int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid);
+int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid);
+/* Opens the vfio-user socket at path (absolute, under 108 bytes; its folder must exist). A stale socket is
+ * replaced, a live one is refused with -EADDRINUSE. */
+int vn_ctrl_listen(vn_ctrl *ctrl, const char *path);
+int vn_ctrl_get_info(vn_ctrl *ctrl, struct vn_ctrl_info *out);
+/* Closes the socket, drains for at most 4 s, frees; the end is told by VN_EVENT_CTRL_DESTROYED. */
+int vn_ctrl_destroy(vn_ctrl *ctrl);
+
+#endif
