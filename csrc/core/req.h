@@ -13,7 +13,7 @@
 #include "core/nvme.h"
 
 struct vn_ctrl;
-struct vn_ns;
+struct vn_ns_chan;
 struct vn_sq;
 struct vn_req;
 
@@ -60,7 +60,7 @@ struct vn_req {
     /* the command as the controller sees it */
     struct vn_sqe cmd;
     struct vn_ctrl *ctrl;
-    struct vn_ns *ns;
+    struct vn_ns_chan *ns;
     struct vn_sq *sq;
     uint32_t result; /* CQE dword 0 */
     uint16_t error_location; /* parameter error location for the error log, FFFFh: none */

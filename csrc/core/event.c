@@ -1,0 +1,102 @@
+/* Events from the reactors to Python. Emitted anywhere in C, drained by api.c. Rare: never one per I/O. */
+#include "core/event.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define NR_SLOTS 1024u /* a power of two */
+
+struct vn_event_queue {
+    atomic_uint_fast64_t put_at;
+    uint64_t take_at;
+    atomic_uint_fast64_t lost;
+    int fd;
+    struct {
+        atomic_uint_fast64_t turn;
+        struct vn_event event;
+    } cells[NR_SLOTS];
+};
+
+int vn_event_queue_create(struct vn_event_queue **out) {
+    struct vn_event_queue *queue = calloc(1, sizeof(*queue));
+    if (!queue)
+        return -ENOMEM;
+    queue->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (queue->fd < 0) {
+        int err = errno;
+        free(queue);
+        return -err;
+    }
+    for (uint32_t i = 0; i < NR_SLOTS; i++)
+        atomic_init(&queue->cells[i].turn, i);
+    *out = queue;
+    return 0;
+}
+
+void vn_event_queue_destroy(struct vn_event_queue *queue) {
+    close(queue->fd);
+    free(queue);
+}
+
+int vn_event_queue_fd(const struct vn_event_queue *queue) {
+    return queue->fd;
+}
+
+/* Claims a cell for writing; -1 when the queue is full. */
+static int64_t claim(struct vn_event_queue *queue) {
+    uint64_t at = atomic_load(&queue->put_at);
+    for (;;) {
+        uint64_t turn = atomic_load(&queue->cells[at % NR_SLOTS].turn);
+        if (turn < at)
+            return -1;
+        if (turn > at)
+            at = atomic_load(&queue->put_at);
+        else if (atomic_compare_exchange_weak(&queue->put_at, &at, at + 1))
+            return (int64_t)at;
+    }
+}
+
+void vn_event_emit(struct vn_event_queue *queue, enum vn_event_type type, uint64_t ctrl, uint64_t a, uint64_t b,
+                   const char *format, ...) {
+    int64_t at = claim(queue);
+    if (at < 0) {
+        atomic_fetch_add(&queue->lost, 1);
+        return;
+    }
+    struct vn_event *event = &queue->cells[(uint64_t)at % NR_SLOTS].event;
+    *event = (struct vn_event){.type = type, .ctrl = ctrl, .a = a, .b = b};
+    va_list args;
+    va_start(args, format);
+    vsnprintf(event->text, sizeof(event->text), format, args);
+    va_end(args);
+    atomic_store(&queue->cells[(uint64_t)at % NR_SLOTS].turn, (uint64_t)at + 1);
+
+    uint64_t one = 1;
+    (void)!write(queue->fd, &one, sizeof(one)); /* can only fail when it is already readable */
+}
+
+uint32_t vn_event_drain(struct vn_event_queue *queue, struct vn_event *buf, uint32_t max) {
+    uint64_t count;
+    (void)!read(queue->fd, &count, sizeof(count));
+    uint32_t n = 0;
+    uint64_t lost = max ? atomic_exchange(&queue->lost, 0) : 0;
+    if (lost)
+        buf[n++] = (struct vn_event){.type = VN_EVENT_LOST, .a = lost};
+    while (n < max) {
+        uint64_t at = queue->take_at;
+        if (atomic_load(&queue->cells[at % NR_SLOTS].turn) != at + 1)
+            return n;
+        buf[n++] = queue->cells[at % NR_SLOTS].event;
+        atomic_store(&queue->cells[at % NR_SLOTS].turn, at + NR_SLOTS);
+        queue->take_at++;
+    }
+    uint64_t one = 1; /* there may be more: stay readable */
+    (void)!write(queue->fd, &one, sizeof(one));
+    return n;
+}

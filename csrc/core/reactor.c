@@ -1,0 +1,383 @@
+/* A reactor: one thread, one io_uring, and everything that lives on it.
+ * Started by api.c; doors, controllers and backends hang pollers, timers and operations on it.
+ */
+#include "core/reactor.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/mailbox.h"
+#include "core/util.h"
+
+#define REAP_BATCH 128u
+#define CALL_RETRY_NS 100000 /* a full mailbox is looked at again after 0.1 ms */
+
+struct vn_reactor {
+    struct io_uring ring;
+    struct vn_mailbox box;
+    struct vn_poller *pollers;
+    struct vn_timer *timers; /* sorted by deadline */
+    uint64_t now_ns, last_work_ns, poll_ns;
+    bool stop;
+    uint32_t index;
+    pthread_t thread;
+    clockid_t cpu_clock;
+    struct vn_uring_op wake_op;
+    uint64_t wake_value;
+    /* one writer, read by any thread */
+    atomic_uint_fast64_t rounds, sleeps, enters, ops;
+    int start_result;
+    sem_t started;
+};
+
+static _Thread_local struct vn_reactor *self;
+
+/* Single writer: a plain add, but whole for readers on other threads. */
+static inline void count(atomic_uint_fast64_t *counter, uint64_t n) {
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static uint64_t clock_ns(clockid_t clock) {
+    struct timespec ts;
+    clock_gettime(clock, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+struct vn_reactor *vn_reactor_self(void) {
+    return self;
+}
+
+uint32_t vn_reactor_index(const struct vn_reactor *reactor) {
+    return reactor->index;
+}
+
+uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor) {
+    return reactor->now_ns;
+}
+
+struct io_uring_sqe *vn_reactor_sqe(struct vn_reactor *reactor, struct vn_uring_op *op) {
+    assert(self == reactor);
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&reactor->ring);
+    if (sqe) {
+        io_uring_prep_nop(sqe);
+        io_uring_sqe_set_data(sqe, op);
+    }
+    return sqe;
+}
+
+void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op) {
+    struct io_uring_sqe *sqe = vn_reactor_sqe(reactor, NULL);
+    if (!sqe) { /* rare and off the fast path: make room at once */
+        io_uring_submit(&reactor->ring);
+        count(&reactor->enters, 1);
+        sqe = vn_reactor_sqe(reactor, NULL);
+    }
+    if (sqe) {
+        io_uring_prep_cancel(sqe, op, 0);
+        io_uring_sqe_set_data(sqe, NULL);
+    }
+}
+
+void vn_poller_add(struct vn_reactor *reactor, struct vn_poller *poller) {
+    assert(self == reactor);
+    poller->prev = NULL;
+    poller->next = reactor->pollers;
+    if (poller->next)
+        poller->next->prev = poller;
+    reactor->pollers = poller;
+}
+
+void vn_poller_remove(struct vn_reactor *reactor, struct vn_poller *poller) {
+    assert(self == reactor);
+    if (poller->next)
+        poller->next->prev = poller->prev;
+    if (poller->prev)
+        poller->prev->next = poller->next;
+    else
+        reactor->pollers = poller->next;
+    poller->prev = poller->next = NULL;
+}
+
+void vn_timer_arm(struct vn_reactor *reactor, struct vn_timer *timer, uint64_t delay_ns) {
+    assert(self == reactor);
+    if (timer->armed)
+        vn_timer_disarm(reactor, timer);
+    timer->deadline_ns = reactor->now_ns + delay_ns;
+    timer->armed = true;
+    struct vn_timer *before = NULL, *after = reactor->timers;
+    while (after && after->deadline_ns <= timer->deadline_ns) {
+        before = after;
+        after = after->next;
+    }
+    timer->prev = before;
+    timer->next = after;
+    if (after)
+        after->prev = timer;
+    if (before)
+        before->next = timer;
+    else
+        reactor->timers = timer;
+}
+
+void vn_timer_disarm(struct vn_reactor *reactor, struct vn_timer *timer) {
+    assert(self == reactor);
+    if (!timer->armed)
+        return;
+    timer->armed = false;
+    if (timer->next)
+        timer->next->prev = timer->prev;
+    if (timer->prev)
+        timer->prev->next = timer->next;
+    else
+        reactor->timers = timer->next;
+    timer->prev = timer->next = NULL;
+}
+
+static bool run_timers(struct vn_reactor *reactor) {
+    bool work = false;
+    while (reactor->timers && reactor->timers->deadline_ns <= reactor->now_ns) {
+        struct vn_timer *timer = reactor->timers;
+        vn_timer_disarm(reactor, timer);
+        timer->fn(timer);
+        work = true;
+    }
+    return work;
+}
+
+static bool run_mailbox(struct vn_reactor *reactor) {
+    bool work = false;
+    /* bounded: what is posted while we run waits for the next turn */
+    for (uint32_t i = 0; i < VN_MAILBOX_SLOTS; i++) {
+        struct vn_message *message = vn_mailbox_take(&reactor->box);
+        if (!message)
+            break;
+        message->fn(message);
+        work = true;
+    }
+    return work;
+}
+
+static bool run_pollers(struct vn_reactor *reactor) {
+    bool work = false;
+    for (struct vn_poller *poller = reactor->pollers, *next; poller; poller = next) {
+        next = poller->next;
+        work |= poller->poll(poller);
+    }
+    return work;
+}
+
+static bool reap(struct vn_reactor *reactor) {
+    struct io_uring_cqe *cqes[REAP_BATCH];
+    unsigned n = io_uring_peek_batch_cqe(&reactor->ring, cqes, REAP_BATCH);
+    for (unsigned i = 0; i < n; i++) {
+        struct vn_uring_op *op = io_uring_cqe_get_data(cqes[i]);
+        if (op)
+            op->done(op, cqes[i]->res, cqes[i]->flags);
+    }
+    io_uring_cq_advance(&reactor->ring, n);
+    count(&reactor->ops, n);
+    return n > 0;
+}
+
+/* At most one io_uring_enter a turn: it submits what the turn has prepared and runs finished work. */
+static void enter(struct vn_reactor *reactor) {
+    bool task_work = *reactor->ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    if (!io_uring_sq_ready(&reactor->ring) && !task_work)
+        return;
+    io_uring_submit_and_get_events(&reactor->ring);
+    count(&reactor->enters, 1);
+}
+
+static void arm_wake(struct vn_reactor *reactor) {
+    struct io_uring_sqe *sqe = vn_reactor_sqe(reactor, &reactor->wake_op);
+    assert(sqe);
+    io_uring_prep_read(sqe, reactor->box.wake_fd, &reactor->wake_value, sizeof(reactor->wake_value), 0);
+    io_uring_sqe_set_data(sqe, &reactor->wake_op);
+}
+
+static void on_wake(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
+    struct vn_reactor *reactor = vn_container_of(op, struct vn_reactor, wake_op);
+    (void)res;
+    (void)cqe_flags;
+    arm_wake(reactor);
+}
+
+/* Everything that could give us work is armed first and looked at again, so that no wake-up is lost. */
+static void sleep_on_all(struct vn_reactor *reactor) {
+    if (!vn_mailbox_sleep(&reactor->box))
+        return;
+    uint64_t sleep_ns = UINT64_MAX;
+    bool stay_awake = false;
+    for (struct vn_poller *poller = reactor->pollers; poller; poller = poller->next) {
+        stay_awake |= poller->before_sleep && poller->before_sleep(poller);
+        if (poller->max_sleep_ns && poller->max_sleep_ns < sleep_ns)
+            sleep_ns = poller->max_sleep_ns;
+    }
+    if (reactor->timers) {
+        uint64_t deadline = reactor->timers->deadline_ns;
+        uint64_t left = deadline > reactor->now_ns ? deadline - reactor->now_ns : 0;
+        sleep_ns = left < sleep_ns ? left : sleep_ns;
+    }
+    if (!stay_awake && sleep_ns) {
+        struct __kernel_timespec ts = {.tv_sec = (int64_t)(sleep_ns / 1000000000u),
+                                       .tv_nsec = (int64_t)(sleep_ns % 1000000000u)};
+        struct io_uring_cqe *cqe;
+        io_uring_submit_and_wait_timeout(&reactor->ring, &cqe, 1, sleep_ns == UINT64_MAX ? NULL : &ts, NULL);
+        count(&reactor->enters, 1);
+        count(&reactor->sleeps, 1);
+    }
+    vn_mailbox_awake(&reactor->box);
+    for (struct vn_poller *poller = reactor->pollers; poller; poller = poller->next) {
+        if (poller->after_sleep)
+            poller->after_sleep(poller);
+    }
+}
+
+static int ring_init(struct io_uring *ring) {
+    /* The best that the kernel knows: 6.1 defers completion work to our own enter, 5.19 at least avoids
+     * interrupts for it, older ones take none of the flags. */
+    static const unsigned flags[] = {
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+        0,
+    };
+    int err = -EINVAL;
+    for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]) && err == -EINVAL; i++) {
+        struct io_uring_params params = {.flags = flags[i] | IORING_SETUP_CQSIZE, .cq_entries = 4 * VN_REACTOR_ENTRIES};
+        err = io_uring_queue_init_params(VN_REACTOR_ENTRIES, ring, &params);
+    }
+    return err;
+}
+
+static void *reactor_main(void *arg) {
+    struct vn_reactor *reactor = arg;
+    self = reactor;
+    reactor->start_result = ring_init(&reactor->ring);
+    if (reactor->start_result < 0) {
+        sem_post(&reactor->started);
+        return NULL;
+    }
+    reactor->wake_op.done = on_wake;
+    arm_wake(reactor);
+    reactor->now_ns = reactor->last_work_ns = clock_ns(CLOCK_MONOTONIC);
+    sem_post(&reactor->started);
+
+    while (!reactor->stop) {
+        reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
+        bool work = reap(reactor);
+        work |= run_mailbox(reactor);
+        work |= run_pollers(reactor);
+        work |= run_timers(reactor);
+        enter(reactor);
+        count(&reactor->rounds, 1);
+        if (work)
+            reactor->last_work_ns = reactor->now_ns;
+        else if (reactor->now_ns - reactor->last_work_ns >= reactor->poll_ns)
+            sleep_on_all(reactor);
+    }
+    io_uring_queue_exit(&reactor->ring);
+    return NULL;
+}
+
+int vn_reactor_start(uint32_t index, uint32_t poll_us, struct vn_reactor **out) {
+    struct vn_reactor *reactor = aligned_alloc(64, (sizeof(*reactor) + 63) & ~63ul);
+    if (!reactor)
+        return -ENOMEM;
+    *reactor = (struct vn_reactor){.index = index, .poll_ns = poll_us * 1000ull};
+    int err = vn_mailbox_init(&reactor->box);
+    if (err)
+        goto out_free;
+    sem_init(&reactor->started, 0, 0);
+
+    /* The reactor takes no signals: they are Python's business. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    err = -pthread_create(&reactor->thread, NULL, reactor_main, reactor);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (err)
+        goto out_mailbox;
+    char name[16];
+    snprintf(name, sizeof(name), "vn-reactor-%u", index % 1000);
+    pthread_setname_np(reactor->thread, name);
+    pthread_getcpuclockid(reactor->thread, &reactor->cpu_clock);
+
+    sem_wait(&reactor->started);
+    err = reactor->start_result;
+    if (err < 0) {
+        pthread_join(reactor->thread, NULL);
+        goto out_mailbox;
+    }
+    *out = reactor;
+    return 0;
+
+out_mailbox:
+    sem_destroy(&reactor->started);
+    vn_mailbox_fini(&reactor->box);
+out_free:
+    free(reactor);
+    return err;
+}
+
+static int set_stop(void *arg) {
+    ((struct vn_reactor *)arg)->stop = true;
+    return 0;
+}
+
+void vn_reactor_stop(struct vn_reactor *reactor) {
+    vn_reactor_call(reactor, set_stop, reactor);
+    pthread_join(reactor->thread, NULL);
+    assert(!reactor->pollers && !reactor->timers);
+    sem_destroy(&reactor->started);
+    vn_mailbox_fini(&reactor->box);
+    free(reactor);
+}
+
+int vn_reactor_post(struct vn_reactor *reactor, struct vn_message *message) {
+    return vn_mailbox_put(&reactor->box, message);
+}
+
+struct call {
+    struct vn_message message;
+    int (*fn)(void *arg);
+    void *arg;
+    int result;
+    sem_t done;
+};
+
+static void run_call(struct vn_message *message) {
+    struct call *call = (struct call *)message;
+    call->result = call->fn(call->arg);
+    sem_post(&call->done);
+}
+
+int vn_reactor_call(struct vn_reactor *reactor, int (*fn)(void *arg), void *arg) {
+    assert(self != reactor);
+    struct call call = {.message.fn = run_call, .fn = fn, .arg = arg};
+    sem_init(&call.done, 0, 0);
+    while (vn_reactor_post(reactor, &call.message) == -EAGAIN)
+        nanosleep(&(struct timespec){.tv_nsec = CALL_RETRY_NS}, NULL);
+    while (sem_wait(&call.done) < 0 && errno == EINTR)
+        ;
+    sem_destroy(&call.done);
+    return call.result;
+}
+
+void vn_reactor_counters(struct vn_reactor *reactor, struct vn_reactor_counters *out) {
+    *out = (struct vn_reactor_counters){
+        .rounds = atomic_load_explicit(&reactor->rounds, memory_order_relaxed),
+        .sleeps = atomic_load_explicit(&reactor->sleeps, memory_order_relaxed),
+        .enters = atomic_load_explicit(&reactor->enters, memory_order_relaxed),
+        .ops = atomic_load_explicit(&reactor->ops, memory_order_relaxed),
+        .cpu_ns = clock_ns(reactor->cpu_clock),
+    };
+}

@@ -1,0 +1,24 @@
+/* Small things every room needs: container_of, bounds, single-writer counters. No state. */
+#ifndef VN_CORE_UTIL_H
+#define VN_CORE_UTIL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define vn_container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define VN_ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
+
+static inline uint64_t vn_min_u64(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+/* A counter with one writer that other threads may read: whole, and cheap (no locked instruction). */
+static inline void vn_count(uint64_t *counter, uint64_t n) {
+    __atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t vn_counted(const uint64_t *counter) {
+    return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+#endif

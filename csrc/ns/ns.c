@@ -1,0 +1,177 @@
+/* Namespaces: geometry, identity, access and counters. Called by the controller for each I/O command,
+ * by api.c to open and close. Holds the one place where an I/O command meets its backend.
+ */
+#include "ns/ns.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "core/status.h"
+#include "core/util.h"
+
+static int block_shift_of(uint32_t block_size) {
+    return block_size == 512 ? 9 : block_size == 4096 ? 12 : -EINVAL;
+}
+
+/* A random UUID, version 4 (RFC 4122 section 4.4). */
+static int random_uuid(uint8_t uuid[16]) {
+    if (getrandom(uuid, 16, 0) != 16)
+        return -EIO;
+    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x40);
+    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
+    return 0;
+}
+
+int vn_ns_create(const struct vn_ns_opts *opts, struct vn_ns **out, char *error, uint32_t error_size) {
+    int shift = block_shift_of(opts->block_size);
+    if (shift < 0) {
+        snprintf(error, error_size, "block size %u is not possible: take 512 or 4096", opts->block_size);
+        return shift;
+    }
+    struct vn_ns *ns = calloc(1, sizeof(*ns));
+    if (!ns)
+        return -ENOMEM;
+    int err = vn_backend_open(opts, &ns->backend, error, error_size);
+    if (err)
+        goto out_free;
+    ns->block_shift = (uint32_t)shift;
+    ns->nr_blocks = ns->backend->size >> shift;
+    ns->read_only = ns->backend->read_only;
+    memcpy(ns->uuid, opts->uuid, sizeof(ns->uuid));
+    static const uint8_t none[16];
+    if (!memcmp(ns->uuid, none, sizeof(none)) && (err = random_uuid(ns->uuid)) < 0) {
+        snprintf(error, error_size, "cannot make a UUID: no random bytes from the system");
+        goto out_close;
+    }
+    *out = ns;
+    return 0;
+
+out_close:
+    vn_backend_close(ns->backend);
+out_free:
+    free(ns);
+    return err;
+}
+
+void vn_ns_free(struct vn_ns *ns) {
+    vn_backend_close(ns->backend);
+    free(ns);
+}
+
+bool vn_ns_is_attached(const struct vn_ns *ns) {
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        if (ns->chans[i])
+            return true;
+    }
+    return false;
+}
+
+int vn_ns_add_chan(struct vn_ns *ns, struct vn_ns_chan *nsc) {
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        if (!ns->chans[i]) {
+            ns->chans[i] = nsc;
+            return 0;
+        }
+    }
+    return -ENOSPC;
+}
+
+static void add_counters(struct vn_ns_counters *sum, const struct vn_ns_counters *counters) {
+    const uint64_t *from = (const uint64_t *)counters;
+    uint64_t *to = (uint64_t *)sum;
+    for (size_t i = 0; i < sizeof(*sum) / sizeof(uint64_t); i++)
+        to[i] += vn_counted(&from[i]);
+}
+
+void vn_ns_drop_chan(struct vn_ns *ns, struct vn_ns_chan *nsc) {
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        if (ns->chans[i] == nsc) {
+            ns->chans[i] = NULL;
+            add_counters(&ns->past, &nsc->counters);
+        }
+    }
+}
+
+void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out) {
+    *out = ns->past;
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        if (ns->chans[i])
+            add_counters(out, &ns->chans[i]->counters);
+    }
+}
+
+int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid, struct vn_ns_chan **out) {
+    struct vn_ns_chan *nsc = calloc(1, sizeof(*nsc));
+    if (!nsc)
+        return -ENOMEM;
+    nsc->ns = ns;
+    nsc->nsid = nsid;
+    int err = vn_chan_open(ns->backend, reactor, &nsc->chan);
+    if (err) {
+        free(nsc);
+        return err;
+    }
+    *out = nsc;
+    return 0;
+}
+
+void vn_ns_chan_close(struct vn_ns_chan *nsc) {
+    vn_chan_close(nsc->chan);
+    nsc->chan = NULL; /* the rest is freed by the control thread, which still sums its counters */
+}
+
+static void count_io(struct vn_ns_chan *nsc, const struct vn_req *req) {
+    struct vn_ns_counters *counters = &nsc->counters;
+    switch (req->op) {
+    case VN_OP_READ:
+    case VN_OP_COMPARE:
+        vn_count(&counters->reads, 1);
+        vn_count(&counters->read_bytes, req->length);
+        break;
+    case VN_OP_WRITE:
+        vn_count(&counters->writes, 1);
+        vn_count(&counters->write_bytes, req->length);
+        break;
+    case VN_OP_FLUSH:
+        vn_count(&counters->flushes, 1);
+        break;
+    case VN_OP_WRITE_ZEROES:
+        vn_count(&counters->write_zeroes, 1);
+        break;
+    case VN_OP_DEALLOCATE:
+        vn_count(&counters->deallocates, 1);
+        break;
+    case VN_OP_COUNT:
+        break;
+    }
+}
+
+static void on_done(struct vn_req *req, void *ctx) {
+    struct vn_ns_chan *nsc = ctx;
+    nsc->inflight--;
+    if (req->status)
+        vn_count(&nsc->counters.errors, 1);
+    else
+        count_io(nsc, req);
+    vn_req_complete(req, req->status);
+}
+
+enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req) {
+    bool writes = req->op != VN_OP_READ && req->op != VN_OP_COMPARE && req->op != VN_OP_FLUSH;
+    if (nsc->ns->read_only && writes) {
+        vn_req_set_state(req, VN_REQ_TAKEN);
+        vn_req_complete(req, vn_status_dnr(VN_SC_NS_WRITE_PROTECTED));
+        return VN_TAKEN;
+    }
+    vn_req_push(req, on_done, nsc);
+    nsc->inflight++;
+    enum vn_submit answer = vn_chan_submit(nsc->chan, req);
+    if (answer == VN_BUSY) {
+        nsc->inflight--;
+        vn_req_pop(req);
+    }
+    return answer;
+}

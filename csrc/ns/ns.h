@@ -1,0 +1,55 @@
+/* A namespace: a backend with a block size, a size in blocks and an identity that outlives restarts.
+ * struct vn_ns is immutable while attached and shared by reactors; struct vn_ns_chan belongs to one controller's
+ * reactor and is the only way to do I/O.
+ */
+#ifndef VN_NS_H
+#define VN_NS_H
+
+#include "backend/backend.h"
+#include "include/vhostnvme.h"
+
+#define VN_NS_MAX_CHANS 64 /* controllers that may share one namespace */
+
+struct vn_ns_counters { /* one writer: the channel's reactor */
+    uint64_t reads, writes, read_bytes, write_bytes, flushes, deallocates, write_zeroes, errors;
+};
+
+struct vn_ns {
+    struct vn_backend *backend;
+    uint64_t nr_blocks;
+    uint32_t block_shift;
+    bool read_only;
+    uint8_t uuid[16];
+    struct vn_ns_chan *chans[VN_NS_MAX_CHANS]; /* control thread only */
+    struct vn_ns_counters past;                /* of channels that have closed; control thread only */
+};
+
+/* Owner: reactor. */
+struct vn_ns_chan {
+    struct vn_ns *ns;
+    struct vn_chan *chan;
+    uint32_t nsid;
+    uint32_t inflight;
+    bool closing;
+    struct vn_ns_counters counters;
+};
+
+/* Control thread. error receives a sentence on failure. */
+int vn_ns_create(const struct vn_ns_opts *opts, struct vn_ns **out, char *error, uint32_t error_size);
+void vn_ns_free(struct vn_ns *ns);
+bool vn_ns_is_attached(const struct vn_ns *ns);
+int vn_ns_add_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
+void vn_ns_drop_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
+void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out);
+
+/* Reactor. */
+int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid, struct vn_ns_chan **out);
+void vn_ns_chan_close(struct vn_ns_chan *nsc);
+/* req->op, io_flags, offset, length and iov are set; checks access, counts, submits. */
+enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req);
+/* Whether blocks [slba, slba + nr_blocks) exist; safe against overflow (Base 0/80h, nvmevirt's defect). */
+static inline bool vn_ns_has_blocks(const struct vn_ns *ns, uint64_t slba, uint64_t nr_blocks) {
+    return nr_blocks <= ns->nr_blocks && slba <= ns->nr_blocks - nr_blocks;
+}
+
+#endif
