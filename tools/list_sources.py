@@ -1,4 +1,4 @@
-"""Prints the source files that match a pattern below a folder, one a line, sorted; for meson.build."""
+"""Prints the files that match a pattern below a folder, one a line, sorted; for meson.build."""
 
 from __future__ import annotations
 

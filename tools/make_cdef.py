@@ -1,8 +1,9 @@
 """Makes the source of the extension module `vhostnvme._native` from csrc/include/vhostnvme.h.
 
-The declarations that cffi is given are the header's own text: comments and preprocessor lines are taken
-out, an included header of the same folder is put in its place, and `#define NAME integer` becomes a
-constant. The C compiler then checks the result against the header, so the two cannot differ.
+The declarations that cffi is given are the header's own text: comments and preprocessor lines are
+taken out, an included header of the same folder is put in its place, and `#define NAME integer`
+becomes a constant. The C compiler then checks the result against the header, so the two cannot
+differ.
 
 Usage: make_cdef.py HEADER OUTPUT.c
 """

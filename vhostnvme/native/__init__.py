@@ -1,0 +1,41 @@
+"""The only package that touches the C library.
+
+Handles are opened by Python and closed by Python, once; a second close does nothing. Whatever is
+still open when a runtime is closed, or when the interpreter ends, is closed then, in the right
+order. All of it belongs to one thread. A failed call raises `NativeError` with the library's own
+sentence.
+"""
+
+from vhostnvme.native.controller import Controller
+from vhostnvme.native.library import library_version
+from vhostnvme.native.namespace import Namespace
+from vhostnvme.native.runtime import Runtime
+from vhostnvme.native.types import (
+    ControllerInfo,
+    ControllerOptions,
+    Doorbells,
+    Event,
+    EventType,
+    NamespaceInfo,
+    NamespaceOptions,
+    Operation,
+    ReactorStats,
+    RuntimeOptions,
+)
+
+__all__ = [
+    "Controller",
+    "ControllerInfo",
+    "ControllerOptions",
+    "Doorbells",
+    "Event",
+    "EventType",
+    "Namespace",
+    "NamespaceInfo",
+    "NamespaceOptions",
+    "Operation",
+    "ReactorStats",
+    "Runtime",
+    "RuntimeOptions",
+    "library_version",
+]

@@ -1,0 +1,127 @@
+"""An NVMe controller: what one VM sees."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from vhostnvme.errors import NativeError
+from vhostnvme.native.library import check, ffi, lib
+from vhostnvme.native.types import ControllerInfo, ControllerOptions, Doorbells
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from vhostnvme.native.namespace import Namespace
+    from vhostnvme.native.runtime import Runtime
+
+
+class Controller:
+    """Lives from construction until the library has told its end after `close` or `aclose`."""
+
+    def __init__(self, runtime: Runtime, options: ControllerOptions) -> None:
+        self._handle: Any = None
+        self._runtime = runtime
+        self._closing = False
+        self.options = options
+        opts = ffi.new("struct vn_ctrl_opts *")
+        # cffi does not keep what a struct's pointers point at: this list does, for the call.
+        alive = [_text(options.serial), _text(options.model), _text(options.subnqn)]
+        opts.serial, opts.model, opts.subnqn = alive
+        opts.max_queues = options.max_queues
+        opts.max_entries = options.max_entries
+        opts.mdts = options.mdts
+        opts.doorbells = int(options.doorbells)
+        opts.reactor = options.reactor
+        opts.cntlid = options.cntlid
+        out = ffi.new("vn_ctrl **")
+        check(lib.vn_ctrl_create(runtime.handle, opts, out))
+        self._handle = out[0]
+        self.id: int = lib.vn_ctrl_id(self._handle)
+        runtime.controllers.append(self)
+
+    @property
+    def handle(self) -> Any:
+        """The C handle.
+
+        Raises:
+            NativeError: the controller has been closed.
+        """
+        if self._handle is None or self._closing:
+            raise NativeError(9, "the controller has been closed")
+        return self._handle
+
+    @property
+    def gone(self) -> bool:
+        """True when the library has freed it."""
+        return self._handle is None
+
+    def attach(self, namespace: Namespace, nsid: int) -> None:
+        check(lib.vn_ctrl_attach_ns(self.handle, namespace.handle, nsid))
+
+    def detach(self, nsid: int) -> None:
+        check(lib.vn_ctrl_detach_ns(self.handle, nsid))
+
+    def listen(self, path: Path | str) -> None:
+        """Opens the vfio-user socket; `path` is absolute and shorter than 108 bytes."""
+        check(lib.vn_ctrl_listen(self.handle, os.fsencode(path)))
+
+    def info(self) -> ControllerInfo:
+        out = ffi.new("struct vn_ctrl_info *")
+        check(lib.vn_ctrl_get_info(self.handle, out))
+        return ControllerInfo(
+            id=out.id,
+            attached=bool(out.attached),
+            enabled=bool(out.enabled),
+            fatal=bool(out.fatal),
+            doorbells=Doorbells(out.doorbells),
+            shadow_doorbells=bool(out.shadow_doorbells),
+            submission_queues=out.nr_sqs,
+            completion_queues=out.nr_cqs,
+            inflight=out.inflight,
+            commands=out.commands,
+            admin_commands=out.admin_commands,
+            errors=out.errors,
+            interrupts=out.interrupts,
+            doorbell_writes=out.doorbell_writes,
+        )
+
+    def close(self) -> None:
+        """Closes the socket, drains and frees; blocks for a few seconds at worst."""
+        if self._begin_close():
+            self._runtime.block_until_destroyed(self)
+
+    async def aclose(self) -> None:
+        """The same without blocking the event loop."""
+        if self._begin_close():
+            await self._runtime.wait_destroyed(self)
+
+    def _begin_close(self) -> bool:
+        """Asks for the end, once; False when there is nothing left to wait for."""
+        if self._handle is None:
+            return False
+        if not self._closing:
+            check(lib.vn_ctrl_destroy(self._handle))
+            self._closing = True
+        return True
+
+    def forget(self) -> None:
+        """The library has freed the handle."""
+        self._handle = None
+        self._runtime.controllers.remove(self)
+
+    def __enter__(self) -> Controller:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _text(text: str | None) -> Any:
+    return ffi.NULL if text is None else ffi.new("char[]", text.encode("ascii", "replace"))

@@ -1,0 +1,152 @@
+"""What crosses the border by value: options, infos and events, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from dataclasses import dataclass
+
+from vhostnvme.native.library import lib
+
+
+class Doorbells(enum.IntEnum):
+    """How the guest's doorbell writes arrive."""
+
+    AUTO = lib.VN_DOORBELLS_AUTO
+    MAPPED = lib.VN_DOORBELLS_MAPPED
+    TRAPPED = lib.VN_DOORBELLS_TRAPPED
+
+
+class EventType(enum.IntEnum):
+    """What the library tells on its own; see enum vn_event_type."""
+
+    LOST = lib.VN_EVENT_LOST
+    CLIENT_ATTACHED = lib.VN_EVENT_CLIENT_ATTACHED
+    CLIENT_DETACHED = lib.VN_EVENT_CLIENT_DETACHED
+    CONTROLLER_ENABLED = lib.VN_EVENT_CTRL_ENABLED
+    CONTROLLER_DISABLED = lib.VN_EVENT_CTRL_DISABLED
+    CONTROLLER_SHUTDOWN = lib.VN_EVENT_CTRL_SHUTDOWN
+    CONTROLLER_FATAL = lib.VN_EVENT_CTRL_FATAL
+    MEMORY_NOT_SHARED = lib.VN_EVENT_MEMORY_NOT_SHARED
+    BACKEND_ERROR = lib.VN_EVENT_BACKEND_ERROR
+    MESSAGE = lib.VN_EVENT_MESSAGE
+    CONTROLLER_DESTROYED = lib.VN_EVENT_CTRL_DESTROYED
+
+
+class Operation(enum.IntFlag):
+    """Operations of a backend: bits 1 << enum vn_op."""
+
+    READ = 1
+    WRITE = 2
+    FLUSH = 4
+    WRITE_ZEROES = 8
+    DEALLOCATE = 16
+    COMPARE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """`poll_us`: how long a reactor looks for more work before it sleeps."""
+
+    reactors: int = 1
+    poll_us: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ReactorStats:
+    """Counters of one reactor since its start; `cpu_ns` is its thread's CPU time."""
+
+    rounds: int
+    sleeps: int
+    enters: int
+    cpu_ns: int
+    ops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event; `controller` is 0 when it concerns none. What `a` and `b` mean, the type says."""
+
+    type: EventType
+    controller: int = 0
+    a: int = 0
+    b: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceOptions:
+    """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has."""
+
+    backend: str
+    path: str | None = None
+    size: int = 0
+    block_size: int = 512
+    read_only: bool = False
+    create: bool = False
+    direct: bool = True
+    preallocate: bool = False
+    uuid: uuid.UUID | None = None
+    record_path: str | None = None
+    delay_us: int = 0
+    error_ppm: int = 0
+    error_operations: int = 0  # of Operation; 0: all
+    error_errno: int = 0
+    error_after: int = 0
+    error_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceInfo:
+    """A namespace as it is. Sizes in bytes; the counters run since it was opened."""
+
+    size: int
+    block_size: int
+    read_only: bool
+    direct: bool
+    deallocate: bool
+    uuid: uuid.UUID
+    reads: int
+    writes: int
+    read_bytes: int
+    write_bytes: int
+    flushes: int
+    deallocates: int
+    write_zeroes: int
+    errors: int
+    bounced: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerOptions:
+    """0 and None stand for the library's defaults. `serial` has up to 20 characters, `model` 40."""
+
+    serial: str
+    model: str | None = None
+    subnqn: str | None = None
+    max_queues: int = 0
+    max_entries: int = 0
+    mdts: int = 0
+    doorbells: Doorbells = Doorbells.AUTO
+    reactor: int = 0
+    cntlid: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerInfo:
+    """A controller as it is; the counters run since it was created."""
+
+    id: int
+    attached: bool
+    enabled: bool
+    fatal: bool
+    doorbells: Doorbells
+    shadow_doorbells: bool
+    submission_queues: int
+    completion_queues: int
+    inflight: int
+    commands: int
+    admin_commands: int
+    errors: int
+    interrupts: int
+    doorbell_writes: int

@@ -1,0 +1,1 @@
+"""What a namespace's bytes stand on: the SPECs that users write."""
