@@ -1,0 +1,84 @@
+/* Admin commands: dispatch, and those that are a line or two. Called by vn_ctrl_execute.
+ * The larger ones are in identify.c, feature.c, log_page.c, queue.c and aer.c.
+ */
+#include "core/status.h"
+#include "ctrl/ctrl.h"
+
+#define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
+
+/* Abort (Base 5.1): a parked event request ends at once; an I/O is asked to stop and, if it does not do so
+ * within this call, counts as not aborted. Either way it completes exactly once. */
+static vn_status abort_command(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    uint16_t sqid = (uint16_t)req->cmd.cdw10, cid = (uint16_t)(req->cmd.cdw10 >> 16);
+    req->result = NOT_ABORTED;
+    if (sqid >= VN_NR_QUEUES || !ctrl->sqs[sqid].exists)
+        return VN_SC_INVALID_FIELD;
+    if (sqid == 0 && vn_aer_abort(ctrl, cid)) {
+        req->result = 0;
+        return VN_SC_SUCCESS;
+    }
+    for (struct vn_req *io = ctrl->sqs[sqid].inflight; io; io = io->next) {
+        if (io->cmd.cid != cid || io == req || io->state != VN_REQ_TAKEN)
+            continue;
+        vn_chan_cancel(io->ns->chan, io);
+        if (io->state == VN_REQ_FREE)
+            req->result = 0;
+        break;
+    }
+    return VN_SC_SUCCESS;
+}
+
+static vn_status doorbell_buffer(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    if (!ctrl->dbbuf_supported)
+        return VN_SC_INVALID_OPCODE;
+    uint64_t shadow = req->cmd.prp1, event_idx = req->cmd.prp2;
+    if ((shadow | event_idx) & (VN_PAGE_SIZE - 1))
+        return VN_SC_INVALID_FIELD;
+    return ctrl->door->doorbell_buffer(ctrl, shadow, event_idx);
+}
+
+static vn_status execute(struct vn_req *req, bool *parked) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    vn_status status = VN_SC_SUCCESS;
+    if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) != VN_PSDT_PRP)
+        return VN_SC_INVALID_FIELD; /* admin commands use PRPs on PCIe (Base 4.1.1) */
+    switch (req->cmd.opcode) {
+    case VN_ADMIN_DELETE_SQ:
+        *parked = vn_queue_delete_sq(req, &status);
+        return status;
+    case VN_ADMIN_CREATE_SQ:
+        return vn_queue_create_sq(ctrl, &req->cmd);
+    case VN_ADMIN_DELETE_CQ:
+        return vn_queue_delete_cq(ctrl, &req->cmd);
+    case VN_ADMIN_CREATE_CQ:
+        return vn_queue_create_cq(ctrl, &req->cmd);
+    case VN_ADMIN_GET_LOG_PAGE:
+        return vn_log_page(req);
+    case VN_ADMIN_IDENTIFY:
+        return vn_identify(req);
+    case VN_ADMIN_ABORT:
+        return abort_command(req);
+    case VN_ADMIN_SET_FEATURES:
+        return vn_feature_set(req);
+    case VN_ADMIN_GET_FEATURES:
+        return vn_feature_get(req);
+    case VN_ADMIN_ASYNC_EVENT:
+        *parked = vn_aer_park(req, &status);
+        return status;
+    case VN_ADMIN_KEEP_ALIVE:
+        return VN_SC_SUCCESS;
+    case VN_ADMIN_DOORBELL_CONFIG:
+        return doorbell_buffer(req);
+    default:
+        return VN_SC_INVALID_OPCODE;
+    }
+}
+
+void vn_admin_execute(struct vn_req *req) {
+    bool parked = false;
+    vn_status status = execute(req, &parked);
+    if (!parked)
+        vn_ctrl_end(req, status);
+}

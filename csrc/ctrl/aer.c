@@ -1,0 +1,102 @@
+/* Asynchronous events (Base 5.2): parked requests, pending events, masking until the log page is read.
+ * Raised by any part of the controller; told to the host when it has a request parked.
+ */
+#include "core/status.h"
+#include "ctrl/ctrl.h"
+
+#define AEN_CFG_NS_ATTR (1u << 8) /* feature 0Bh */
+
+/* One pending event a type; its log page, once read, opens the type again. */
+static bool is_enabled(const struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info) {
+    if (type == VN_AEN_NOTICE && info == VN_AEN_NOTICE_NS_ATTR)
+        return ctrl->features.async_event & AEN_CFG_NS_ATTR;
+    return true;
+}
+
+/* Complete parked requests for what is pending. */
+void vn_aer_flush(struct vn_ctrl *ctrl) {
+    for (unsigned type = 0; type < 3 && ctrl->nr_aers; type++) {
+        struct vn_pending_event *event = &ctrl->pending[type];
+        struct vn_cq *cq = &ctrl->cqs[0];
+        if (!event->pending || event->masked || ctrl->state != VN_CTRL_READY)
+            continue;
+        /* A parked request holds no slot of the queue: it takes one now, or waits until there is one. */
+        uint32_t used = (cq->tail + cq->size - cq->head) % cq->size + cq->reserved;
+        if (used >= cq->size - 1)
+            return;
+        event->pending = false;
+        event->masked = true;
+        struct vn_req *req = ctrl->aers[--ctrl->nr_aers];
+        req->result = type | (uint32_t)event->info << 8 | (uint32_t)event->log << 16;
+        cq->reserved++;
+        ctrl->nr_inflight++;
+        vn_queue_track(req->sq, req);
+        vn_ctrl_end(req, VN_SC_SUCCESS);
+    }
+}
+
+bool vn_aer_park(struct vn_req *req, vn_status *status) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    if (ctrl->nr_aers == VN_MAX_AERS) {
+        *status = VN_SC_AER_LIMIT;
+        return false;
+    }
+    /* Parked, it is not in flight: it holds no guest memory and no slot, and no reset waits for it. */
+    vn_queue_untrack(req->sq, req);
+    req->sq->cq->reserved--;
+    ctrl->nr_inflight--;
+    ctrl->aers[ctrl->nr_aers++] = req;
+    vn_aer_flush(ctrl);
+    return true;
+}
+
+void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info, uint8_t log) {
+    if (ctrl->state != VN_CTRL_READY || !is_enabled(ctrl, type, info))
+        return;
+    ctrl->pending[type].pending = true;
+    ctrl->pending[type].info = info;
+    ctrl->pending[type].log = log;
+    vn_aer_flush(ctrl);
+}
+
+void vn_aer_log_read(struct vn_ctrl *ctrl, uint8_t log) {
+    for (unsigned type = 0; type < 3; type++) {
+        if (ctrl->pending[type].log == log)
+            ctrl->pending[type].masked = false;
+    }
+    vn_aer_flush(ctrl);
+}
+
+static void drop(struct vn_ctrl *ctrl, struct vn_req *req) {
+    vn_req_set_state(req, VN_REQ_DONE);
+    vn_req_set_state(req, VN_REQ_FREE);
+    vn_ctrl_put_req(ctrl, req);
+}
+
+void vn_aer_drop_all(struct vn_ctrl *ctrl) {
+    while (ctrl->nr_aers)
+        drop(ctrl, ctrl->aers[--ctrl->nr_aers]);
+    for (unsigned type = 0; type < 3; type++)
+        ctrl->pending[type] = (struct vn_pending_event){0};
+}
+
+bool vn_aer_abort(struct vn_ctrl *ctrl, uint16_t cid) {
+    for (uint32_t i = 0; i < ctrl->nr_aers; i++) {
+        struct vn_req *req = ctrl->aers[i];
+        if (req->cmd.cid != cid)
+            continue;
+        ctrl->aers[i] = ctrl->aers[--ctrl->nr_aers];
+        req->sq->cq->reserved++;
+        ctrl->nr_inflight++;
+        vn_queue_track(req->sq, req);
+        req->cancelled = true; /* no entry in the error log: the host asked for it */
+        vn_req_complete(req, VN_SC_ABORT_REQUESTED);
+        return true;
+    }
+    return false;
+}
+
+void vn_aer_ns_changed(struct vn_ctrl *ctrl, uint32_t nsid) {
+    ctrl->changed_ns[nsid] = true;
+    vn_aer_raise(ctrl, VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS);
+}

@@ -1,0 +1,323 @@
+/* The controller's life and the life of its requests: pool, execution, completion, draining.
+ * Called by the doors (fetched commands), by the command files (ends), by api.c (making and freeing).
+ */
+#include "ctrl/ctrl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/status.h"
+#include "core/util.h"
+
+#define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
+#define BACKEND_ERROR_EVENT_NS 1000000000ull /* tell Python of backend errors at most once a second */
+
+/* One mapping holds all requests, their iovecs and their pages; pages never touched cost nothing. */
+static int make_pool(struct vn_ctrl *ctrl) {
+    size_t iov_bytes = VN_MAX_IOVECS * sizeof(struct iovec);
+    size_t req_bytes = (sizeof(struct vn_req) + 63) & ~63ul;
+    size_t bytes = NR_REQS * (VN_PAGE_SIZE + iov_bytes + req_bytes) + VN_PAGE_SIZE;
+    uint8_t *arena = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (arena == MAP_FAILED)
+        return -errno;
+    ctrl->arena = arena;
+    ctrl->arena_bytes = bytes;
+    ctrl->page = arena;
+    uint8_t *pages = arena + VN_PAGE_SIZE;
+    uint8_t *reqs = pages + NR_REQS * VN_PAGE_SIZE;
+    uint8_t *iovs = reqs + NR_REQS * req_bytes;
+    for (size_t i = NR_REQS; i-- > 0;) { /* so that the first ones are at the head of the list */
+        struct vn_req *req = (struct vn_req *)(reqs + i * req_bytes);
+        req->ctrl = ctrl;
+        req->buffer = pages + i * VN_PAGE_SIZE;
+        req->iov = (struct iovec *)(iovs + i * iov_bytes);
+        req->iov_max = VN_MAX_IOVECS;
+        struct vn_req **pool = i < VN_NR_ADMIN_REQS ? &ctrl->admin_pool : &ctrl->io_pool;
+        req->next = *pool;
+        *pool = req;
+    }
+    return 0;
+}
+
+static void on_drain_timeout(struct vn_timer *timer);
+
+int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
+                 struct vn_event_queue *events, uint64_t id) {
+    memset(ctrl, 0, sizeof(*ctrl));
+    ctrl->id = id;
+    ctrl->reactor = reactor;
+    ctrl->events = events;
+    ctrl->max_queues = opts->max_queues ? opts->max_queues : VN_MAX_IO_QUEUES;
+    ctrl->max_entries = opts->max_entries ? opts->max_entries : 1024;
+    ctrl->mdts = opts->mdts ? opts->mdts : VN_MAX_MDTS;
+    ctrl->cntlid = (uint16_t)opts->cntlid;
+    if (ctrl->max_queues > VN_MAX_IO_QUEUES || ctrl->max_entries < 2 || ctrl->max_entries > 65536 ||
+        ctrl->mdts > VN_MAX_MDTS || opts->cntlid > 0xffef)
+        return -EINVAL;
+    snprintf(ctrl->serial, sizeof(ctrl->serial), "%s", opts->serial ? opts->serial : "vn0");
+    snprintf(ctrl->model, sizeof(ctrl->model), "%s", opts->model ? opts->model : "vhostnvme");
+    if (opts->subnqn)
+        snprintf(ctrl->subnqn, sizeof(ctrl->subnqn), "%s", opts->subnqn);
+    else
+        snprintf(ctrl->subnqn, sizeof(ctrl->subnqn), "nqn.2026-11.io.vhostnvme:%s", ctrl->serial);
+    ctrl->drain_timer.fn = on_drain_timeout;
+    ctrl->power_cycles = 1;
+    int err = make_pool(ctrl);
+    if (err)
+        return err;
+    vn_ctrl_reset_regs(ctrl);
+    vn_queue_reset_all(ctrl);
+    vn_feature_reset(ctrl);
+    return 0;
+}
+
+void vn_ctrl_fini(struct vn_ctrl *ctrl) {
+    munmap(ctrl->arena, ctrl->arena_bytes);
+    ctrl->arena = NULL;
+}
+
+struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq) {
+    struct vn_req **pool = sq->sqid ? &ctrl->io_pool : &ctrl->admin_pool;
+    struct vn_req *req = *pool;
+    if (!req)
+        return NULL;
+    *pool = req->next;
+    req->next = NULL;
+    req->sq = sq;
+    return req;
+}
+
+void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req) {
+    bool io = (uint8_t *)req->buffer >= ctrl->page + (1 + VN_NR_ADMIN_REQS) * VN_PAGE_SIZE;
+    struct vn_req **pool = io ? &ctrl->io_pool : &ctrl->admin_pool;
+    req->sq = NULL;
+    req->next = *pool;
+    *pool = req;
+}
+
+static void leave_flight(struct vn_ctrl *ctrl) {
+    if (--ctrl->nr_inflight)
+        return;
+    vn_count(&ctrl->counters.busy_ns, vn_reactor_now_ns(ctrl->reactor) - ctrl->busy_since_ns);
+    if (ctrl->on_drained) {
+        void (*on_drained)(struct vn_ctrl *) = ctrl->on_drained;
+        ctrl->on_drained = NULL;
+        vn_timer_disarm(ctrl->reactor, &ctrl->drain_timer);
+        on_drained(ctrl);
+    }
+}
+
+static void count_command(struct vn_ctrl *ctrl, const struct vn_req *req) {
+    struct vn_ctrl_counters *counters = &ctrl->counters;
+    if (req->sq->sqid == 0) {
+        vn_count(&counters->admin_commands, 1);
+        return;
+    }
+    vn_count(&counters->commands, 1);
+    if (req->status)
+        return;
+    if (req->cmd.opcode == VN_IO_READ) {
+        vn_count(&counters->reads, 1);
+        vn_count(&counters->read_bytes, req->length);
+    } else if (req->cmd.opcode == VN_IO_WRITE) {
+        vn_count(&counters->writes, 1);
+        vn_count(&counters->write_bytes, req->length);
+    }
+}
+
+static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
+    unsigned type = VN_STATUS_CODE(req->status) >> 8;
+    vn_count(&ctrl->counters.errors, 1);
+    if (req->cancelled)
+        return;
+    vn_log_error(req, req->status);
+    req->status |= VN_STATUS_MORE;
+    if (req->sq->sqid == 0 || (type != 2 && VN_STATUS_CODE(req->status) != VN_SC_CAPACITY_EXCEEDED))
+        return;
+    vn_count(&ctrl->counters.media_errors, type == 2);
+    uint64_t now = vn_reactor_now_ns(ctrl->reactor);
+    if (now - ctrl->last_backend_error_ns >= BACKEND_ERROR_EVENT_NS) {
+        ctrl->last_backend_error_ns = now;
+        vn_event_emit(ctrl->events, VN_EVENT_BACKEND_ERROR, ctrl->id, VN_STATUS_CODE(req->status), req->cmd.nsid,
+                      "namespace %u could not %s: status %x/%02x", req->cmd.nsid,
+                      req->op == VN_OP_READ ? "read" : "write", type, req->status & 0xff);
+    }
+}
+
+/* The door's end of every command. */
+static void on_command_done(struct vn_req *req, void *arg) {
+    struct vn_ctrl *ctrl = arg;
+    vn_req_set_state(req, VN_REQ_DONE);
+    if (!req->sq) { /* given up by a reset long ago */
+        ctrl->nr_orphans--;
+        vn_req_set_state(req, VN_REQ_FREE);
+        vn_ctrl_put_req(ctrl, req);
+        return;
+    }
+    struct vn_sq *sq = req->sq;
+    if (req->status)
+        on_error(ctrl, req);
+    count_command(ctrl, req);
+    sq->cq->reserved--;
+    if (ctrl->state != VN_CTRL_DISABLING)
+        ctrl->door->post(req);
+    vn_req_set_state(req, VN_REQ_FREE);
+    vn_queue_untrack(sq, req);
+    vn_ctrl_put_req(ctrl, req);
+    leave_flight(ctrl);
+}
+
+void vn_ctrl_execute(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    req->nr_frames = 0;
+    req->result = 0;
+    req->status = 0;
+    req->cancelled = false;
+    req->ns = NULL;
+    req->error_location = 0xffff;
+    req->io_flags = 0;
+    req->nr_iov = 0;
+    req->length = 0;
+    vn_req_set_state(req, VN_REQ_FETCHED);
+    vn_req_push(req, on_command_done, ctrl);
+    vn_queue_track(req->sq, req);
+    if (ctrl->nr_inflight++ == 0)
+        ctrl->busy_since_ns = vn_reactor_now_ns(ctrl->reactor);
+    if (req->sq->sqid)
+        vn_io_execute(req);
+    else
+        vn_admin_execute(req);
+}
+
+void vn_ctrl_end(struct vn_req *req, vn_status status) {
+    vn_req_complete(req, vn_status_dnr(status));
+}
+
+void vn_ctrl_make_busy(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    req->filter[0] = 0; /* link of the busy list, while no backend has the request */
+    if (ctrl->busy_last)
+        ctrl->busy_last->filter[0] = (uintptr_t)req;
+    else
+        ctrl->busy_first = req;
+    ctrl->busy_last = req;
+}
+
+static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
+    struct vn_req *req = ctrl->busy_first;
+    if (req) {
+        ctrl->busy_first = (struct vn_req *)(uintptr_t)req->filter[0];
+        if (!ctrl->busy_first)
+            ctrl->busy_last = NULL;
+    }
+    return req;
+}
+
+bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
+    struct vn_req *last = ctrl->busy_last;
+    bool work = false;
+    if (ctrl->shutdown_waits)
+        vn_ctrl_continue_shutdown(ctrl);
+    while (ctrl->busy_first) {
+        struct vn_req *req = take_busy(ctrl);
+        if (req->cancelled) {
+            vn_ctrl_end(req, VN_SC_ABORT_REQUESTED);
+        } else if (vn_ns_submit(req->ns, req) == VN_BUSY) {
+            vn_ctrl_make_busy(req);
+        } else {
+            work = true;
+        }
+        if (req == last)
+            break; /* each once a turn */
+    }
+    return work;
+}
+
+vn_status vn_ctrl_send(struct vn_req *req, const void *data, uint32_t bytes, uint32_t length) {
+    vn_status status = req->ctrl->door->map(req, length);
+    if (status)
+        return status;
+    const uint8_t *from = data;
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < req->nr_iov; i++) {
+        uint8_t *to = req->iov[i].iov_base;
+        uint32_t n = (uint32_t)req->iov[i].iov_len;
+        uint32_t copied = at < bytes ? (uint32_t)vn_min_u64(n, bytes - at) : 0;
+        memcpy(to, from + (copied ? at : 0), copied);
+        memset(to + copied, 0, n - copied);
+        at += n;
+    }
+    return VN_SC_SUCCESS;
+}
+
+vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length) {
+    vn_status status = req->ctrl->door->map(req, length);
+    if (status)
+        return status;
+    uint8_t *to = data;
+    for (uint32_t i = 0; i < req->nr_iov; i++) {
+        memcpy(to, req->iov[i].iov_base, req->iov[i].iov_len);
+        to += req->iov[i].iov_len;
+    }
+    return VN_SC_SUCCESS;
+}
+
+/* A backend that never answers must not hold up a reset: what it has is given up, and goes back to the pool
+ * whenever it comes. Its iovecs may still be written by the kernel until then; see docs/guarantees.md. */
+static void give_up(struct vn_ctrl *ctrl) {
+    for (size_t i = 0; i < VN_NR_QUEUES; i++) {
+        struct vn_sq *sq = &ctrl->sqs[i];
+        while (sq->inflight) {
+            struct vn_req *req = sq->inflight;
+            sq->inflight = req->next;
+            req->prev = req->next = NULL;
+            req->sq = NULL;
+            sq->nr_inflight--;
+            sq->cq->reserved--;
+            ctrl->nr_inflight--;
+            ctrl->nr_orphans++;
+            if (req->state == VN_REQ_FETCHED) /* a Delete I/O SQ that waited for one of the others */
+                vn_ctrl_end(req, VN_SC_ABORT_REQUESTED);
+        }
+    }
+}
+
+static void on_drain_timeout(struct vn_timer *timer) {
+    struct vn_ctrl *ctrl = vn_container_of(timer, struct vn_ctrl, drain_timer);
+    vn_event_emit(ctrl->events, VN_EVENT_MESSAGE, ctrl->id, ctrl->nr_inflight, 0,
+                  "%u commands did not end within %u s and were given up: the SSD does not answer",
+                  ctrl->nr_inflight, (unsigned)(VN_DRAIN_BOUND_NS / 1000000000u));
+    give_up(ctrl);
+    void (*on_drained)(struct vn_ctrl *) = ctrl->on_drained;
+    ctrl->on_drained = NULL;
+    if (on_drained)
+        on_drained(ctrl);
+}
+
+/* Cancel what backends hold, end what waits for a busy one. */
+static void cancel_all(struct vn_ctrl *ctrl) {
+    for (size_t i = 0; i < VN_NR_QUEUES; i++) {
+        for (struct vn_req *req = ctrl->sqs[i].inflight, *next; req; req = next) {
+            next = req->next;
+            req->cancelled = true;
+            if (req->state == VN_REQ_TAKEN)
+                vn_chan_cancel(req->ns->chan, req);
+        }
+    }
+    vn_ctrl_retry_busy(ctrl);
+}
+
+void vn_ctrl_drain(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl)) {
+    if (ctrl->state == VN_CTRL_DISABLING)
+        cancel_all(ctrl);
+    if (ctrl->nr_inflight == 0) {
+        on_drained(ctrl);
+        return;
+    }
+    assert(!ctrl->on_drained || ctrl->on_drained == on_drained);
+    ctrl->on_drained = on_drained;
+    vn_timer_arm(ctrl->reactor, &ctrl->drain_timer, VN_DRAIN_BOUND_NS);
+}

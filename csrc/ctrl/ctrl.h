@@ -1,0 +1,227 @@
+/* The controller: registers, queues, features, logs and commands, whatever door the host came in by.
+ * Owner: its home reactor; everything here is called on it unless it says otherwise.
+ */
+#ifndef VN_CTRL_H
+#define VN_CTRL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/event.h"
+#include "core/nvme.h"
+#include "core/reactor.h"
+#include "core/req.h"
+#include "include/vhostnvme.h"
+#include "ns/ns_table.h"
+
+#ifndef VN_VERSION
+#define VN_VERSION "0.1.0" /* the build gives the true one */
+#endif
+#define VN_PCI_VENDOR 0x1b36u /* the emulated devices of QEMU and its kin: no real vendor is impersonated */
+#define VN_PCI_DEVICE 0x0010u
+#define VN_PCI_SUBVENDOR 0x1af4u
+#define VN_PAGE_SIZE 4096u /* CAP.MPSMIN = CAP.MPSMAX = 0 */
+#define VN_PAGE_SHIFT 12
+#define VN_MAX_MDTS 8u /* 1 MiB */
+#define VN_MAX_IOVECS ((VN_PAGE_SIZE << VN_MAX_MDTS) / VN_PAGE_SIZE + 1)
+#define VN_NR_QUEUES (VN_MAX_IO_QUEUES + 1)
+#define VN_NR_VECTORS (VN_MAX_IO_QUEUES + 1)
+#define VN_MAX_AERS 4u
+#define VN_MAX_ERROR_LOG 64u
+#define VN_NR_IO_REQS 1024u
+#define VN_NR_ADMIN_REQS 32u
+#define VN_DRAIN_BOUND_NS 2000000000ull /* a reset waits this long for I/O in flight (QEMU gives up after 5 s) */
+
+struct vn_door_ops;
+
+/* A completion queue. The ring fields are the guest door's. */
+struct vn_cq {
+    bool exists, ien;
+    bool irq_due;  /* entries were posted since the last interrupt */
+    uint8_t phase; /* of the next entry */
+    uint16_t cqid, vector;
+    uint32_t size, tail, head; /* head: the host's, as last seen */
+    uint32_t reserved;         /* slots promised to fetched commands */
+    uint32_t nr_sqs;
+    uint32_t bad_head;         /* last refused doorbell value, so that it is reported once */
+    uint64_t gpa;
+    struct vn_cqe *ring;        /* NULL: not reachable at the moment */
+    const uint32_t *doorbell;   /* where the host writes its head */
+    uint32_t *event_idx;        /* shadow doorbells: wake us beyond this value; NULL: none */
+};
+
+/* A submission queue, with the requests fetched from it. */
+struct vn_sq {
+    bool exists, deleting;
+    uint16_t sqid;
+    uint32_t size, head, tail; /* tail: the host's, as last seen */
+    uint32_t bad_tail;
+    uint64_t gpa;
+    const struct vn_sqe *ring;
+    const uint32_t *doorbell;
+    uint32_t *event_idx;
+    struct vn_cq *cq;
+    struct vn_ctrl *ctrl;
+    struct vn_req *inflight; /* list */
+    uint32_t nr_inflight;
+    struct vn_req *delete_req; /* the Delete I/O SQ command that waits for us to drain */
+};
+
+/* DISABLED: CSTS.RDY = 0. READY: commands run. DISABLING: waits for I/O in flight, then DISABLED.
+ * FATAL: CSTS.CFS; only a reset leads out. */
+enum vn_ctrl_state { VN_CTRL_DISABLED, VN_CTRL_READY, VN_CTRL_DISABLING, VN_CTRL_FATAL };
+
+struct vn_features {
+    uint32_t arbitration, power, error_recovery, vwc, irq_coalescing, write_atomicity, async_event;
+    uint16_t temp_over, temp_under;
+    uint16_t irq_vector[VN_NR_VECTORS]; /* bit 0: coalescing disabled */
+    uint16_t nr_sqs, nr_cqs;            /* granted I/O queues */
+};
+
+struct vn_pending_event {
+    bool pending, masked; /* masked: told, and the log page not yet read */
+    uint8_t info, log;
+};
+
+struct vn_ctrl_counters { /* one writer: the reactor */
+    uint64_t commands, admin_commands, errors, interrupts, doorbell_writes;
+    uint64_t busy_ns;      /* time with at least one I/O command in flight */
+    uint64_t reads, writes; /* host commands, for the SMART log */
+    uint64_t read_bytes, write_bytes;
+    uint64_t media_errors;
+};
+
+struct vn_ctrl {
+    uint64_t id;
+    struct vn_reactor *reactor;
+    struct vn_event_queue *events;
+    const struct vn_door_ops *door;
+    void *door_ctx;
+
+    /* properties */
+    uint64_t cap, asq, acq;
+    uint32_t cc, csts, aqa, intms;
+    enum vn_ctrl_state state;
+    bool paused;   /* quiesced: nothing is fetched */
+    bool shutdown;       /* a flush for CC.SHN is under way */
+    bool shutdown_waits; /* ... and its backend was BUSY */
+    struct vn_timer drain_timer;
+    void (*on_drained)(struct vn_ctrl *ctrl); /* told once when nothing is in flight; NULL: nobody waits */
+
+    char serial[21], model[41], subnqn[224];
+    uint16_t cntlid;
+    uint32_t max_queues, max_entries, mdts;
+    bool dbbuf_supported;
+
+    struct vn_sq sqs[VN_NR_QUEUES];
+    struct vn_cq cqs[VN_NR_QUEUES];
+    struct vn_ns_table namespaces;
+    struct vn_features features;
+
+    struct vn_req *io_pool, *admin_pool; /* free requests */
+    struct vn_req *busy_first, *busy_last; /* fetched, but the backend was BUSY */
+    uint32_t nr_inflight;                /* fetched and not completed, AERs not counted */
+    uint32_t nr_orphans;                 /* given up by a forced reset, still in some backend */
+    void *arena;
+    size_t arena_bytes;
+    struct vn_req shutdown_req;
+    uint32_t shutdown_nsid;
+
+    struct vn_req *aers[VN_MAX_AERS];
+    uint32_t nr_aers;
+    struct vn_pending_event pending[3]; /* by enum vn_aen_type */
+    bool changed_ns[VN_MAX_NAMESPACES + 1];
+
+    struct vn_log_error error_log[VN_MAX_ERROR_LOG]; /* a ring, newest at error_count - 1 */
+    uint64_t error_count;
+    struct vn_ctrl_counters counters;
+    uint64_t busy_since_ns, created_ns;
+    uint64_t unsafe_shutdowns, power_cycles;
+    uint64_t last_backend_error_ns;
+    uint8_t *page; /* one page for building what a log or identify command answers */
+};
+
+/* What a door does for its controller. */
+struct vn_door_ops {
+    const char *name;
+    /* Turn the command's data pointer into req->iov, length bytes in all. */
+    vn_status (*map)(struct vn_req *req, uint32_t length);
+    /* Tell the host that req is done: req->status, req->result. */
+    void (*post)(struct vn_req *req);
+    /* Make the queue's ring reachable and set its doorbells to zero. */
+    vn_status (*sq_open)(struct vn_sq *sq);
+    vn_status (*cq_open)(struct vn_cq *cq);
+    /* Doorbell Buffer Config. */
+    vn_status (*doorbell_buffer)(struct vn_ctrl *ctrl, uint64_t shadow, uint64_t event_idx);
+    /* The controller was disabled: forget queues and shadow doorbells. */
+    void (*disabled)(struct vn_ctrl *ctrl);
+    /* Free or repeat the interrupt line after INTMS/INTMC changed. */
+    void (*irq_mask_changed)(struct vn_ctrl *ctrl);
+};
+
+/* ctrl.c */
+int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
+                 struct vn_event_queue *events, uint64_t id); /* control thread, before anything else */
+void vn_ctrl_fini(struct vn_ctrl *ctrl);                       /* control thread, after all is drained */
+struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq); /* NULL: none free now */
+void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req);
+/* A fetched command: runs it. */
+void vn_ctrl_execute(struct vn_req *req);
+/* Offer commands again whose backend was busy. True: one was taken. */
+bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
+void vn_ctrl_make_busy(struct vn_req *req);
+/* End a command that no backend holds. Permanent errors get DNR here. */
+void vn_ctrl_end(struct vn_req *req, vn_status status);
+/* Copy to or from the host's data pointer; the status of a bad pointer. Data beyond bytes is zeros. */
+vn_status vn_ctrl_send(struct vn_req *req, const void *data, uint32_t bytes, uint32_t length);
+vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length);
+/* Run on_drained when nothing is in flight (perhaps at once); after VN_DRAIN_BOUND_NS what is left is given up. */
+void vn_ctrl_drain(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl));
+
+/* regs.c */
+void vn_ctrl_reset_regs(struct vn_ctrl *ctrl);
+/* size 4 or 8, aligned; other accesses read as zeros and write nothing. offset is below VN_REG_DBS. */
+uint64_t vn_ctrl_reg_read(struct vn_ctrl *ctrl, uint32_t offset, uint32_t size);
+void vn_ctrl_reg_write(struct vn_ctrl *ctrl, uint32_t offset, uint64_t value, uint32_t size);
+/* Leave READY: drop AERs, cancel, drain, forget the queues. Also the answer to FLR and a lost connection. */
+void vn_ctrl_disable(struct vn_ctrl *ctrl);
+void vn_ctrl_continue_shutdown(struct vn_ctrl *ctrl);
+void vn_ctrl_set_state(struct vn_ctrl *ctrl, enum vn_ctrl_state state);
+void vn_ctrl_fatal(struct vn_ctrl *ctrl, const char *why);
+
+/* queue.c */
+void vn_queue_reset_all(struct vn_ctrl *ctrl);
+vn_status vn_queue_create_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd);
+vn_status vn_queue_create_sq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd);
+vn_status vn_queue_delete_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd);
+/* True: the command waits in sq->delete_req; else *status is its outcome. */
+bool vn_queue_delete_sq(struct vn_req *req, vn_status *status);
+vn_status vn_queue_open_admin(struct vn_ctrl *ctrl);
+void vn_queue_track(struct vn_sq *sq, struct vn_req *req);
+void vn_queue_untrack(struct vn_sq *sq, struct vn_req *req);
+
+/* admin_cmd.c, io_cmd.c, identify.c, feature.c, log_page.c, aer.c */
+void vn_admin_execute(struct vn_req *req);
+void vn_io_execute(struct vn_req *req);
+vn_status vn_identify(struct vn_req *req);
+vn_status vn_feature_set(struct vn_req *req);
+vn_status vn_feature_get(struct vn_req *req);
+void vn_feature_reset(struct vn_ctrl *ctrl);
+vn_status vn_log_page(struct vn_req *req);
+void vn_log_error(struct vn_req *req, vn_status status);
+void vn_log_error_event(struct vn_ctrl *ctrl, uint16_t sqid, uint16_t location);
+/* True: parked until there is an event. */
+bool vn_aer_park(struct vn_req *req, vn_status *status);
+void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info, uint8_t log);
+void vn_aer_log_read(struct vn_ctrl *ctrl, uint8_t log);
+void vn_aer_drop_all(struct vn_ctrl *ctrl);
+bool vn_aer_abort(struct vn_ctrl *ctrl, uint16_t cid);
+void vn_aer_flush(struct vn_ctrl *ctrl);
+/* A namespace came, went or changed: tell the host. */
+void vn_aer_ns_changed(struct vn_ctrl *ctrl, uint32_t nsid);
+
+static inline uint32_t vn_ctrl_max_transfer(const struct vn_ctrl *ctrl) {
+    return VN_PAGE_SIZE << ctrl->mdts;
+}
+
+#endif

@@ -1,0 +1,224 @@
+/* Identify (Base 5.17, NVM Command Set 4.1.5): what the controller and its namespaces say of themselves.
+ * Called by admin_cmd.c. Says only what is true of this controller.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/status.h"
+#include "core/util.h"
+#include "ctrl/ctrl.h"
+
+#define CSI_NVM 0x00
+#define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
+#define LPA_EFFECTS 0x02
+#define LPA_EXTENDED 0x04
+#define VWC_PRESENT 0x1u
+#define VWC_FLUSH_BROADCAST (0x3u << 1) /* Flush with NSID FFFFFFFFh flushes all */
+#define SGLS_DWORD_ALIGNED 0x2u
+#define FNA_NONE 0
+#define KELVIN_0C 273u
+
+/* ASCII fields are padded with spaces and have no terminator (Base 1.4). */
+static void put_ascii(char *field, size_t bytes, const char *text) {
+    size_t n = strnlen(text, bytes);
+    memcpy(field, text, n);
+    memset(field + n, ' ', bytes - n);
+}
+
+static void put_u128(uint8_t field[16], uint64_t value) {
+    memcpy(field, &value, sizeof(value));
+}
+
+/* The firmware revision is our version: its first eight characters. */
+static void put_firmware(char field[8]) {
+    put_ascii(field, 8, VN_VERSION);
+}
+
+static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
+    for (uint32_t nsid = vn_ns_table_next(&ctrl->namespaces, 0); nsid; nsid = vn_ns_table_next(&ctrl->namespaces, nsid))
+        if (ctrl->namespaces.by_nsid[nsid]->ns->backend->volatile_cache)
+            return true;
+    return false;
+}
+
+static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+    put_ascii(id->sn, sizeof(id->sn), ctrl->serial);
+    put_ascii(id->mn, sizeof(id->mn), ctrl->model);
+    put_firmware(id->fr);
+    id->vid = VN_PCI_VENDOR;
+    id->ssvid = VN_PCI_SUBVENDOR;
+    id->rab = 3; /* a burst of 8 commands */
+    id->mdts = (uint8_t)ctrl->mdts;
+    id->cntlid = ctrl->cntlid;
+    id->ver = VN_VS_2_0;
+    id->oaes = VN_OAES_NS_ATTR;
+    id->cntrltype = 1; /* I/O controller */
+    id->oacs = ctrl->dbbuf_supported ? VN_OACS_DBBUF : 0;
+    id->acl = 3;
+    id->aerl = VN_MAX_AERS - 1;
+    id->frmw = FRMW_ONE_SLOT_READ_ONLY;
+    id->lpa = LPA_EFFECTS | LPA_EXTENDED;
+    id->elpe = VN_MAX_ERROR_LOG - 1;
+    id->wctemp = KELVIN_0C + 70;
+    id->cctemp = KELVIN_0C + 85;
+    id->sqes = 0x66; /* 64 bytes, required and maximum */
+    id->cqes = 0x44; /* 16 bytes */
+    id->nn = VN_MAX_NAMESPACES;
+    id->mnan = VN_MAX_NAMESPACES;
+    id->oncs = VN_ONCS_DSM | VN_ONCS_WRITE_ZEROES;
+    id->fna = FNA_NONE;
+    id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
+    id->awun = 0; /* one block: the backends promise no more */
+    id->awupf = 0;
+    id->sgls = SGLS_DWORD_ALIGNED;
+    snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
+    id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
+    uint64_t total = 0;
+    for (uint32_t nsid = vn_ns_table_next(&ctrl->namespaces, 0); nsid; nsid = vn_ns_table_next(&ctrl->namespaces, nsid)) {
+        const struct vn_ns *ns = ctrl->namespaces.by_nsid[nsid]->ns;
+        total += ns->nr_blocks << ns->block_shift;
+    }
+    put_u128(id->tnvmcap, total);
+}
+
+static void identify_ns(const struct vn_ns *ns, struct vn_id_ns *id) {
+    id->nsze = id->ncap = id->nuse = ns->nr_blocks;
+    id->nlbaf = 0; /* one format, zero-based */
+    id->lbaf[0].lbads = (uint8_t)ns->block_shift;
+    if (ns->backend->deallocates)
+        id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
+    put_u128(id->nvmcap, ns->nr_blocks << ns->block_shift);
+    id->nsattr = ns->read_only ? 0x1 : 0;
+    memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
+}
+
+static size_t put_descriptor(uint8_t *at, uint8_t type, uint8_t bytes, const void *value) {
+    at[0] = type;
+    at[1] = bytes;
+    memcpy(at + 4, value, bytes);
+    return 4u + bytes;
+}
+
+static void identify_descriptors(const struct vn_ns *ns, uint8_t *page) {
+    uint8_t csi = CSI_NVM;
+    page += put_descriptor(page, VN_NIDT_UUID, 16, ns->uuid);
+    page += put_descriptor(page, VN_NIDT_NGUID, 16, ns->uuid);
+    put_descriptor(page, VN_NIDT_CSI, 1, &csi);
+}
+
+/* Attached NSIDs above the given one, up to 1024. */
+static void list_namespaces(const struct vn_ctrl *ctrl, uint32_t after, uint32_t *list) {
+    for (size_t n = 0; n < VN_PAGE_SIZE / sizeof(*list); n++) {
+        after = vn_ns_table_next(&ctrl->namespaces, after);
+        if (!after)
+            return;
+        list[n] = after;
+    }
+}
+
+static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
+    id->wzsl = 0; /* Write Zeroes: no limit but NLB */
+    id->dmrl = 0; /* Dataset Management: no limit but the command's own of 256 ranges */
+    id->dmrsl = 0;
+    id->dmsl = 0;
+}
+
+static void identify_ns_independent(const struct vn_ns *ns, struct vn_id_ns_independent *id) {
+    id->nsattr = ns->read_only ? 0x1 : 0;
+    id->nstat = 0x1; /* ready */
+}
+
+static vn_status send_page(struct vn_req *req) {
+    return vn_ctrl_send(req, req->ctrl->page, VN_PAGE_SIZE, VN_PAGE_SIZE);
+}
+
+/* The CNS values that take an NSID and answer a structure of that namespace. */
+static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    uint32_t nsid = req->cmd.nsid;
+    uint8_t *page = ctrl->page;
+    if (nsid == VN_NSID_BROADCAST && (cns == VN_CNS_NS || cns == VN_CNS_IOCS_NS)) {
+        /* what all namespaces have in common (only with namespace management): nothing here */
+        if (cns == VN_CNS_NS)
+            return VN_SC_INVALID_NS;
+        return send_page(req);
+    }
+    if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
+        return VN_SC_INVALID_NS;
+    const struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, nsid);
+    if (!nsc) /* inactive: zeros; but there are no descriptors of nothing */
+        return cns == VN_CNS_NS_DESC_LIST ? VN_SC_INVALID_NS : send_page(req);
+    switch (cns) {
+    case VN_CNS_NS:
+    case VN_CNS_ALLOCATED_NS:
+        identify_ns(nsc->ns, (struct vn_id_ns *)page);
+        break;
+    case VN_CNS_NS_DESC_LIST:
+        identify_descriptors(nsc->ns, page);
+        break;
+    case VN_CNS_IOCS_INDEPENDENT_NS:
+        identify_ns_independent(nsc->ns, (struct vn_id_ns_independent *)page);
+        break;
+    default: /* VN_CNS_IOCS_NS: no protection information formats: zeros */
+        break;
+    }
+    return send_page(req);
+}
+
+/* Lists: of namespaces above an NSID, and of controllers from an identifier on. */
+static vn_status identify_list(struct vn_req *req, uint8_t cns) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    uint32_t nsid = req->cmd.nsid;
+    if (cns == VN_CNS_NS_CTRL_LIST || cns == VN_CNS_CTRL_LIST) {
+        uint16_t *list = (uint16_t *)ctrl->page;
+        uint16_t from = (uint16_t)(req->cmd.cdw10 >> 16);
+        if (cns == VN_CNS_NS_CTRL_LIST && !vn_ns_table_get(&ctrl->namespaces, nsid))
+            return VN_SC_INVALID_NS;
+        if (ctrl->cntlid >= from) {
+            list[0] = 1;
+            list[1] = ctrl->cntlid;
+        }
+        return send_page(req);
+    }
+    if (nsid >= 0xfffffffe)
+        return VN_SC_INVALID_NS;
+    list_namespaces(ctrl, nsid, (uint32_t *)ctrl->page);
+    return send_page(req);
+}
+
+vn_status vn_identify(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    uint8_t cns = (uint8_t)req->cmd.cdw10, csi = (uint8_t)(req->cmd.cdw11 >> 24);
+    memset(ctrl->page, 0, VN_PAGE_SIZE);
+    switch (cns) {
+    case VN_CNS_CTRL:
+        identify_ctrl(ctrl, (struct vn_id_ctrl *)ctrl->page);
+        return send_page(req);
+    case VN_CNS_IOCS_CTRL:
+        if (csi != CSI_NVM)
+            return VN_SC_INVALID_FIELD;
+        identify_ctrl_nvm((struct vn_id_ctrl_nvm *)ctrl->page);
+        return send_page(req);
+    case VN_CNS_IOCS_LIST:
+        ctrl->page[0] = 0x1; /* combination 0: the NVM command set */
+        return send_page(req);
+    case VN_CNS_IOCS_NS:
+    case VN_CNS_IOCS_ACTIVE_NS_LIST:
+        if (csi != CSI_NVM)
+            return VN_SC_INVALID_FIELD;
+        return cns == VN_CNS_IOCS_NS ? identify_by_nsid(req, cns) : identify_list(req, cns);
+    case VN_CNS_NS:
+    case VN_CNS_NS_DESC_LIST:
+    case VN_CNS_IOCS_INDEPENDENT_NS:
+    case VN_CNS_ALLOCATED_NS:
+        return identify_by_nsid(req, cns);
+    case VN_CNS_ACTIVE_NS_LIST:
+    case VN_CNS_ALLOCATED_NS_LIST:
+    case VN_CNS_NS_CTRL_LIST:
+    case VN_CNS_CTRL_LIST:
+        return identify_list(req, cns);
+    default:
+        req->error_location = 40; /* CDW10 */
+        return VN_SC_INVALID_FIELD;
+    }
+}

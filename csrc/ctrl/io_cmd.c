@@ -1,0 +1,179 @@
+/* I/O commands (NVM Command Set 3.2): validation, then one or more operations on the namespace.
+ * Called by vn_ctrl_execute. Every bound is checked here, before anything is touched.
+ */
+#include <string.h>
+
+#include "core/status.h"
+#include "ctrl/ctrl.h"
+
+static void submit(struct vn_req *req) {
+    if (vn_ns_submit(req->ns, req) == VN_BUSY)
+        vn_ctrl_make_busy(req);
+}
+
+static uint64_t slba_of(const struct vn_sqe *cmd) {
+    return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
+}
+
+/* Read, Write and Write Zeroes name a range; the status when it is not in the namespace. */
+static vn_status take_range(struct vn_req *req) {
+    const struct vn_ns *ns = req->ns->ns;
+    uint64_t slba = slba_of(&req->cmd);
+    uint32_t nlb = VN_RW_NLB(req->cmd.cdw12);
+    if (!vn_ns_has_blocks(ns, slba, nlb)) {
+        req->error_location = 40; /* CDW10 */
+        return VN_SC_LBA_RANGE;
+    }
+    if (req->cmd.cdw12 & VN_RW_PRINFO_MASK) /* formatted without protection information */
+        return VN_SC_INVALID_FIELD;
+    req->offset = slba << ns->block_shift;
+    req->length = (uint64_t)nlb << ns->block_shift;
+    bool write_through = !(req->ctrl->features.vwc & 1); /* volatile write cache off: every write is durable */
+    if (req->op != VN_OP_READ && ((req->cmd.cdw12 & VN_RW_FUA) || write_through))
+        req->io_flags |= VN_REQ_FUA;
+    return VN_SC_SUCCESS;
+}
+
+static vn_status read_write(struct vn_req *req, enum vn_op op) {
+    req->op = op;
+    vn_status status = take_range(req);
+    if (status)
+        return status;
+    if (req->length > vn_ctrl_max_transfer(req->ctrl))
+        return VN_SC_INVALID_FIELD;
+    status = req->ctrl->door->map(req, (uint32_t)req->length);
+    if (status)
+        return status;
+    submit(req);
+    return VN_SC_SUCCESS;
+}
+
+static vn_status write_zeroes(struct vn_req *req) {
+    req->op = VN_OP_WRITE_ZEROES;
+    vn_status status = take_range(req);
+    if (status)
+        return status;
+    if (req->cmd.cdw12 & VN_RW_DEAC)
+        req->io_flags |= VN_REQ_MAY_UNMAP;
+    submit(req);
+    return VN_SC_SUCCESS;
+}
+
+/* --- Flush; NSID FFFFFFFFh flushes every namespace, one after the other (VWC bits 2:1 = 11b) --- */
+static bool flush_next(struct vn_req *req) {
+    req->step = vn_ns_table_next(&req->ctrl->namespaces, req->step);
+    if (!req->step)
+        return false;
+    req->ns = vn_ns_table_get(&req->ctrl->namespaces, req->step);
+    return true;
+}
+
+static void on_flush_all(struct vn_req *req, void *arg) {
+    (void)arg;
+    vn_req_set_state(req, VN_REQ_FETCHED);
+    if (req->status || req->cancelled || !flush_next(req)) {
+        vn_req_complete(req, req->status);
+        return;
+    }
+    vn_req_push(req, on_flush_all, NULL);
+    submit(req);
+}
+
+static vn_status flush(struct vn_req *req) {
+    req->op = VN_OP_FLUSH;
+    if (req->cmd.nsid != VN_NSID_BROADCAST) {
+        submit(req);
+        return VN_SC_SUCCESS;
+    }
+    req->step = 0;
+    if (!flush_next(req)) {
+        vn_ctrl_end(req, VN_SC_SUCCESS);
+        return VN_SC_SUCCESS;
+    }
+    vn_req_push(req, on_flush_all, NULL);
+    submit(req);
+    return VN_SC_SUCCESS;
+}
+
+/* --- Dataset Management: the ranges are copied once, checked, then deallocated one by one --- */
+static void deallocate_next(struct vn_req *req);
+
+static void on_deallocated(struct vn_req *req, void *arg) {
+    (void)arg;
+    vn_req_set_state(req, VN_REQ_FETCHED);
+    req->step++;
+    if (req->status || req->cancelled) {
+        vn_req_complete(req, req->status ? req->status : VN_SC_ABORT_REQUESTED);
+        return;
+    }
+    deallocate_next(req);
+}
+
+static void deallocate_next(struct vn_req *req) {
+    const struct vn_dsm_range *ranges = req->buffer;
+    const struct vn_ns *ns = req->ns->ns;
+    while (req->step < req->nr_steps && ranges[req->step].nlb == 0)
+        req->step++;
+    if (req->step == req->nr_steps) {
+        vn_req_complete(req, VN_SC_SUCCESS);
+        return;
+    }
+    req->offset = ranges[req->step].slba << ns->block_shift;
+    req->length = (uint64_t)ranges[req->step].nlb << ns->block_shift;
+    vn_req_push(req, on_deallocated, NULL);
+    submit(req);
+}
+
+static vn_status dataset_management(struct vn_req *req) {
+    uint32_t nr = (req->cmd.cdw10 & 0xff) + 1;
+    vn_status status = vn_ctrl_receive(req, req->buffer, nr * (uint32_t)sizeof(struct vn_dsm_range));
+    if (status)
+        return status;
+    const struct vn_dsm_range *ranges = req->buffer;
+    for (uint32_t i = 0; i < nr; i++) {
+        if (!vn_ns_has_blocks(req->ns->ns, ranges[i].slba, ranges[i].nlb))
+            return VN_SC_LBA_RANGE;
+    }
+    /* Hints other than deallocate need no action, and neither does a backend that has nothing to give back. */
+    if (!(req->cmd.cdw11 & VN_DSM_AD) || !req->ns->ns->backend->deallocates) {
+        vn_ctrl_end(req, req->ns->ns->read_only ? VN_SC_NS_WRITE_PROTECTED : VN_SC_SUCCESS);
+        return VN_SC_SUCCESS;
+    }
+    req->op = VN_OP_DEALLOCATE;
+    req->nr_iov = 0;
+    req->step = 0;
+    req->nr_steps = nr;
+    deallocate_next(req);
+    return VN_SC_SUCCESS;
+}
+
+/* SUCCESS: the command is under way or has ended; else it is to be ended with the status. */
+static vn_status execute(struct vn_req *req) {
+    if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) == 3)
+        return VN_SC_INVALID_FIELD;
+    if (req->cmd.nsid == VN_NSID_BROADCAST && req->cmd.opcode == VN_IO_FLUSH)
+        return flush(req);
+    req->ns = vn_ns_table_get(&req->ctrl->namespaces, req->cmd.nsid);
+    if (!req->ns)
+        return VN_SC_INVALID_NS;
+    switch (req->cmd.opcode) {
+    case VN_IO_FLUSH:
+        return flush(req);
+    case VN_IO_WRITE:
+        return read_write(req, VN_OP_WRITE);
+    case VN_IO_READ:
+        return read_write(req, VN_OP_READ);
+    case VN_IO_WRITE_ZEROES:
+        return write_zeroes(req);
+    case VN_IO_DSM:
+        return dataset_management(req);
+    default:
+        return VN_SC_INVALID_OPCODE;
+    }
+}
+
+void vn_io_execute(struct vn_req *req) {
+    vn_status status = execute(req);
+    if (status)
+        vn_ctrl_end(req, status);
+}

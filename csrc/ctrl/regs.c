@@ -1,0 +1,239 @@
+/* The controller's properties (Base 3.1.3), and its states: enable, reset, shutdown.
+ * Called by the doors for every register access; nothing here waits.
+ */
+#include <stdio.h>
+
+#include "core/status.h"
+#include "ctrl/ctrl.h"
+
+#define CAP_TO 20u /* 10 s, in units of 500 ms */
+#define SHN_NONE 0u
+
+static void finish_disable(struct vn_ctrl *ctrl);
+static void try_enable(struct vn_ctrl *ctrl);
+
+void vn_ctrl_reset_regs(struct vn_ctrl *ctrl) {
+    ctrl->cap = (uint64_t)(ctrl->max_entries - 1) << VN_CAP_MQES_SHIFT | VN_CAP_CQR |
+                (uint64_t)CAP_TO << VN_CAP_TO_SHIFT | VN_CAP_CSS_NVM | VN_CAP_CSS_IOCS;
+    ctrl->cc = ctrl->csts = ctrl->intms = 0;
+    ctrl->aqa = 0;
+    ctrl->asq = ctrl->acq = 0;
+}
+
+void vn_ctrl_set_state(struct vn_ctrl *ctrl, enum vn_ctrl_state state) {
+    ctrl->state = state;
+    switch (state) {
+    case VN_CTRL_READY:
+        ctrl->csts |= VN_CSTS_RDY;
+        vn_event_emit(ctrl->events, VN_EVENT_CTRL_ENABLED, ctrl->id, 0, 0, "%s", "");
+        break;
+    case VN_CTRL_DISABLED:
+        ctrl->csts = 0;
+        vn_event_emit(ctrl->events, VN_EVENT_CTRL_DISABLED, ctrl->id, 0, 0, "%s", "");
+        break;
+    case VN_CTRL_DISABLING: /* RDY stays until nothing is in flight */
+    case VN_CTRL_FATAL:
+        break;
+    }
+}
+
+void vn_ctrl_fatal(struct vn_ctrl *ctrl, const char *why) {
+    if (ctrl->csts & VN_CSTS_CFS)
+        return;
+    ctrl->csts |= VN_CSTS_CFS;
+    vn_ctrl_set_state(ctrl, VN_CTRL_FATAL);
+    vn_event_emit(ctrl->events, VN_EVENT_CTRL_FATAL, ctrl->id, 0, 0, "%s", why);
+}
+
+uint64_t vn_ctrl_reg_read(struct vn_ctrl *ctrl, uint32_t offset, uint32_t size) {
+    if ((size != 4 && size != 8) || offset % size)
+        return 0;
+    uint64_t low;
+    switch (offset & ~7u) {
+    case VN_REG_CAP:
+        low = ctrl->cap;
+        break;
+    case VN_REG_VS:
+        low = VN_VS_2_0 | (uint64_t)ctrl->intms << 32;
+        break;
+    case VN_REG_INTMC:
+        low = ctrl->intms | (uint64_t)ctrl->cc << 32;
+        break;
+    case VN_REG_CSTS - 4:
+        low = (uint64_t)ctrl->csts << 32;
+        break;
+    case VN_REG_AQA - 4:
+        low = (uint64_t)ctrl->aqa << 32;
+        break;
+    case VN_REG_ASQ:
+        low = ctrl->asq;
+        break;
+    case VN_REG_ACQ:
+        low = ctrl->acq;
+        break;
+    case VN_REG_CRTO: /* CRWMT and CRIMT: the same as CAP.TO */
+        low = CAP_TO | (uint32_t)CAP_TO << 16;
+        break;
+    default:
+        low = 0;
+    }
+    if (size == 4)
+        low = offset & 4 ? low >> 32 : low & UINT32_MAX;
+    return low;
+}
+
+/* NULL, or why CC and the admin queue registers cannot be enabled with. */
+static const char *enable_refusal(const struct vn_ctrl *ctrl) {
+    unsigned css = VN_CC_CSS(ctrl->cc);
+    if (css != 0 && css != 6 && css != 7)
+        return "CC.CSS selects a command set that CAP.CSS does not offer";
+    if (VN_CC_MPS(ctrl->cc) != 0)
+        return "CC.MPS selects a page size other than 4 KiB";
+    if (VN_CC_AMS(ctrl->cc) != 0)
+        return "CC.AMS selects an arbitration that CAP.AMS does not offer";
+    /* Queue entry sizes may be set after enabling, but if set they must be ours (Base 3.1.3.5). */
+    if (VN_CC_IOSQES(ctrl->cc) != 0 && VN_CC_IOSQES(ctrl->cc) != 6)
+        return "CC.IOSQES is not 6 (64 bytes)";
+    if (VN_CC_IOCQES(ctrl->cc) != 0 && VN_CC_IOCQES(ctrl->cc) != 4)
+        return "CC.IOCQES is not 4 (16 bytes)";
+    if (VN_AQA_ASQS(ctrl->aqa) == 0 || VN_AQA_ACQS(ctrl->aqa) == 0)
+        return "AQA holds an admin queue of fewer than two entries";
+    if ((ctrl->asq | ctrl->acq) & (VN_PAGE_SIZE - 1))
+        return "ASQ or ACQ is not aligned to a page";
+    return NULL;
+}
+
+static void try_enable(struct vn_ctrl *ctrl) {
+    const char *refusal = enable_refusal(ctrl);
+    if (!refusal && vn_queue_open_admin(ctrl))
+        refusal = "ASQ or ACQ points outside the memory that the VM shares";
+    if (refusal) {
+        vn_queue_reset_all(ctrl);
+        vn_ctrl_fatal(ctrl, refusal);
+        return;
+    }
+    vn_ctrl_set_state(ctrl, VN_CTRL_READY);
+}
+
+static void finish_disable(struct vn_ctrl *ctrl) {
+    vn_queue_reset_all(ctrl);
+    vn_feature_reset(ctrl);
+    ctrl->door->disabled(ctrl);
+    vn_ctrl_set_state(ctrl, VN_CTRL_DISABLED);
+    if (ctrl->cc & VN_CC_EN) /* the host did not wait for RDY = 0 */
+        try_enable(ctrl);
+}
+
+void vn_ctrl_disable(struct vn_ctrl *ctrl) {
+    if (ctrl->state == VN_CTRL_DISABLED || ctrl->state == VN_CTRL_DISABLING)
+        return;
+    vn_aer_drop_all(ctrl);
+    vn_ctrl_set_state(ctrl, VN_CTRL_DISABLING);
+    vn_ctrl_drain(ctrl, finish_disable);
+}
+
+/* --- Shutdown (Base 3.6): flush every namespace, one after the other, then report --- */
+static void shutdown_step(struct vn_ctrl *ctrl);
+
+static void on_shutdown_flush(struct vn_req *req, void *arg) {
+    vn_req_set_state(req, VN_REQ_DONE);
+    vn_req_set_state(req, VN_REQ_FREE);
+    shutdown_step(arg);
+}
+
+static void shutdown_step(struct vn_ctrl *ctrl) {
+    struct vn_req *req = &ctrl->shutdown_req;
+    while ((ctrl->shutdown_nsid = vn_ns_table_next(&ctrl->namespaces, ctrl->shutdown_nsid))) {
+        struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, ctrl->shutdown_nsid);
+        *req = (struct vn_req){.op = VN_OP_FLUSH, .ctrl = ctrl, .ns = nsc};
+        vn_req_set_state(req, VN_REQ_FETCHED);
+        vn_req_push(req, on_shutdown_flush, ctrl);
+        if (vn_ns_submit(nsc, req) == VN_BUSY) { /* offered again on the next turn */
+            *req = (struct vn_req){0};
+            ctrl->shutdown_nsid--;
+            ctrl->shutdown_waits = true;
+        }
+        return; /* goes on in on_shutdown_flush */
+    }
+    ctrl->shutdown = false;
+    if ((ctrl->csts & VN_CSTS_SHST_MASK) == VN_CSTS_SHST_OCCURRING) {
+        ctrl->csts = (ctrl->csts & ~VN_CSTS_SHST_MASK) | VN_CSTS_SHST_COMPLETE;
+        vn_event_emit(ctrl->events, VN_EVENT_CTRL_SHUTDOWN, ctrl->id, 0, 0, "%s", "");
+    }
+}
+
+void vn_ctrl_continue_shutdown(struct vn_ctrl *ctrl) {
+    ctrl->shutdown_waits = false;
+    shutdown_step(ctrl);
+}
+
+static void begin_shutdown(struct vn_ctrl *ctrl) {
+    if (ctrl->csts & VN_CSTS_SHST_MASK)
+        return;
+    ctrl->csts |= VN_CSTS_SHST_OCCURRING;
+    if (ctrl->shutdown) /* an earlier one, before a reset, is still flushing: it will report for us too */
+        return;
+    ctrl->shutdown = true;
+    ctrl->shutdown_nsid = 0;
+    shutdown_step(ctrl);
+}
+
+static void write_cc(struct vn_ctrl *ctrl, uint32_t value) {
+    uint32_t was = ctrl->cc;
+    ctrl->cc = value;
+    if (VN_CC_SHN(value) != SHN_NONE && VN_CC_SHN(was) != VN_CC_SHN(value))
+        begin_shutdown(ctrl);
+    if (!(was & VN_CC_EN) && (value & VN_CC_EN)) {
+        if (ctrl->state == VN_CTRL_DISABLED)
+            try_enable(ctrl);
+    } else if ((was & VN_CC_EN) && !(value & VN_CC_EN)) {
+        vn_ctrl_disable(ctrl);
+    }
+}
+
+static void write32(struct vn_ctrl *ctrl, uint32_t offset, uint32_t value) {
+    bool enabled = ctrl->cc & VN_CC_EN;
+    switch (offset) {
+    case VN_REG_INTMS:
+        ctrl->intms |= value;
+        ctrl->door->irq_mask_changed(ctrl);
+        break;
+    case VN_REG_INTMC:
+        ctrl->intms &= ~value;
+        ctrl->door->irq_mask_changed(ctrl);
+        break;
+    case VN_REG_CC:
+        write_cc(ctrl, value);
+        break;
+    case VN_REG_AQA:
+        if (!enabled)
+            ctrl->aqa = value & 0x0fff0fff;
+        break;
+    case VN_REG_ASQ:
+        if (!enabled)
+            ctrl->asq = (ctrl->asq & ~0xffffffffull) | value;
+        break;
+    case VN_REG_ASQ + 4:
+        if (!enabled)
+            ctrl->asq = (ctrl->asq & 0xffffffffull) | (uint64_t)value << 32;
+        break;
+    case VN_REG_ACQ:
+        if (!enabled)
+            ctrl->acq = (ctrl->acq & ~0xffffffffull) | value;
+        break;
+    case VN_REG_ACQ + 4:
+        if (!enabled)
+            ctrl->acq = (ctrl->acq & 0xffffffffull) | (uint64_t)value << 32;
+        break;
+    default: /* read-only or reserved */
+        break;
+    }
+}
+
+void vn_ctrl_reg_write(struct vn_ctrl *ctrl, uint32_t offset, uint64_t value, uint32_t size) {
+    if ((size != 4 && size != 8) || offset % size)
+        return;
+    write32(ctrl, offset, (uint32_t)value);
+    if (size == 8)
+        write32(ctrl, offset + 4, (uint32_t)(value >> 32));
+}

@@ -1,0 +1,29 @@
+/* Which namespace a controller has under which NSID. Used by the controller and by api.c. */
+#include "ns/ns_table.h"
+
+#include <errno.h>
+
+int vn_ns_table_add(struct vn_ns_table *table, struct vn_ns_chan *nsc) {
+    if (nsc->nsid == 0 || nsc->nsid > VN_MAX_NAMESPACES)
+        return -EINVAL;
+    if (table->by_nsid[nsc->nsid])
+        return -EEXIST;
+    table->by_nsid[nsc->nsid] = nsc;
+    table->count++;
+    return 0;
+}
+
+void vn_ns_table_remove(struct vn_ns_table *table, uint32_t nsid) {
+    if (table->by_nsid[nsid]) {
+        table->by_nsid[nsid] = NULL;
+        table->count--;
+    }
+}
+
+uint32_t vn_ns_table_next(const struct vn_ns_table *table, uint32_t nsid) {
+    while (nsid < VN_MAX_NAMESPACES) {
+        if (vn_ns_table_get(table, ++nsid))
+            return nsid;
+    }
+    return 0;
+}
