@@ -9,7 +9,11 @@
  * (which is a multiple of backend.block_min), iovecs that sum up to length, FUA only with WRITE and WRITE_ZEROES.
  * Durability. A completed FLUSH covers every WRITE, WRITE_ZEROES and DEALLOCATE completed before it was submitted.
  * A FUA request is durable on completion. A failed flush latches: every later flush, FUA and write fails too.
+ * State. The first hop (a request in state FETCHED) sets TAKEN, and FETCHED again on BUSY; a filter passes on a
+ * request that is TAKEN already, and a BUSY from below leaves it TAKEN: the filter offers it again, or, when it
+ * forwards from within its own submit, pops its frame and answers BUSY itself.
  * Cancel. After cancel the request still completes exactly once, and its iovecs are not touched after completion.
+ * cancel itself completes nothing, so that a caller may walk its list of requests; a later turn does.
  */
 #ifndef VN_BACKEND_H
 #define VN_BACKEND_H
@@ -44,7 +48,8 @@ struct vn_backend {
     bool volatile_cache;     /* FLUSH means something */
     bool deallocates;        /* DEALLOCATE gives space back, and it reads as zeros afterwards */
     bool direct;
-    uint64_t bounced;        /* counter, relaxed atomic */
+    uint64_t bounced;        /* counter of the engine, relaxed atomic; ask vn_backend_bounced */
+    int latched;             /* of the engine at the bottom: errno of the flush that failed; ask vn_backend_latched */
 };
 
 /* Embedded first in what an implementation allocates. Owner: reactor. */
@@ -58,6 +63,19 @@ struct vn_ns_opts;
 int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 /* Closes the whole stack. */
 void vn_backend_close(struct vn_backend *backend);
+
+/* A flush has failed with err (positive errno): from now on whatever would change or flush is refused, by the first
+ * hop, and it stays so until the backend is opened anew (Linux reports a failed write-back once, then forgets it). */
+void vn_backend_latch(struct vn_backend *backend, int err);
+int vn_backend_latched(const struct vn_backend *backend); /* that errno, or 0; any thread */
+
+uint64_t vn_backend_bounced(const struct vn_backend *backend); /* transfers that were copied; any thread */
+
+/* For filters: what a backend above next looks like before the filter changes anything. */
+struct vn_backend vn_backend_above(struct vn_backend *next, const struct vn_backend_ops *ops);
+/* For the open functions: writes the sentence and answers -err. */
+int vn_backend_fail(char *error, uint32_t error_size, int err, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* Checked wrappers: they assert the contract on every hop. */
 int vn_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out);
