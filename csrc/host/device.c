@@ -1,7 +1,6 @@
 /* The PCI device behind the connection: open and close, regions, doorbell page, DMA maps, interrupts, reset.
  * Called through vhostnvme_host.h. Nothing here knows of NVMe but where doorbells are.
  */
-#define _GNU_SOURCE 1
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>

@@ -1,7 +1,6 @@
 /* The memory that the host shares with the device: one sealed memfd, a page allocator over it, PRPs into it.
  * Called by device.c at open and by everything that needs a ring, a buffer or a list.
  */
-#define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

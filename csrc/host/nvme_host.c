@@ -1,7 +1,6 @@
 /* The NVMe host: brings a controller up and down, creates and deletes queues, sets shadow doorbells up.
  * Called through vhostnvme_host.h. Order and waits follow Base 3.5 (controller initialisation) and 3.6 (shutdown).
  */
-#define _GNU_SOURCE 1
 #include "host/nvme_host.h"
 
 #include <errno.h>

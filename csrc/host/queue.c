@@ -2,7 +2,6 @@
  * Called through vhostnvme_host.h and by nvme_host.c. Completions come from an untrusted controller: ids are
  * checked, and an unknown one only ends up with the caller.
  */
-#define _GNU_SOURCE 1
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>

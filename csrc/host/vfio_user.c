@@ -2,7 +2,6 @@
  * Called by nvme_host.c and device.c. Whatever the server sends is checked before use; a reply that cannot be
  * right breaks the connection, never the process.
  */
-#define _GNU_SOURCE 1
 #include "host/vfio_user.h"
 
 #include <errno.h>

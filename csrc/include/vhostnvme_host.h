@@ -200,7 +200,7 @@ struct vn_perf_opts {
     uint64_t lba_start;   /* range of logical blocks; count 0: to the end */
     uint64_t lba_count;
     uint64_t seed;
-    uint32_t timeout_ms;  /* a command outstanding for longer ends the run; 0: 30000 */
+    uint32_t timeout_ms;  /* no completion for this long, with commands outstanding, ends the run; 0: 30000 */
     uint32_t reserved;
 };
 

@@ -1,0 +1,90 @@
+/* The state of one load: its queues, slots, phases and counts. Shared by perf.c (before and after) and perf_loop.c.
+ * Owner: the thread in vn_perf_run().
+ */
+#ifndef VN_HOST_PERF_RUN_H
+#define VN_HOST_PERF_RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#ifdef __x86_64__
+#include <x86intrin.h>
+#endif
+
+#include "host/nvme_host.h"
+#include "host/perf_hist.h"
+#include "vhostnvme_host.h"
+
+#define VN_PERF_MAX_QUEUES 128u
+#define VN_PERF_MAX_DEPTH 4096u
+
+struct vn_perf_slot { /* one place for a command: its SQE, made once but for opcode and LBA, and its buffer */
+    struct vn_sqe sqe;
+    uint64_t submitted; /* ticks */
+    uint64_t unit;
+    uint32_t generation;
+    bool busy, is_write;
+    uint64_t data_offset;
+};
+
+struct vn_perf_queue {
+    struct vn_host_sq *sq;
+    struct vn_host_cq *cq;
+    struct vn_perf_slot *slots;
+    uint16_t *free;
+    uint32_t nr_free;
+    int32_t irq_fd;
+};
+
+enum vn_perf_phase { VN_PERF_RAMP, VN_PERF_MEASURE, VN_PERF_DRAIN };
+
+struct vn_perf_run {
+    const struct vn_perf_opts *opts;
+    struct vn_perf_result *result;
+    struct vn_host *host;
+    struct vn_perf_queue *queues;
+    uint32_t stop_mark;
+    /* geometry: a unit is one I/O's worth of blocks */
+    uint64_t lba_start, nr_units;
+    uint32_t lba_bytes, lbas_per_unit;
+    /* choice of the next command */
+    bool random;
+    uint32_t read_share; /* of 2^32 */
+    uint64_t rng[2], cursor;
+    /* verification: the generation last written to a unit, 0 when unknown, and what is in flight */
+    uint32_t *generations;
+    uint64_t *unit_busy;
+    uint32_t generation;
+    /* time, in ticks */
+    bool use_tsc;
+    double ticks_per_ns;
+    uint64_t start, phase_end, last_progress;
+    uint64_t calibration_ticks, calibration_ns;
+    uint64_t ns_at_measure;
+    uint64_t host_cpu_at_measure, server_cpu_at_measure;
+    uint64_t stores_at_measure, messages_at_measure;
+    enum vn_perf_phase phase;
+    uint64_t issue_left, nr_issued, inflight;
+    struct vn_perf_hist reads, writes;
+};
+
+static inline uint64_t vn_perf_ticks(const struct vn_perf_run *run) {
+#ifdef __x86_64__
+    if (__builtin_expect(run->use_tsc, 1))
+        return __rdtsc();
+#endif
+    (void)run;
+    return vn_host_now_ns();
+}
+
+static inline uint64_t vn_perf_ticks_of_ns(const struct vn_perf_run *run, uint64_t ns) {
+    return (uint64_t)((double)ns * run->ticks_per_ns);
+}
+
+/* perf_loop.c: from the first command to the last completion. */
+int vn_perf_loop(struct vn_perf_run *run);
+/* perf.c */
+bool vn_perf_stopped(const struct vn_perf_run *run);
+void vn_perf_measure_begin(struct vn_perf_run *run);
+void vn_perf_measure_end(struct vn_perf_run *run);
+
+#endif
