@@ -1,0 +1,54 @@
+"""Argument types that several commands share; argparse reports the mistakes, with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TypeVar
+
+from vhostnvme.errors import ConfigError
+from vhostnvme.storage.spec import DiskSpec, parse_spec
+from vhostnvme.units import parse_size
+
+T = TypeVar("T")
+
+
+def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """`parse` with its ConfigError turned into argparse's."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def spec(text: str) -> DiskSpec:
+    return checked(parse_spec)(text)
+
+
+def size(text: str) -> int:
+    return checked(parse_size)(text)
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Integers from `low` to `high`."""
+
+    def convert(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
+        return int(text)
+
+    return convert
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value

@@ -1,0 +1,71 @@
+"""The `vhostnvme` command: finds the subcommand's file, and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from vhostnvme import __version__
+from vhostnvme.errors import ConfigError, VhostNvmeError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+# Name, the module with add_arguments(parser) and run(args) -> int, and one line of help.
+# Only the module of the command that is asked for is imported.
+COMMANDS = (
+    ("serve", "vhostnvme.cli.serve", "serve one NVMe controller on a vfio-user socket"),
+    ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
+    ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
+    ("perf", "vhostnvme.perf", "put load on a vfio-user NVMe server"),
+)
+
+
+def make_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; of the subcommands only `command` gets its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vhostnvme",
+        description="NVMe SSDs for VMs, from a program.",
+        epilog="Exit codes: 0, 1 (failed), 2 (usage). VHOSTNVME_DEBUG=1 shows tracebacks.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vhostnvme {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module, line in COMMANDS:
+        subparser = subparsers.add_parser(name, help=line, description=line, allow_abbrev=False)
+        if name == command:
+            importlib.import_module(module).add_arguments(subparser)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command; returns the exit code."""
+    modules = {name: module for name, module, _ in COMMANDS}
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    debug = bool(os.environ.get("VHOSTNVME_DEBUG"))
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if debug else logging.INFO,
+        format="vhostnvme: %(message)s",
+    )
+    try:
+        args = make_parser(command).parse_args(arguments)
+        code: int = importlib.import_module(modules[args.command]).run(args)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter's own flush must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except (VhostNvmeError, OSError) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"vhostnvme: {error}\n")
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    return code

@@ -1,0 +1,249 @@
+"""One emulated device: what one VM sees. Owns the order in which its parts come and go."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from vhostnvme.emulation.qemu import device_arguments
+from vhostnvme.errors import ConfigError
+from vhostnvme.native import (
+    Controller,
+    ControllerInfo,
+    ControllerOptions,
+    Doorbells,
+    Namespace,
+    NamespaceInfo,
+    NamespaceOptions,
+    Operation,
+    Runtime,
+)
+from vhostnvme.storage.spec import DiskSpec, FileSpec, MemorySpec, format_spec
+
+_log = logging.getLogger(__name__)
+
+SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path less its closing zero
+NAMESPACES_MAX = 256
+SERIAL_CHARACTERS_MAX = 20
+MODEL_CHARACTERS_MAX = 40
+QUEUES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """What a device shall be. `queues` 0 means as many as there can be.
+
+    Raises:
+        ConfigError: something that the device cannot be.
+    """
+
+    socket: Path
+    namespaces: tuple[DiskSpec, ...]
+    doorbells: Doorbells = Doorbells.AUTO
+    queues: int = 0
+    serial: str | None = None
+    model: str | None = None
+    reactor: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.namespaces) <= NAMESPACES_MAX:
+            raise ConfigError(
+                f"a controller has 1 to {NAMESPACES_MAX} namespaces, not {len(self.namespaces)}"
+            )
+        if not 0 <= self.queues <= QUEUES_MAX:
+            raise ConfigError(f"a controller has 1 to {QUEUES_MAX} I/O queues, not {self.queues}")
+        _check_text("serial number", self.serial, SERIAL_CHARACTERS_MAX)
+        _check_text("model", self.model, MODEL_CHARACTERS_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceStatus:
+    """A namespace of a running device, as `--json` shows it. Sizes in bytes."""
+
+    nsid: int
+    uuid: uuid.UUID
+    size: int
+    block_size: int
+    spec: str
+
+
+class Device:
+    """A device on a runtime: `start`, then `stop`; a failed start leaves nothing behind."""
+
+    def __init__(self, runtime: Runtime, options: DeviceOptions) -> None:
+        self.options = options
+        self.socket = options.socket.absolute()
+        self._runtime = runtime
+        self._namespaces: list[Namespace] = []
+        self._controller: Controller | None = None
+        self._made_folder = False
+
+    @property
+    def id(self) -> int:
+        """The id by which events name the controller."""
+        assert self._controller is not None, "the device has not been started"
+        return self._controller.id
+
+    @property
+    def serial(self) -> str:
+        """The serial number: as given, else made from the socket's path, so that it stays."""
+        if self.options.serial is not None:
+            return self.options.serial
+        return "VN" + hashlib.sha256(os.fsencode(self.socket)).hexdigest()[:16].upper()
+
+    async def start(self) -> None:
+        """Opens the namespaces, then the controller, then the socket.
+
+        Raises:
+            ConfigError: the socket's path or a SPEC cannot be used here.
+            NativeError: the library refused: a file, a size, a lock, an address.
+        """
+        check_socket_path(self.socket)
+        try:
+            for spec in self.options.namespaces:
+                self._open_namespace(spec)
+            self._controller = Controller(
+                self._runtime,
+                ControllerOptions(
+                    serial=self.serial,
+                    model=self.options.model,
+                    max_queues=self.options.queues,
+                    doorbells=self.options.doorbells,
+                    reactor=self.options.reactor,
+                ),
+            )
+            for nsid, namespace in enumerate(self._namespaces, 1):
+                self._controller.attach(namespace, nsid)
+            self._listen()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Closes the socket, waits for what is in flight, closes the files. Safe to repeat."""
+        if self._controller is not None:
+            await self._controller.aclose()
+        for namespace in reversed(self._namespaces):
+            namespace.close()
+        self._namespaces.clear()
+        if self._made_folder:
+            self._made_folder = False
+            try:
+                self.socket.parent.rmdir()
+            except OSError as error:
+                _log.debug("the folder %s stays: %s", self.socket.parent, error)
+
+    def info(self) -> ControllerInfo:
+        """The controller's state and counters."""
+        assert self._controller is not None, "the device has not been started"
+        return self._controller.info()
+
+    def namespace_infos(self) -> list[NamespaceInfo]:
+        """State and counters of the namespaces, in the order of their ids."""
+        return [namespace.info() for namespace in self._namespaces]
+
+    def namespaces(self) -> list[NamespaceStatus]:
+        return [
+            NamespaceStatus(nsid, info.uuid, info.size, info.block_size, format_spec(spec))
+            for nsid, (spec, info) in enumerate(
+                zip(self.options.namespaces, self.namespace_infos(), strict=True), 1
+            )
+        ]
+
+    def qemu_arguments(self) -> list[str]:
+        return device_arguments(self.socket)
+
+    def _open_namespace(self, spec: DiskSpec) -> None:
+        namespace = Namespace(self._runtime, native_options(spec))
+        self._namespaces.append(namespace)
+        if isinstance(spec, FileSpec) and spec.direct and not namespace.info().direct:
+            raise ConfigError(
+                f"disk {format_spec(spec)!r}: its file system does not take direct I/O;"
+                " leave the option 'direct' out"
+            )
+
+    def _listen(self) -> None:
+        assert self._controller is not None
+        # Whoever reaches the socket reads and writes the disk: nobody but us may.
+        old = os.umask(0o077)
+        try:
+            if not self.socket.parent.exists():
+                _make_folder(self.socket.parent)
+                self._made_folder = True
+            self._controller.listen(self.socket)
+        finally:
+            os.umask(old)
+
+
+def check_socket_path(path: Path) -> None:
+    """Refuses what can be no vfio-user socket, before anything is opened.
+
+    Raises:
+        ConfigError: the path is too long, is a folder or some other file.
+    """
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(
+            f"socket path {path} is {length} bytes long, and the system takes"
+            f" {SOCKET_PATH_BYTES_MAX}: choose a shorter folder, such as one in /tmp"
+        )
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, PermissionError):
+        return
+    except NotADirectoryError:
+        raise ConfigError(f"socket path {path}: {path.parent} is not a folder") from None
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"socket path {path} is taken by something that is no socket")
+
+
+def native_options(spec: DiskSpec) -> NamespaceOptions:
+    """The C library's view of a SPEC."""
+    error = spec.error
+    operations = 0
+    for name in error.operations if error else ():
+        operations |= Operation[name.upper().replace("-", "_")]
+    file = spec if isinstance(spec, FileSpec) else None
+    return NamespaceOptions(
+        backend="file" if file else "mem" if isinstance(spec, MemorySpec) else "null",
+        path=str(file.resolved(Path.cwd())) if file else None,
+        size=spec.size or 0,
+        block_size=spec.block_size,
+        read_only=spec.read_only,
+        create=bool(file and file.create),
+        direct=not file or file.direct is not False,
+        preallocate=bool(file and file.preallocate),
+        uuid=spec.uuid,
+        record_path=None if spec.record is None else str(Path.cwd() / spec.record),
+        delay_us=spec.delay_us,
+        error_ppm=error.ppm if error else 0,
+        error_operations=operations,
+        error_errno=error.errno if error else 0,
+        error_after=error.after if error else 0,
+        error_seed=error.seed if error else 0,
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        raise ConfigError(f"folder {folder.parent} does not exist: make it first") from None
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def _check_text(what: str, text: str | None, characters_max: int) -> None:
+    if text is None:
+        return
+    if not 0 < len(text) <= characters_max or not text.isascii() or not text.isprintable():
+        raise ConfigError(
+            f"{what} {text!r} must be 1 to {characters_max} printable ASCII characters"
+        )

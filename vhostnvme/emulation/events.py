@@ -1,0 +1,51 @@
+"""Events of the library as sentences for the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from vhostnvme.emulation.qemu import memory_arguments
+from vhostnvme.native import Event, EventType
+
+_MEMORY_ADVICE = "start QEMU with " + " ".join(memory_arguments("SIZE"))
+
+
+def sentence_of(event: Event) -> tuple[int, str]:
+    """The log level, and one sentence on what happened and what to do about it."""
+    level, sentence = _sentence(event)
+    if event.text and event.text not in sentence:
+        sentence = f"{sentence}: {event.text}"
+    return level, sentence
+
+
+def _sentence(event: Event) -> tuple[int, str]:
+    match event.type:
+        case EventType.LOST:
+            return logging.WARNING, f"{event.a} events were lost: the log has a gap"
+        case EventType.CLIENT_ATTACHED:
+            return logging.INFO, "a client has connected"
+        case EventType.CLIENT_DETACHED if event.a:
+            return logging.WARNING, f"the client is gone ({os.strerror(event.a)})"
+        case EventType.CLIENT_DETACHED:
+            return logging.INFO, "the client has disconnected"
+        case EventType.CONTROLLER_ENABLED:
+            return logging.INFO, "the guest's driver has enabled the controller"
+        case EventType.CONTROLLER_DISABLED:
+            return logging.DEBUG, "the guest's driver has disabled the controller"
+        case EventType.CONTROLLER_SHUTDOWN:
+            return logging.INFO, "the guest has shut the controller down"
+        case EventType.CONTROLLER_FATAL:
+            return logging.ERROR, "the controller has stopped with a fatal status"
+        case EventType.MEMORY_NOT_SHARED:
+            return (
+                logging.ERROR,
+                f"{event.text or 'the memory of the guest is not shared'}; {_MEMORY_ADVICE}",
+            )
+        case EventType.BACKEND_ERROR:
+            reason = os.strerror(event.a)
+            return logging.ERROR, f"namespace {event.b}: the storage behind it failed ({reason})"
+        case EventType.MESSAGE:
+            return logging.INFO, event.text or "a message without text"
+        case EventType.CONTROLLER_DESTROYED:
+            return logging.DEBUG, "the controller is gone"
