@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #define TURNS_PER_CLOCK 64u       /* busy turns between looks at the clock */
 #define CHECK_SERVER_NS 50000000ull
 #define IRQ_WAIT_MS 50
+#define YIELD_AFTER_NS 50000ull   /* without a completion: the server may be waiting for this very core */
 #define PROBES 64                 /* looks for a unit that is not in flight */
 
 /* xoroshiro128+ (Blackman, Vigna), enough to choose blocks. */
@@ -262,7 +264,7 @@ static int look_up(struct vn_perf_run *run, uint64_t *next_check) {
 int vn_perf_loop(struct vn_perf_run *run) {
     bool irq = run->opts->flags & VN_PERF_IRQ;
     bool progress = false;
-    uint64_t next_check = 0;
+    uint64_t next_check = 0, yield_after = vn_perf_ticks_of_ns(run, YIELD_AFTER_NS);
     int rc = 0;
 
     run->start = vn_perf_ticks(run);
@@ -284,6 +286,8 @@ int vn_perf_loop(struct vn_perf_run *run) {
             rc = sleep_on_irqs(run);
         if (progress || !run->inflight)
             run->last_progress = vn_perf_ticks(run);
+        else if (!irq && vn_perf_ticks(run) - run->last_progress > yield_after)
+            sched_yield();
         progress = false;
         if (rc == 0)
             rc = look_up(run, &next_check);
