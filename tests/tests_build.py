@@ -1,4 +1,4 @@
-"""Meson build folders for tests: made once, kept between runs, reconfigured when files come or go."""
+"""Meson build folders for tests: kept between runs, reconfigured as files come or go."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from tests_build import Build
 
 HERE = Path(__file__).resolve().parent
