@@ -1,0 +1,30 @@
+"""Every event is one sentence."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from vhostnvme.emulation.events import sentence_of
+from vhostnvme.native import Event, EventType
+
+
+@pytest.mark.parametrize("kind", list(EventType))
+def test_every_event_has_a_sentence(kind: EventType) -> None:
+    _, sentence = sentence_of(Event(kind, a=5, b=1, text="the library's words"))
+    assert sentence
+    assert "\n" not in sentence
+    if kind not in (EventType.LOST,):
+        assert "the library's words" in sentence
+
+
+def test_memory_that_is_not_shared_says_what_to_do() -> None:
+    level, sentence = sentence_of(Event(EventType.MEMORY_NOT_SHARED))
+    assert level == logging.ERROR
+    assert "share=on" in sentence
+    assert "memory-backend-memfd" in sentence
+
+
+def test_a_lost_client_says_why() -> None:
+    assert "Connection reset" in sentence_of(Event(EventType.CLIENT_DETACHED, a=104))[1]
