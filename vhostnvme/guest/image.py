@@ -16,6 +16,7 @@ from pathlib import Path
 from vhostnvme.errors import ProvisionError
 from vhostnvme.guest.cpio import CpioWriter
 from vhostnvme.guest.debian import fingerprint
+from vhostnvme.guest.standin import build_stand_in
 
 OVERLAY_VARIABLE = "VHOSTNVME_GUEST_OVERLAY"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
@@ -55,7 +56,7 @@ def user_overlay() -> Path | None:
 def recipe_fingerprint() -> str:
     """Changes when anything that goes into the image by our hand changes."""
     here = Path(__file__)
-    parts: list[str | bytes | Path] = [here, here.with_name("cpio.py")]
+    parts: list[str | bytes | Path] = [here, *(here.with_name(n) for n in ("cpio.py", "standin.py"))]
     for folder in (recipe_dir(), user_overlay()):
         for path in sorted(folder.rglob("*")) if folder else []:
             if path.is_symlink():
@@ -90,17 +91,18 @@ class Tree:
                 return path
         raise ProvisionError(f"The Debian packages of the guest have no program '{program}'.")
 
-    def libraries(self, program: Path) -> list[Path]:
-        """The shared libraries that a program needs, as its loader finds them."""
+    def libraries(self, program: Path, preferred: Path | None = None) -> list[Path]:
+        """The shared libraries that a program needs, as its loader finds them: in `preferred` first."""
         loader = self.root / LIBRARIES / "ld-linux-x86-64.so.2"
+        path = f"{preferred}:{self.library_path}" if preferred else self.library_path
         listed = run(
-            [str(loader), "--library-path", self.library_path, "--list", str(program)],
+            [str(loader), "--library-path", path, "--list", str(program)],
             f"finding the libraries of {program.name}",
         )
         found = []
         for line in listed.splitlines():
             words = line.split()
-            if len(words) >= 3 and words[1] == "=>" and words[2].startswith(str(self.root)):
+            if len(words) >= 3 and words[1] == "=>" and words[2].startswith("/"):
                 found.append(Path(words[2]))
         return found
 
@@ -234,7 +236,7 @@ def build_initramfs(tree: Tree, work: Path, target: Path) -> None:
         cpio.file("init", (recipe / "init").read_bytes(), 0o755)
         cpio.file("usr/sbin/guest-agent", (work / "guest-agent").read_bytes(), 0o755)
         cpio.file("usr/bin/busybox", busybox.read_bytes(), 0o755)
-        _add_programs(cpio, tree, read_list(recipe / "programs"))
+        _add_programs(cpio, tree, recipe, work)
         for applet in run([str(busybox), "--list-full"], "listing busybox's applets").split():
             path = applet if applet.startswith("usr/") else f"usr/{applet}"
             if not cpio.has(path) and not cpio.has(path.replace("/bin/", "/sbin/")):
@@ -246,15 +248,25 @@ def build_initramfs(tree: Tree, work: Path, target: Path) -> None:
         cpio.close()
 
 
-def _add_programs(cpio: CpioWriter, tree: Tree, programs: Iterable[Sequence[str]]) -> None:
-    libraries: dict[str, Path] = {"ld-linux-x86-64.so.2": tree.root / LIBRARIES / "ld-linux-x86-64.so.2"}
-    for name, *aliases in programs:
+def _add_programs(cpio: CpioWriter, tree: Tree, recipe: Path, work: Path) -> None:
+    absent = {words[0] for words in read_list(recipe / "absent")}
+    libraries = {"ld-linux-x86-64.so.2": tree.root / LIBRARIES / "ld-linux-x86-64.so.2"}
+    for name, *aliases in read_list(recipe / "programs"):
         path = tree.find(name)
         inside = str(path.relative_to(tree.root))
         cpio.file(inside, path.read_bytes(), 0o755)
         for alias in aliases:
             cpio.symlink(f"usr/sbin/{alias}", f"/{inside}")
+        stand_ins = work / "stand-ins" / name
+        stand_ins.mkdir(parents=True)
         for library in tree.libraries(path):
-            libraries.setdefault(library.name, library)
+            if library.name in absent:
+                build_stand_in(path, library, stand_ins / library.name)
+        for library in tree.libraries(path, stand_ins):
+            known = libraries.setdefault(library.name, library)
+            if known.parent != library.parent:
+                raise ProvisionError(
+                    f"images/absent names {library.name}, which more than one program of the guest uses."
+                )
     for name, library in sorted(libraries.items()):
         cpio.file(f"{LIBRARIES}/{name}", library.read_bytes(), 0o755)
