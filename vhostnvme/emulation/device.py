@@ -10,8 +10,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from vhostnvme.emulation.qemu import device_arguments
 from vhostnvme.errors import ConfigError
+from vhostnvme.guest.qemu import vfio_user_device
 from vhostnvme.native import (
     Controller,
     ControllerInfo,
@@ -156,7 +156,7 @@ class Device:
         ]
 
     def qemu_arguments(self) -> list[str]:
-        return device_arguments(self.socket)
+        return vfio_user_device(self.socket)
 
     def _open_namespace(self, spec: DiskSpec) -> None:
         namespace = Namespace(self._runtime, native_options(spec))

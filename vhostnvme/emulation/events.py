@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 
-from vhostnvme.emulation.qemu import memory_arguments
+from vhostnvme.guest.qemu import shared_memory
 from vhostnvme.native import Event, EventType
 
-_MEMORY_ADVICE = "start QEMU with " + " ".join(memory_arguments("SIZE"))
+_MEMORY_ADVICE = "start QEMU with " + " ".join(
+    [*shared_memory("SIZE"), "-machine", "memory-backend=mem"]
+)
 
 
 def sentence_of(event: Event) -> tuple[int, str]:

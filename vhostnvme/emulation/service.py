@@ -12,9 +12,9 @@ import sys
 from dataclasses import dataclass
 
 from vhostnvme.emulation.device import Device, DeviceOptions
-from vhostnvme.emulation.qemu import memory_arguments
 from vhostnvme.emulation.server import serving
 from vhostnvme.errors import ConfigError
+from vhostnvme.guest.qemu import shared_memory
 from vhostnvme.native import RuntimeOptions
 from vhostnvme.units import format_size
 
@@ -66,7 +66,7 @@ def description(device: Device) -> dict[str, object]:
     return {
         "socket": str(device.socket),
         "qemu_args": device.qemu_arguments(),
-        "qemu_memory_args": memory_arguments(_EXAMPLE_MEMORY),
+        "qemu_memory_args": _memory_arguments(),
         "namespaces": [
             {
                 "nsid": namespace.nsid,
@@ -89,6 +89,10 @@ def _announce(device: Device, announcement: Announcement) -> None:
         os.close(announcement.ready_fd)
 
 
+def _memory_arguments() -> list[str]:
+    return [*shared_memory(_EXAMPLE_MEMORY), "-machine", "memory-backend=mem"]
+
+
 def _for_people(device: Device) -> str:
     lines = [f"listening on {device.socket}"]
     lines += [
@@ -98,7 +102,7 @@ def _for_people(device: Device) -> str:
     ]
     lines += [
         f"QEMU options for it (memory of {_EXAMPLE_MEMORY} as an example; it must be shared):",
-        "  " + shlex.join(memory_arguments(_EXAMPLE_MEMORY)),
+        "  " + shlex.join(_memory_arguments()),
         "  " + shlex.join(device.qemu_arguments()),
     ]
     return "\n".join(lines)

@@ -1,0 +1,221 @@
+"""`vhostnvme boot`: a server in this process, a guest on it, and one command or a console.
+
+Everything made for it is undone when it ends, however it ends: QEMU dies with this process, and the
+folder with the sockets and the scratch disk is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vhostnvme.emulation.console import attach_console
+from vhostnvme.emulation.device import SOCKET_PATH_BYTES_MAX, Device, DeviceOptions
+from vhostnvme.emulation.server import serving
+from vhostnvme.errors import ConfigError, GuestError
+from vhostnvme.guest.accel import Accel, choose_accel
+from vhostnvme.guest.debian import say
+from vhostnvme.guest.provision import Artifacts, provision
+from vhostnvme.guest.vm import BOOT_TIMEOUT_S, Guest
+from vhostnvme.storage.spec import DiskSpec, FileSpec
+
+SCRATCH_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootOptions:
+    """What to boot. Each of `disks` is a controller with its namespaces; none: a scratch disk."""
+
+    disks: tuple[tuple[DiskSpec, ...], ...] = ()
+    memory: str = "1G"
+    cpus: int = 2
+    scratch_block_size: int = 512
+
+
+@dataclass(slots=True)
+class BootReport:
+    """What `--json` writes; filled in as far as the boot came."""
+
+    accel: str = ""
+    accel_reason: str = ""
+    boot_seconds: float | None = None
+    run_seconds: float | None = None
+    command: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    disks: list[dict[str, object]] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        text = json.dumps({name: getattr(self, name) for name in self.__slots__}, indent=2)
+        try:
+            path.write_text(text + "\n")
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A guest that is up, and the devices that it sees."""
+
+    guest: Guest
+    devices: list[Device]
+
+
+def boot(
+    options: BootOptions,
+    *,
+    command: str | None = None,
+    timeout_s: float | None = None,
+    report_path: Path | None = None,
+) -> int:
+    """Boots, runs `command` in the guest or a console on this terminal, and ends.
+
+    Args:
+        timeout_s: how long boot and command together may take.
+        report_path: where to write a BootReport.
+
+    Returns:
+        The command's exit code; 0 after a console.
+
+    Raises:
+        ConfigError, NativeError, ProvisionError, GuestError: as the parts do.
+    """
+    report = BootReport(command=command)
+    # SIGTERM is answered as Ctrl-C is: by unwinding.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if report_path is not None:
+        report.write(report_path)  # a path that cannot be written fails now, not after the boot
+    try:
+        artifacts = provision()
+        accel = choose_accel(artifacts.qemu, artifacts.kernel)
+        report.accel, report.accel_reason = accel.name, accel.reason
+        report.exit_code = asyncio.run(
+            _boot(options, artifacts, accel, report, command, timeout_s), debug=False
+        )
+    except BaseException as error:
+        report.error = str(error) or type(error).__name__
+        report.exit_code = 1
+        raise
+    finally:
+        if report_path is not None:
+            report.write(report_path)
+    return report.exit_code
+
+
+@asynccontextmanager
+async def booted(
+    options: BootOptions,
+    artifacts: Artifacts | None = None,
+    accel: Accel | None = None,
+    boot_timeout_s: float = BOOT_TIMEOUT_S,
+) -> AsyncIterator[Booted]:
+    """The devices and the guest, for as long as the context lasts."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vhostnvme-")))
+        if len(os.fsencode(folder / "99" / "cntrl")) > SOCKET_PATH_BYTES_MAX:
+            folder = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="vhostnvme-", dir="/tmp"))
+            )
+        disks = options.disks
+        if not disks:
+            scratch = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="vhostnvme-", dir=scratch_folder())
+            )
+            disks = ((scratch_spec(Path(scratch) / "scratch.img", options.scratch_block_size),),)
+        devices = [
+            DeviceOptions(
+                socket=folder / str(index) / "cntrl", namespaces=specs, serial=f"DISK{index}"
+            )
+            for index, specs in enumerate(disks)
+        ]
+        async with (
+            serving(devices) as running,
+            Guest(
+                disks=[device.socket for device in running],
+                memory=options.memory,
+                cpus=options.cpus,
+                boot_timeout=boot_timeout_s,
+                artifacts=artifacts,
+                accel=accel,
+            ) as guest,
+        ):
+            yield Booted(guest, running)
+
+
+def scratch_folder() -> Path:
+    """Where large temporary files go: $TMPDIR, else /var/tmp, which is seldom held in memory."""
+    if os.environ.get("TMPDIR"):
+        return Path(tempfile.gettempdir())
+    var_tmp = Path("/var/tmp")
+    return var_tmp if os.access(var_tmp, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def scratch_spec(path: Path, block_size: int = 512) -> FileSpec:
+    """A sparse file of SCRATCH_BYTES."""
+    return FileSpec(path=str(path), size=SCRATCH_BYTES, create=True, block_size=block_size)
+
+
+async def _boot(
+    options: BootOptions,
+    artifacts: Artifacts,
+    accel: Accel,
+    report: BootReport,
+    command: str | None,
+    timeout_s: float | None,
+) -> int:
+    say(f"booting a guest on {accel.name} ({accel.reason})")
+    try:
+        async with (
+            asyncio.timeout(timeout_s) as limit,
+            booted(options, artifacts, accel, max(BOOT_TIMEOUT_S, timeout_s or 0)) as up,
+        ):
+            report.boot_seconds = round(up.guest.boot_seconds, 3)
+            report.disks = [_disk(device) for device in up.devices]
+            say(f"the guest is up after {up.guest.boot_seconds:.1f} s")
+            started = time.monotonic()
+            try:
+                if command is None:
+                    return await attach_console(up.guest)
+                return await up.guest.stream(command, _pass_on)
+            finally:
+                report.run_seconds = round(time.monotonic() - started, 3)
+                limit.reschedule(None)  # powering off has a bound of its own
+    except TimeoutError:
+        raise GuestError(
+            f"The guest was not done within {timeout_s:g} s and was ended; allow it more --timeout"
+        ) from None
+
+
+def _disk(device: Device) -> dict[str, object]:
+    return {
+        "serial": device.serial,
+        "namespaces": [
+            {
+                "nsid": namespace.nsid,
+                "uuid": str(namespace.uuid),
+                "size": namespace.size,
+                "block_size": namespace.block_size,
+                "spec": namespace.spec,
+            }
+            for namespace in device.namespaces()
+        ],
+    }
+
+
+def _pass_on(stream: str, data: bytes) -> None:
+    out = sys.stdout.buffer if stream == "stdout" else sys.stderr.buffer
+    out.write(data)
+    out.flush()

@@ -1,0 +1,213 @@
+"""`vhostnvme demo`: a guest on a local file, fio with verification, and a table of what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vhostnvme.emulation.boot import Booted, BootOptions, booted, scratch_folder, scratch_spec
+from vhostnvme.errors import ConfigError, GuestError
+from vhostnvme.guest.accel import Accel, choose_accel
+from vhostnvme.guest.debian import say
+from vhostnvme.guest.provision import provision
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+GUEST_DEVICE = "/dev/nvme0n1"
+FIO_TIMEOUT_S = 120.0
+# struct verify_header of fio begins with this, little-endian: the host finds it in the file.
+FIO_VERIFY_MAGIC = (0xACCA).to_bytes(2, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One run of fio on a region of its own kind: sizes in bytes, times in seconds."""
+
+    name: str
+    rw: str
+    block_size: int
+    depth: int
+    offset: int
+    size: int
+    runtime_s: int
+    verify: bool
+
+    def command(self) -> str:
+        words = [
+            "fio",
+            f"--name={self.rw}",
+            f"--filename={GUEST_DEVICE}",
+            f"--rw={self.rw}",
+            f"--bs={self.block_size}",
+            f"--iodepth={self.depth}",
+            f"--offset={self.offset}",
+            f"--size={self.size}",
+            f"--runtime={self.runtime_s}",
+            "--ioengine=libaio",
+            "--direct=1",
+            "--output-format=json",
+        ]
+        if self.verify:
+            words += ["--verify=crc32c", "--do_verify=1", "--verify_fatal=1"]
+        else:
+            words.append("--time_based=1")
+        return " ".join(words)
+
+
+SEQUENTIAL_BYTES = 256 << 20
+RANDOM_BYTES = 48 << 20
+# The writes read back and check all that they wrote.
+PATTERNS = (
+    Pattern("sequential write", "write", 128 << 10, 16, 0, SEQUENTIAL_BYTES, 12, True),
+    Pattern("sequential read", "read", 128 << 10, 16, 0, SEQUENTIAL_BYTES, 4, False),
+    Pattern("random write", "randwrite", 4 << 10, 32, SEQUENTIAL_BYTES, RANDOM_BYTES, 12, True),
+    Pattern("random read", "randread", 4 << 10, 32, SEQUENTIAL_BYTES, RANDOM_BYTES, 4, False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What fio said of one pattern: bytes a second, microseconds; `verified_bytes` were read back."""
+
+    pattern: Pattern
+    iops: float
+    bandwidth: float
+    latency_p50_us: float
+    latency_p99_us: float
+    verified_bytes: int
+
+
+def demo(path: Path | None) -> int:
+    """Runs it all; the exit code is 0 only when every byte was read back as it was written.
+
+    Args:
+        path: the file to use, made when missing and kept; None: a temporary one.
+
+    Raises:
+        ConfigError, NativeError, ProvisionError, GuestError: what failed, and what to do.
+    """
+    with ExitStack() as stack:
+        if path is None:
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="vhostnvme-", dir=scratch_folder())
+            )
+            disk = Path(folder) / "disk.img"
+        elif path.exists():
+            raise ConfigError(f"{path} exists, and the demo would overwrite it: name a new file")
+        else:
+            disk = path
+        artifacts = provision()
+        accel = choose_accel(artifacts.qemu, artifacts.kernel)
+        say(f"booting a guest on {accel.name} ({accel.reason})")
+        options = BootOptions(disks=((scratch_spec(disk.absolute()),),))
+
+        async def boot_and_measure() -> tuple[float, list[Measurement]]:
+            async with booted(options, artifacts, accel) as up:
+                say(f"the guest is up after {up.guest.boot_seconds:.1f} s")
+                return up.guest.boot_seconds, [await measure(up, each) for each in PATTERNS]
+
+        boot_seconds, measurements = asyncio.run(boot_and_measure())
+        blocks_found = find_written_blocks(disk)
+        allocated = disk.stat().st_blocks * 512
+        _show(accel, boot_seconds, measurements)
+        say_where = f"{disk} ({allocated >> 20} MiB in use)" + (
+            "" if path else ", removed now; --file PATH keeps one"
+        )
+        _print(f"the data lies in {say_where}")
+        _print(f"blocks that the guest wrote and the host found in the file: {blocks_found}")
+        _print("verification errors: 0")
+    return 0
+
+
+async def measure(up: Booted, pattern: Pattern) -> Measurement:
+    """One run of fio in the guest.
+
+    Raises:
+        GuestError: fio failed, or found a block that is not what was written.
+    """
+    say(f"fio: {pattern.name}")
+    result = await up.guest.run(pattern.command(), timeout=FIO_TIMEOUT_S)
+    if result.exit_code != 0:
+        lines = (result.stderr.strip() or result.stdout.strip()).splitlines()[-1:] or ["no output"]
+        raise GuestError(f"fio's {pattern.name} failed in the guest: {lines[0]}")
+    return read_fio(pattern, result.stdout)
+
+
+def read_fio(pattern: Pattern, output: str) -> Measurement:
+    """Reads fio's JSON.
+
+    Raises:
+        GuestError: it is none, or tells of an error.
+    """
+    try:
+        job: dict[str, Any] = json.loads(output[output.index("{") :])["jobs"][0]
+        writes = "write" in pattern.rw
+        side = job["write" if writes else "read"]
+        percentiles = side["clat_ns"]["percentile"]
+        measurement = Measurement(
+            pattern,
+            iops=side["iops"],
+            bandwidth=side["bw_bytes"],
+            latency_p50_us=percentiles["50.000000"] / 1000,
+            latency_p99_us=percentiles["99.000000"] / 1000,
+            verified_bytes=job["read"]["io_bytes"] if pattern.verify else 0,
+        )
+        error = job["error"]
+        written = side["io_bytes"]
+    except (ValueError, KeyError, IndexError, TypeError) as problem:
+        raise GuestError(f"fio's answer could not be read ({problem!r})") from None
+    if error:
+        raise GuestError(f"fio's {pattern.name} ended with error {error}")
+    if pattern.verify and measurement.verified_bytes < written:
+        raise GuestError(
+            f"fio's {pattern.name} read back {measurement.verified_bytes} of {written} bytes"
+        )
+    return measurement
+
+
+def find_written_blocks(path: Path) -> int:
+    """How many blocks of the random region carry fio's mark, in the host's file.
+
+    Raises:
+        GuestError: none does: what the guest wrote did not reach the file.
+    """
+    random = PATTERNS[2]
+    found = 0
+    with path.open("rb") as file:
+        for offset in range(random.offset, random.offset + random.size, random.block_size):
+            file.seek(offset)
+            found += file.read(2) == FIO_VERIFY_MAGIC
+    if not found:
+        raise GuestError(f"nothing that fio wrote in the guest is in {path}")
+    return found
+
+
+def _show(accel: Accel, boot_seconds: float, measurements: list[Measurement]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"guest up in {boot_seconds:.1f} s on {accel.name}", title_justify="left")
+    for heading in ("fio pattern", "IOPS", "MB/s", "p50 us", "p99 us", "verified"):
+        table.add_column(heading, justify="left" if heading == "fio pattern" else "right")
+    for each in measurements:
+        kib = each.pattern.block_size >> 10
+        table.add_row(
+            f"{each.pattern.name}, {kib}K, depth {each.pattern.depth}",
+            f"{each.iops:,.0f}",
+            f"{each.bandwidth / 1e6:,.1f}",
+            f"{each.latency_p50_us:,.0f}",
+            f"{each.latency_p99_us:,.0f}",
+            f"{each.verified_bytes >> 20} MiB" if each.pattern.verify else "-",
+        )
+    _print(table)
+
+
+def _print(what: str | Table) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=isinstance(what, str)).print(what, highlight=False, markup=False)
