@@ -48,6 +48,7 @@ int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct v
                  struct vn_event_queue *events, uint64_t id) {
     memset(ctrl, 0, sizeof(*ctrl));
     ctrl->id = id;
+    ctrl->created_ns = vn_reactor_now_ns(reactor);
     ctrl->reactor = reactor;
     ctrl->events = events;
     ctrl->max_queues = opts->max_queues ? opts->max_queues : VN_MAX_IO_QUEUES;
@@ -216,6 +217,14 @@ static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
     return req;
 }
 
+bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
+    for (const struct vn_req *req = ctrl->busy_first; req; req = (const struct vn_req *)(uintptr_t)req->filter[0]) {
+        if (req->ns == nsc)
+            return true;
+    }
+    return false;
+}
+
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
     struct vn_req *last = ctrl->busy_last;
     bool work = false;
@@ -265,9 +274,26 @@ vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length) {
     return VN_SC_SUCCESS;
 }
 
+/* Cancel what backends hold, end what waits for a busy one. */
+void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
+    for (size_t i = 0; i < VN_NR_QUEUES; i++) {
+        for (struct vn_req *req = ctrl->sqs[i].inflight, *next; req; req = next) {
+            next = req->next;
+            req->cancelled = true;
+            if (req->state == VN_REQ_TAKEN)
+                vn_chan_cancel(req->ns->chan, req);
+        }
+    }
+    vn_ctrl_retry_busy(ctrl);
+}
+
 /* A backend that never answers must not hold up a reset: what it has is given up, and goes back to the pool
  * whenever it comes. Its iovecs may still be written by the kernel until then; see docs/guarantees.md. */
-static void give_up(struct vn_ctrl *ctrl) {
+void vn_ctrl_give_up(struct vn_ctrl *ctrl) {
+    vn_event_emit(ctrl->events, VN_EVENT_MESSAGE, ctrl->id, ctrl->nr_inflight, 0,
+                  "%u commands did not end within %u s and were given up: the SSD does not answer",
+                  ctrl->nr_inflight, (unsigned)(VN_DRAIN_BOUND_NS / 1000000000u));
+    vn_ctrl_cancel_all(ctrl);
     for (size_t i = 0; i < VN_NR_QUEUES; i++) {
         struct vn_sq *sq = &ctrl->sqs[i];
         while (sq->inflight) {
@@ -287,32 +313,16 @@ static void give_up(struct vn_ctrl *ctrl) {
 
 static void on_drain_timeout(struct vn_timer *timer) {
     struct vn_ctrl *ctrl = vn_container_of(timer, struct vn_ctrl, drain_timer);
-    vn_event_emit(ctrl->events, VN_EVENT_MESSAGE, ctrl->id, ctrl->nr_inflight, 0,
-                  "%u commands did not end within %u s and were given up: the SSD does not answer",
-                  ctrl->nr_inflight, (unsigned)(VN_DRAIN_BOUND_NS / 1000000000u));
-    give_up(ctrl);
+    vn_ctrl_give_up(ctrl);
     void (*on_drained)(struct vn_ctrl *) = ctrl->on_drained;
     ctrl->on_drained = NULL;
     if (on_drained)
         on_drained(ctrl);
 }
 
-/* Cancel what backends hold, end what waits for a busy one. */
-static void cancel_all(struct vn_ctrl *ctrl) {
-    for (size_t i = 0; i < VN_NR_QUEUES; i++) {
-        for (struct vn_req *req = ctrl->sqs[i].inflight, *next; req; req = next) {
-            next = req->next;
-            req->cancelled = true;
-            if (req->state == VN_REQ_TAKEN)
-                vn_chan_cancel(req->ns->chan, req);
-        }
-    }
-    vn_ctrl_retry_busy(ctrl);
-}
-
 void vn_ctrl_drain(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl)) {
     if (ctrl->state == VN_CTRL_DISABLING)
-        cancel_all(ctrl);
+        vn_ctrl_cancel_all(ctrl);
     if (ctrl->nr_inflight == 0) {
         on_drained(ctrl);
         return;

@@ -17,8 +17,8 @@
 #ifndef VN_VERSION
 #define VN_VERSION "0.1.0" /* the build gives the true one */
 #endif
-#define VN_PCI_VENDOR 0x1b36u /* the emulated devices of QEMU and its kin: no real vendor is impersonated */
-#define VN_PCI_DEVICE 0x0010u
+#define VN_PCI_VENDOR 0x1af4u /* 1af4:10f0 to 10ff are free for unregistered devices (QEMU, docs/specs/pci-ids) */
+#define VN_PCI_DEVICE 0x10f0u
 #define VN_PCI_SUBVENDOR 0x1af4u
 #define VN_PAGE_SIZE 4096u /* CAP.MPSMIN = CAP.MPSMAX = 0 */
 #define VN_PAGE_SHIFT 12
@@ -167,6 +167,8 @@ struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq); /* NULL:
 void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req);
 /* A fetched command: runs it. */
 void vn_ctrl_execute(struct vn_req *req);
+/* Whether a command that is between two backend operations, or waits for a busy one, will come back to nsc. */
+bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
 /* Offer commands again whose backend was busy. True: one was taken. */
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
 void vn_ctrl_make_busy(struct vn_req *req);
@@ -176,6 +178,10 @@ void vn_ctrl_end(struct vn_req *req, vn_status status);
 vn_status vn_ctrl_send(struct vn_req *req, const void *data, uint32_t bytes, uint32_t length);
 vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length);
 /* Run on_drained when nothing is in flight (perhaps at once); after VN_DRAIN_BOUND_NS what is left is given up. */
+/* Ask the backends to stop; commands that a busy backend has not taken end at once. */
+void vn_ctrl_cancel_all(struct vn_ctrl *ctrl);
+/* Abandon what is in flight: it goes back to the pool when its backend ends it. */
+void vn_ctrl_give_up(struct vn_ctrl *ctrl);
 void vn_ctrl_drain(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl));
 
 /* regs.c */

@@ -1,0 +1,369 @@
+/* The C side of include/vhostnvme.h, and nothing else: handles, argument checks, calls to the reactors.
+ * Called by one control thread (Python's). Everything that takes time happens elsewhere.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/util.h"
+#include "guest/vfu_dev.h"
+
+#define ERROR_BYTES 512u
+#define DEFAULT_POLL_US 20u
+#define CLOSE_BOUND_MS 4000
+#define ORPHANED 2 /* closed, but a backend still holds requests: the memory is never freed */
+
+struct vn_runtime {
+    struct vn_reactor *reactors[VN_MAX_REACTORS];
+    uint32_t nr_reactors;
+    struct vn_event_queue *events;
+    uint32_t nr_handles; /* controllers and namespaces that are open */
+    uint64_t last_id;
+};
+
+struct vn_ctrl_handle {
+    struct vn_ctrl ctrl;
+    struct vn_vfu_dev dev;
+    vn_runtime *rt;
+    bool listening;
+};
+
+static _Thread_local char last_error[ERROR_BYTES];
+
+static int fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static int fail(int err, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(last_error, sizeof(last_error), format, args);
+    va_end(args);
+    return err;
+}
+
+/* The public vn_ctrl is the controller inside its handle. */
+static struct vn_ctrl_handle *handle_of(const vn_ctrl *ctrl) {
+    return vn_container_of((vn_ctrl *)(uintptr_t)ctrl, struct vn_ctrl_handle, ctrl);
+}
+
+const char *vn_last_error(void) {
+    return last_error;
+}
+
+const char *vn_version(void) {
+    return VN_VERSION;
+}
+
+/* --- Runtime --- */
+int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out) {
+    uint32_t nr = opts->nr_reactors ? opts->nr_reactors : 1;
+    if (nr > VN_MAX_REACTORS || opts->flags)
+        return fail(-EINVAL, "%u reactors are not possible: take 1 to %u", nr, VN_MAX_REACTORS);
+    vn_runtime *rt = calloc(1, sizeof(*rt));
+    if (!rt)
+        return fail(-ENOMEM, "out of memory");
+    int err = vn_event_queue_create(&rt->events);
+    if (err) {
+        fail(err, "cannot make an event queue: %s", strerror(-err));
+        goto out_free;
+    }
+    uint32_t poll_us = opts->poll_us == UINT32_MAX ? DEFAULT_POLL_US : opts->poll_us;
+    for (; rt->nr_reactors < nr; rt->nr_reactors++) {
+        err = vn_reactor_start(rt->nr_reactors, poll_us, &rt->reactors[rt->nr_reactors]);
+        if (err == -EPERM || err == -ENOSYS) {
+            fail(err, "io_uring is not allowed here: set the sysctl kernel.io_uring_disabled to 0, or let the "
+                      "container's seccomp profile pass it");
+            goto out_stop;
+        }
+        if (err) {
+            fail(err, "cannot start a reactor: %s", strerror(-err));
+            goto out_stop;
+        }
+    }
+    *out = rt;
+    return 0;
+
+out_stop:
+    while (rt->nr_reactors)
+        vn_reactor_stop(rt->reactors[--rt->nr_reactors]);
+    vn_event_queue_destroy(rt->events);
+out_free:
+    free(rt);
+    return err;
+}
+
+int vn_runtime_destroy(vn_runtime *rt) {
+    if (rt->nr_handles)
+        return fail(-EBUSY, "%u controllers or namespaces are still open", rt->nr_handles);
+    while (rt->nr_reactors)
+        vn_reactor_stop(rt->reactors[--rt->nr_reactors]);
+    vn_event_queue_destroy(rt->events);
+    free(rt);
+    return 0;
+}
+
+int vn_runtime_reactor_stats(vn_runtime *rt, uint32_t reactor, struct vn_reactor_stats *out) {
+    if (reactor >= rt->nr_reactors)
+        return fail(-EINVAL, "there is no reactor %u", reactor);
+    struct vn_reactor_counters counters;
+    vn_reactor_counters(rt->reactors[reactor], &counters);
+    *out = (struct vn_reactor_stats){counters.rounds, counters.sleeps, counters.enters, counters.cpu_ns, counters.ops};
+    return 0;
+}
+
+int vn_runtime_event_fd(vn_runtime *rt) {
+    return vn_event_queue_fd(rt->events);
+}
+
+int vn_runtime_events(vn_runtime *rt, struct vn_event *buf, uint32_t max) {
+    return (int)vn_event_drain(rt->events, buf, max);
+}
+
+/* --- Namespaces --- */
+int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out) {
+    char error[ERROR_BYTES] = "out of memory";
+    int err = vn_ns_create(opts, out, error, sizeof(error));
+    if (err)
+        return fail(err, "%s", error);
+    (*out)->owner = rt;
+    rt->nr_handles++;
+    return 0;
+}
+
+int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out) {
+    struct vn_ns_counters sum;
+    vn_ns_sum(ns, &sum);
+    *out = (struct vn_ns_info){
+        .size = ns->nr_blocks << ns->block_shift,
+        .block_size = 1u << ns->block_shift,
+        .flags = ns->read_only ? VN_NS_READ_ONLY : 0,
+        .direct = ns->backend->direct,
+        .deallocate = ns->backend->deallocates,
+        .reads = sum.reads,
+        .writes = sum.writes,
+        .read_bytes = sum.read_bytes,
+        .write_bytes = sum.write_bytes,
+        .flushes = sum.flushes,
+        .deallocates = sum.deallocates,
+        .write_zeroes = sum.write_zeroes,
+        .errors = sum.errors,
+        .bounced = vn_counted(&ns->backend->bounced),
+    };
+    memcpy(out->uuid, ns->uuid, sizeof(out->uuid));
+    return 0;
+}
+
+int vn_ns_close(vn_ns *ns) {
+    if (vn_ns_is_attached(ns))
+        return fail(-EBUSY, "the namespace is attached to a controller: detach it first");
+    vn_runtime *rt = ns->owner;
+    vn_ns_free(ns);
+    rt->nr_handles--;
+    return 0;
+}
+
+/* --- Controllers --- */
+int vn_ctrl_create(vn_runtime *rt, const struct vn_ctrl_opts *opts, vn_ctrl **out) {
+    if (opts->reactor >= rt->nr_reactors)
+        return fail(-EINVAL, "there is no reactor %u", opts->reactor);
+    if (opts->doorbells > VN_DOORBELLS_TRAPPED)
+        return fail(-EINVAL, "there is no doorbell mode %u", opts->doorbells);
+    if ((opts->serial && strlen(opts->serial) > 20) || (opts->model && strlen(opts->model) > 40))
+        return fail(-EINVAL, "a serial number has up to 20 characters, a model name up to 40");
+    if (opts->subnqn && strlen(opts->subnqn) > 223)
+        return fail(-EINVAL, "an NQN has up to 223 characters");
+    struct vn_ctrl_handle *handle = calloc(1, sizeof(*handle));
+    if (!handle)
+        return fail(-ENOMEM, "out of memory");
+    struct vn_ctrl_opts checked = *opts;
+    int err = vn_ctrl_init(&handle->ctrl, &checked, rt->reactors[opts->reactor], rt->events, ++rt->last_id);
+    if (err) {
+        free(handle);
+        return fail(err, "a controller has up to %u I/O queues of 2 to 65536 entries and an MDTS of 1 to %u",
+                    VN_MAX_IO_QUEUES, VN_MAX_MDTS);
+    }
+    handle->rt = rt;
+    handle->dev.wanted = opts->doorbells;
+    rt->nr_handles++;
+    *out = &handle->ctrl;
+    return 0;
+}
+
+uint64_t vn_ctrl_id(const vn_ctrl *ctrl) {
+    return ctrl->id;
+}
+
+struct attach_call {
+    struct vn_ctrl *ctrl;
+    struct vn_ns *ns;
+    struct vn_ns_chan *nsc;
+    uint32_t nsid;
+};
+
+static int attach_on_reactor(void *arg) {
+    struct attach_call *call = arg;
+    if (call->ctrl->namespaces.by_nsid[call->nsid])
+        return -EEXIST;
+    int err = vn_ns_chan_open(call->ns, call->ctrl->reactor, call->nsid, &call->nsc);
+    if (err)
+        return err;
+    vn_ns_table_add(&call->ctrl->namespaces, call->nsc);
+    vn_aer_ns_changed(call->ctrl, call->nsid);
+    return 0;
+}
+
+int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
+    if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
+        return fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
+    struct attach_call call = {.ctrl = ctrl, .ns = ns, .nsid = nsid};
+    int err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
+    if (err == -EEXIST)
+        return fail(err, "namespace id %u is taken on this controller", nsid);
+    if (err)
+        return fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
+    err = vn_ns_add_chan(ns, call.nsc);
+    if (err) {
+        vn_ctrl_detach_ns(ctrl, nsid);
+        return fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);
+    }
+    return 0;
+}
+
+/* 0: detached; -EAGAIN: commands are in flight. */
+static int detach_on_reactor(void *arg) {
+    struct attach_call *call = arg;
+    struct vn_ns_chan *nsc = call->ctrl->namespaces.by_nsid[call->nsid];
+    if (!nsc)
+        return -ENOENT;
+    call->nsc = nsc;
+    if (!nsc->closing) {
+        nsc->closing = true; /* no new command finds it */
+        vn_aer_ns_changed(call->ctrl, call->nsid);
+    }
+    if (nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc))
+        return -EAGAIN;
+    vn_ns_table_remove(&call->ctrl->namespaces, call->nsid);
+    vn_ns_chan_close(nsc);
+    return 0;
+}
+
+static void sleep_ms(int ms) {
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000l}, NULL);
+}
+
+/* Runs fn until it answers other than -EAGAIN, for CLOSE_BOUND_MS. */
+static int retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void *arg) {
+    int err = vn_reactor_call(reactor, fn, arg);
+    for (int waited = 0; err == -EAGAIN && waited < CLOSE_BOUND_MS; waited++) {
+        sleep_ms(1);
+        err = vn_reactor_call(reactor, fn, arg);
+    }
+    return err;
+}
+
+int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid) {
+    if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
+        return fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
+    struct attach_call call = {.ctrl = ctrl, .nsid = nsid};
+    int err = retry_on_reactor(ctrl->reactor, detach_on_reactor, &call);
+    if (err == -ENOENT)
+        return fail(err, "there is no namespace %u on this controller", nsid);
+    if (err)
+        return fail(-ETIMEDOUT, "namespace %u still has commands in flight after %d s: its SSD does not answer", nsid,
+                    CLOSE_BOUND_MS / 1000);
+    vn_ns_drop_chan(call.nsc->ns, call.nsc);
+    free(call.nsc);
+    return 0;
+}
+
+static int start_on_reactor(void *arg) {
+    return vn_vfu_dev_start(arg);
+}
+
+int vn_ctrl_listen(vn_ctrl *ctrl, const char *path) {
+    struct vn_ctrl_handle *handle = handle_of(ctrl);
+    if (handle->listening)
+        return fail(-EALREADY, "this controller listens on %s already", handle->dev.path);
+    if (path[0] != '/')
+        return fail(-EINVAL, "socket path %s is not absolute", path);
+    char error[ERROR_BYTES] = "cannot listen";
+    int err = vn_vfu_dev_open(&handle->dev, ctrl, path, handle->dev.wanted, error, sizeof(error));
+    if (err)
+        return fail(err, "%s", error);
+    handle->listening = true;
+    return vn_reactor_call(ctrl->reactor, start_on_reactor, &handle->dev);
+}
+
+static int info_on_reactor(void *arg) {
+    struct {
+        struct vn_ctrl_handle *handle;
+        struct vn_ctrl_info *out;
+    } *call = arg;
+    const struct vn_ctrl *ctrl = &call->handle->ctrl;
+    const struct vn_vfu_dev *dev = &call->handle->dev;
+    *call->out = (struct vn_ctrl_info){
+        .id = ctrl->id,
+        .attached = dev->state == VN_DEV_ATTACHED,
+        .enabled = ctrl->csts & VN_CSTS_RDY,
+        .fatal = !!(ctrl->csts & VN_CSTS_CFS),
+        .doorbells = dev->mapped ? VN_DOORBELLS_MAPPED : VN_DOORBELLS_TRAPPED,
+        .shadow_doorbells = dev->shadow.gpa != 0,
+        .inflight = ctrl->nr_inflight,
+        .commands = ctrl->counters.commands,
+        .admin_commands = ctrl->counters.admin_commands,
+        .errors = ctrl->counters.errors,
+        .interrupts = ctrl->counters.interrupts,
+        .doorbell_writes = ctrl->counters.doorbell_writes,
+    };
+    for (size_t i = 1; i < VN_NR_QUEUES; i++) {
+        call->out->nr_sqs += ctrl->sqs[i].exists;
+        call->out->nr_cqs += ctrl->cqs[i].exists;
+    }
+    return 0;
+}
+
+int vn_ctrl_get_info(vn_ctrl *ctrl, struct vn_ctrl_info *out) {
+    struct {
+        struct vn_ctrl_handle *handle;
+        struct vn_ctrl_info *out;
+    } call = {handle_of(ctrl), out};
+    return vn_reactor_call(ctrl->reactor, info_on_reactor, &call);
+}
+
+/* The device first, so that no new command comes; then the namespaces, one by one. */
+static int close_on_reactor(void *arg) {
+    struct vn_ctrl_handle *handle = arg;
+    struct vn_vfu_dev *dev = &handle->dev;
+    if (!handle->listening)
+        return 0;
+    vn_vfu_dev_close(dev);
+    if (dev->state != VN_DEV_DEAD)
+        return -EAGAIN;
+    vn_poller_remove(dev->reactor, &dev->poller);
+    return handle->ctrl.nr_orphans ? ORPHANED : 0;
+}
+
+int vn_ctrl_destroy(vn_ctrl *ctrl) {
+    struct vn_ctrl_handle *handle = handle_of(ctrl);
+    int err = retry_on_reactor(ctrl->reactor, close_on_reactor, handle);
+    if (err == -EAGAIN)
+        return fail(-ETIMEDOUT, "the device on %s could not be closed within %d s", handle->dev.path,
+                    CLOSE_BOUND_MS / 1000);
+    bool orphaned = err == ORPHANED;
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES && !orphaned; nsid++) {
+        if (ctrl->namespaces.by_nsid[nsid] && vn_ctrl_detach_ns(ctrl, nsid))
+            orphaned = true;
+    }
+    vn_runtime *rt = handle->rt;
+    vn_event_emit(rt->events, VN_EVENT_CTRL_DESTROYED, ctrl->id, 0, 0, "%s", "");
+    if (orphaned) /* some backend still holds requests of ours: their memory stays until the process ends */
+        return fail(-EBUSY, "commands are stuck in an SSD that does not answer: their memory is kept");
+    if (handle->listening)
+        vn_vfu_dev_free(&handle->dev);
+    vn_ctrl_fini(ctrl);
+    rt->nr_handles--;
+    free(handle);
+    return 0;
+}

@@ -1,0 +1,355 @@
+/* The rings in guest memory: doorbells in (mapped, trapped or shadow), commands fetched, completions posted.
+ * The hot path of the guest door; called by vfu_dev.c on every turn of the reactor.
+ */
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <vfio-user.h>
+
+#include "core/util.h"
+#include "guest/vfu_dev.h"
+
+#define BURST 32u /* commands fetched from one queue before the next has its turn */
+
+/* Doorbell of a queue: 2 x 4 bytes a queue pair, tail before head (PCIe Transport 3.1.2). */
+static uint32_t sq_index(uint16_t qid) {
+    return 2u * qid;
+}
+
+static uint32_t cq_index(uint16_t qid) {
+    return 2u * qid + 1;
+}
+
+static uint32_t *plain_doorbells(struct vn_vfu_dev *dev) {
+    return dev->mapped ? dev->page : dev->trapped;
+}
+
+/* The host's writes to the shadow count for I/O queues; hosts ring the admin queue in the registers. */
+static void locate(struct vn_vfu_dev *dev, uint16_t qid, uint32_t index, const uint32_t **doorbell,
+                   uint32_t **event_idx) {
+    bool shadowed = qid && dev->shadow.gpa;
+    *doorbell = shadowed ? &dev->shadow.doorbells[index] : &plain_doorbells(dev)[index];
+    *event_idx = shadowed ? &dev->shadow.event_idx[index] : NULL;
+    if (shadowed && !dev->shadow.doorbells)
+        *doorbell = NULL;
+}
+
+static uint32_t read_doorbell(const uint32_t *doorbell) {
+    return __atomic_load_n(doorbell, __ATOMIC_ACQUIRE) & 0xffff;
+}
+
+static void write_event_idx(uint32_t *event_idx, uint32_t value) {
+    __atomic_store_n(event_idx, value, __ATOMIC_RELAXED);
+}
+
+/* A doorbell value that cannot be: told once a value, and ignored (Base 5.2.1, error event 01h). */
+static void refuse(struct vn_ctrl *ctrl, uint16_t qid, uint32_t value, uint32_t *last_refused) {
+    if (value == *last_refused)
+        return;
+    *last_refused = value;
+    vn_log_error_event(ctrl, qid, 0xffff);
+    vn_aer_raise(ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR);
+}
+
+static void take_head(struct vn_ctrl *ctrl, struct vn_cq *cq) {
+    if (!cq->doorbell)
+        return;
+    uint32_t head = read_doorbell(cq->doorbell);
+    if (head == cq->head)
+        return;
+    /* It may move only over what was posted: from head up to tail. */
+    uint32_t posted = (cq->tail + cq->size - cq->head) % cq->size;
+    uint32_t moved = head < cq->size ? (head + cq->size - cq->head) % cq->size : UINT32_MAX;
+    if (moved > posted) {
+        refuse(ctrl, cq->cqid, head, &cq->bad_head);
+        return;
+    }
+    cq->head = head;
+}
+
+/* Slots of the completion queue that are neither filled nor promised. */
+static uint32_t free_slots(struct vn_ctrl *ctrl, struct vn_cq *cq, uint32_t wanted) {
+    uint32_t used = (cq->tail + cq->size - cq->head) % cq->size + cq->reserved;
+    if (used + wanted > cq->size - 1) { /* looks full: only now read the host's doorbell */
+        take_head(ctrl, cq);
+        used = (cq->tail + cq->size - cq->head) % cq->size + cq->reserved;
+    }
+    return cq->size - 1 - used;
+}
+
+/* Memory shared in name only (a private mapping of a memfd) reads as zeros here, whatever the guest writes. An
+ * all-zero first command - Delete I/O SQ 0 - is none that any driver sends. */
+static bool memory_is_shared(struct vn_vfu_dev *dev, const struct vn_sqe *cmd) {
+    static const struct vn_sqe zeros;
+    if (dev->checked_memory)
+        return true;
+    dev->checked_memory = true;
+    return memcmp(cmd, &zeros, sizeof(zeros)) != 0;
+}
+
+static void tell_unshared(struct vn_vfu_dev *dev) {
+    if (dev->told_unshared)
+        return;
+    dev->told_unshared = true;
+    vn_event_emit(dev->ctrl->events, VN_EVENT_MEMORY_NOT_SHARED, dev->ctrl->id, 0, 0,
+                  "the guest's memory is not shared: give QEMU -object memory-backend-memfd,id=mem,share=on,size=SIZE "
+                  "-machine memory-backend=mem");
+}
+
+static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
+    if (!sq->exists || sq->deleting || !sq->ring || !sq->cq->ring || !sq->doorbell)
+        return false;
+    uint32_t tail = read_doorbell(sq->doorbell);
+    if (tail != sq->tail) {
+        if (tail >= sq->size)
+            refuse(ctrl, sq->sqid, tail, &sq->bad_tail);
+        else
+            sq->tail = tail;
+    }
+    uint32_t waiting = (sq->tail + sq->size - sq->head) % sq->size;
+    if (!waiting)
+        return false;
+    uint32_t nr = waiting < BURST ? waiting : BURST;
+    uint32_t slots = free_slots(ctrl, sq->cq, nr);
+    if (nr > slots)
+        nr = slots;
+    uint32_t done = 0;
+    while (done < nr) {
+        struct vn_req *req = vn_ctrl_get_req(ctrl, sq);
+        if (!req)
+            break;
+        memcpy(&req->cmd, &sq->ring[sq->head], sizeof(req->cmd)); /* once: the guest may change it meanwhile */
+        if (sq->sqid == 0 && !memory_is_shared(ctrl->door_ctx, &req->cmd)) {
+            vn_ctrl_put_req(ctrl, req);
+            tell_unshared(ctrl->door_ctx);
+            vn_ctrl_fatal(ctrl, "the first admin command is all zeros: the guest's memory is not shared");
+            return true;
+        }
+        sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
+        sq->cq->reserved++;
+        done++;
+        vn_ctrl_execute(req);
+        if (!sq->exists || sq->deleting || ctrl->state != VN_CTRL_READY) /* the command ended its own queue */
+            break;
+    }
+    return done > 0;
+}
+
+bool vn_doorbell_poll(struct vn_vfu_dev *dev) {
+    struct vn_ctrl *ctrl = dev->ctrl;
+    if (ctrl->state != VN_CTRL_READY || ctrl->paused)
+        return false;
+    bool work = fetch(ctrl, &ctrl->sqs[0]);
+    uint32_t nr = ctrl->features.nr_sqs;
+    uint32_t qid = dev->next_sq;
+    for (uint32_t i = 0; i < nr && ctrl->state == VN_CTRL_READY; i++) {
+        qid = qid % nr + 1;
+        work |= fetch(ctrl, &ctrl->sqs[qid]);
+    }
+    dev->next_sq = nr ? dev->next_sq % nr + 1 : 0;
+    /* events wait for room in the admin completion queue */
+    if (ctrl->nr_aers && (ctrl->pending[0].pending | ctrl->pending[1].pending | ctrl->pending[2].pending)) {
+        take_head(ctrl, &ctrl->cqs[0]);
+        vn_aer_flush(ctrl);
+    }
+    return work;
+}
+
+/* Before sleeping: ask to be woken by the next doorbell, then look once more. True: there is work. */
+bool vn_doorbell_arm(struct vn_vfu_dev *dev) {
+    struct vn_ctrl *ctrl = dev->ctrl;
+    if (ctrl->state != VN_CTRL_READY || ctrl->paused)
+        return false;
+    for (uint32_t i = 0; i <= ctrl->features.nr_sqs; i++) {
+        struct vn_sq *sq = &ctrl->sqs[i];
+        if (sq->exists && sq->event_idx)
+            write_event_idx(sq->event_idx, sq->tail);
+        struct vn_cq *cq = &ctrl->cqs[i];
+        if (cq->exists && cq->event_idx)
+            write_event_idx(cq->event_idx, cq->head);
+    }
+    /* The host writes its doorbell, then reads our index; we write the index, then read its doorbell. */
+    atomic_thread_fence(memory_order_seq_cst);
+    for (uint32_t i = 0; i <= ctrl->features.nr_sqs; i++) {
+        struct vn_sq *sq = &ctrl->sqs[i];
+        if (!sq->exists || sq->deleting || !sq->doorbell || !sq->ring || !sq->cq->ring)
+            continue;
+        uint32_t tail = read_doorbell(sq->doorbell);
+        if (tail != sq->tail && tail != sq->bad_tail)
+            return true;
+        bool has_req = i ? ctrl->io_pool != NULL : ctrl->admin_pool != NULL;
+        if (sq->tail != sq->head && has_req && free_slots(ctrl, sq->cq, 1))
+            return true; /* commands wait, and there is room for their completions now */
+    }
+    return false;
+}
+
+/* A trapped doorbell. Hosts with shadow doorbells write here only to wake us. */
+void vn_doorbell_write(struct vn_vfu_dev *dev, uint32_t offset, uint32_t value) {
+    struct vn_ctrl *ctrl = dev->ctrl;
+    uint32_t index = (offset - VN_REG_DBS) / 4;
+    vn_count(&ctrl->counters.doorbell_writes, 1);
+    if (ctrl->state != VN_CTRL_READY) /* harmless before RDY */
+        return;
+    uint32_t qid = index / 2;
+    bool exists = qid < VN_NR_QUEUES && (index & 1 ? ctrl->cqs[qid].exists : ctrl->sqs[qid].exists);
+    if (!exists) {
+        vn_log_error_event(ctrl, (uint16_t)qid, 0xffff);
+        vn_aer_raise(ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER, VN_LOG_ERROR);
+        return;
+    }
+    __atomic_store_n(&plain_doorbells(dev)[index], value & 0xffff, __ATOMIC_RELEASE);
+}
+
+/* A posted doorbell write is 36 bytes: header, region access, value. The socket is looked into, and only what is
+ * a run of such messages is taken; all else is libvfio-user's. */
+struct posted_write {
+    struct vfio_user_header hdr;
+    uint64_t offset;
+    uint32_t region, count, value;
+} __attribute__((packed));
+_Static_assert(sizeof(struct posted_write) == 36, "a posted doorbell write is 36 bytes on the wire");
+#define POSTED_BURST 64
+
+static bool is_doorbell(const struct posted_write *msg) {
+    return msg->hdr.cmd == VFIO_USER_REGION_WRITE && msg->hdr.msg_size == sizeof(*msg) && msg->hdr.flags.no_reply &&
+           msg->hdr.flags.type == VFIO_USER_F_TYPE_COMMAND && msg->region == VFU_PCI_DEV_BAR0_REGION_IDX &&
+           msg->count == 4 && msg->offset >= VN_REG_DBS && msg->offset <= VN_BAR0_BYTES - 4 && msg->offset % 4 == 0;
+}
+
+bool vn_doorbell_take_posted(struct vn_vfu_dev *dev) {
+    struct posted_write msgs[POSTED_BURST];
+    int fd = vfu_get_poll_fd(dev->ctx);
+    ssize_t got = recv(fd, msgs, sizeof(msgs), MSG_PEEK | MSG_DONTWAIT);
+    size_t whole = got > 0 ? (size_t)got / sizeof(msgs[0]) : 0, nr = 0;
+    while (nr < whole && is_doorbell(&msgs[nr]))
+        nr++;
+    if (!nr || recv(fd, msgs, nr * sizeof(msgs[0]), MSG_DONTWAIT) != (ssize_t)(nr * sizeof(msgs[0])))
+        return false;
+    for (size_t i = 0; i < nr; i++)
+        vn_doorbell_write(dev, (uint32_t)msgs[i].offset, msgs[i].value);
+    return true;
+}
+
+/* The data pointer of a command, as iovecs into guest memory. */
+vn_status vn_doorbell_map(struct vn_req *req, uint32_t length) {
+    struct vn_vfu_dev *dev = req->ctrl->door_ctx;
+    bool to_host = (req->cmd.opcode & 3) == 2; /* opcode bits 1:0 (Base 3.3.3.1) */
+    struct vn_iov_list list = {.mem = &dev->mem, .iov = req->iov, .max = req->iov_max, .write = to_host};
+    vn_status status = VN_SQE_PSDT(req->cmd.flags) == VN_PSDT_PRP
+                           ? vn_prp_map(&list, req->cmd.prp1, req->cmd.prp2, length)
+                           : vn_sgl_map(&list, &req->cmd.sgl1, length);
+    req->nr_iov = list.nr;
+    return status;
+}
+
+static void remap_shadow(struct vn_vfu_dev *dev) {
+    struct vn_shadow *shadow = &dev->shadow;
+    if (!shadow->gpa)
+        return;
+    shadow->doorbells = vn_guest_mem_whole(&dev->mem, shadow->gpa, VN_PAGE_SIZE, false);
+    shadow->event_idx = vn_guest_mem_whole(&dev->mem, shadow->event_gpa, VN_PAGE_SIZE, true);
+    if (!shadow->event_idx)
+        shadow->doorbells = NULL;
+}
+
+static void map_sq(struct vn_vfu_dev *dev, struct vn_sq *sq) {
+    sq->ring = vn_guest_mem_whole(&dev->mem, sq->gpa, sq->size * sizeof(struct vn_sqe), false);
+    locate(dev, sq->sqid, sq_index(sq->sqid), &sq->doorbell, &sq->event_idx);
+}
+
+static void map_cq(struct vn_vfu_dev *dev, struct vn_cq *cq) {
+    cq->ring = vn_guest_mem_whole(&dev->mem, cq->gpa, cq->size * sizeof(struct vn_cqe), true);
+    locate(dev, cq->cqid, cq_index(cq->cqid), &cq->doorbell, &cq->event_idx);
+}
+
+void vn_doorbell_remap(struct vn_vfu_dev *dev) {
+    remap_shadow(dev);
+    for (size_t i = 0; i < VN_NR_QUEUES; i++) {
+        if (dev->ctrl->sqs[i].exists)
+            map_sq(dev, &dev->ctrl->sqs[i]);
+        if (dev->ctrl->cqs[i].exists)
+            map_cq(dev, &dev->ctrl->cqs[i]);
+    }
+}
+
+/* Both doorbells start at zero, wherever they are. */
+static void clear_doorbell(struct vn_vfu_dev *dev, uint16_t qid, uint32_t index) {
+    __atomic_store_n(&plain_doorbells(dev)[index], 0, __ATOMIC_RELAXED);
+    if (qid && dev->shadow.doorbells) {
+        __atomic_store_n(&dev->shadow.doorbells[index], 0, __ATOMIC_RELAXED);
+        write_event_idx(&dev->shadow.event_idx[index], 0);
+    }
+}
+
+vn_status vn_doorbell_sq_open(struct vn_sq *sq) {
+    struct vn_vfu_dev *dev = sq->ctrl->door_ctx;
+    clear_doorbell(dev, sq->sqid, sq_index(sq->sqid));
+    map_sq(dev, sq);
+    if (sq->sqid == 0)
+        dev->checked_memory = false;
+    if (!sq->ring && dev->mem.nr_unshared)
+        tell_unshared(dev);
+    return sq->ring ? VN_SC_SUCCESS : VN_SC_DATA_TRANSFER_ERROR;
+}
+
+vn_status vn_doorbell_cq_open(struct vn_cq *cq) {
+    struct vn_ctrl *ctrl = vn_container_of(cq - cq->cqid, struct vn_ctrl, cqs[0]);
+    struct vn_vfu_dev *dev = ctrl->door_ctx;
+    clear_doorbell(dev, cq->cqid, cq_index(cq->cqid));
+    map_cq(dev, cq);
+    if (!cq->ring && dev->mem.nr_unshared)
+        tell_unshared(dev);
+    return cq->ring ? VN_SC_SUCCESS : VN_SC_DATA_TRANSFER_ERROR;
+}
+
+/* Doorbell Buffer Config (Base 5.8): from here on the host writes there first, and rings only past our index. */
+vn_status vn_doorbell_buffer(struct vn_ctrl *ctrl, uint64_t shadow, uint64_t event_idx) {
+    struct vn_vfu_dev *dev = ctrl->door_ctx;
+    uint32_t *doorbells = vn_guest_mem_whole(&dev->mem, shadow, VN_PAGE_SIZE, true);
+    uint32_t *events = vn_guest_mem_whole(&dev->mem, event_idx, VN_PAGE_SIZE, true);
+    if (!shadow || !doorbells || !events)
+        return VN_SC_INVALID_FIELD;
+    for (uint16_t qid = 1; qid < VN_NR_QUEUES; qid++) { /* queues that exist already go on where they are */
+        doorbells[sq_index(qid)] = ctrl->sqs[qid].exists ? ctrl->sqs[qid].tail : 0;
+        doorbells[cq_index(qid)] = ctrl->cqs[qid].exists ? ctrl->cqs[qid].head : 0;
+        events[sq_index(qid)] = doorbells[sq_index(qid)];
+        events[cq_index(qid)] = doorbells[cq_index(qid)];
+    }
+    dev->shadow = (struct vn_shadow){.gpa = shadow, .event_gpa = event_idx};
+    vn_doorbell_remap(dev);
+    return VN_SC_SUCCESS;
+}
+
+/* The entry's last eight bytes hold the phase: they are written after the first, in one piece. */
+void vn_doorbell_post(struct vn_req *req) {
+    struct vn_sq *sq = req->sq;
+    struct vn_cq *cq = sq->cq;
+    if (!cq->ring) /* the guest has taken its memory away: there is nobody to tell */
+        return;
+    union {
+        struct vn_cqe cqe;
+        uint64_t words[2];
+    } entry = {.cqe = {
+                   .dw0 = req->result,
+                   .sqhd = (uint16_t)sq->head,
+                   .sqid = sq->sqid,
+                   .cid = req->cmd.cid,
+                   .status = (uint16_t)(req->status << 1 | cq->phase),
+               }};
+    uint64_t *slot = (uint64_t *)&cq->ring[cq->tail];
+    __atomic_store_n(&slot[0], entry.words[0], __ATOMIC_RELAXED);
+    __atomic_store_n(&slot[1], entry.words[1], __ATOMIC_RELEASE);
+    if (++cq->tail == cq->size) {
+        cq->tail = 0;
+        cq->phase ^= 1;
+    }
+    cq->irq_due = cq->ien;
+}
+
+void vn_doorbell_forget(struct vn_ctrl *ctrl) {
+    struct vn_vfu_dev *dev = ctrl->door_ctx;
+    dev->shadow = (struct vn_shadow){0};
+    memset(dev->trapped, 0, sizeof(dev->trapped));
+    memset(dev->page, 0, VN_DOORBELL_BYTES);
+}
