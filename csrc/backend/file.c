@@ -21,6 +21,7 @@
 #define TRANSFER_MAX (1u << 30)   /* bytes of one system call; the kernel ends at 2 GiB */
 #define BOUNCE_BYTES (256u << 10) /* longer transfers take several rounds through their buffer */
 #define NR_BOUNCE 64u
+#define DIRTY_MAX (16u << 20)     /* bytes written into the page cache before write-back is set off */
 
 struct file_list {
     struct file_io *head, *tail;
@@ -55,6 +56,7 @@ struct file_chan {
     struct vn_uring_op sync_op;
     bool sync_in_flight;
     bool cannot_zero, cannot_punch; /* the file system has said so */
+    uint64_t dirty;            /* bytes, about: in the page cache since write-back was last set off */
     uint8_t *bounce;           /* NR_BOUNCE buffers, touched when used */
     uint8_t *free[NR_BOUNCE];
     uint32_t nr_free;
@@ -118,6 +120,7 @@ static void sync_start(struct file_chan *fc) {
     fc->syncing = fc->to_sync;
     fc->to_sync = (struct file_list){0};
     fc->sync_in_flight = true;
+    fc->dirty = 0;
 }
 
 static void sync_add(struct file_io *io) {
@@ -273,13 +276,37 @@ static void go_on(struct file_io *io) {
         list_add(&io->chan->waiting, io);
 }
 
-/* The data has been transferred; what FUA asks for beyond that. */
+/* Whatever became of it, the write has succeeded; a failed write-back is the next flush's to tell. */
+static void on_writeback(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
+    (void)res;
+    (void)cqe_flags;
+    finish(vn_container_of(op, struct file_io, op), VN_SC_SUCCESS);
+}
+
+/* So that a flush after many buffered writes stays bounded, one write in so many bytes sets off write-back and waits
+ * until the device has taken it, which also slows down a guest that is faster than the disk. */
+static bool start_writeback(struct file_io *io) {
+    struct file_chan *fc = io->chan;
+    fc->dirty += req_of(io)->length;
+    if (fc->dirty < DIRTY_MAX)
+        return false;
+    struct io_uring_sqe *sqe = vn_reactor_sqe(fc->chan.reactor, &io->op);
+    if (!sqe)
+        return false;
+    io_uring_prep_sync_file_range(sqe, fc->fd, 0 /* to the end */, 0, SYNC_FILE_RANGE_WRITE);
+    io_uring_sqe_set_data(sqe, &io->op);
+    io->op.done = on_writeback;
+    fc->dirty = 0;
+    return true;
+}
+
+/* The data has been transferred; what remains is durability. */
 static void transferred(struct file_io *io) {
     const struct vn_req *req = req_of(io);
-    bool by_write = io->phase == VN_FILE_DATA && io->chan->file->backend.direct;
-    if ((req->io_flags & VN_REQ_FUA) && !by_write)
+    bool in_data = io->phase == VN_FILE_DATA, direct = io->chan->file->backend.direct;
+    if ((req->io_flags & VN_REQ_FUA) && !(in_data && direct))
         sync_add(io);
-    else
+    else if (direct || !in_data || req->op == VN_OP_READ || req->op == VN_OP_COMPARE || !start_writeback(io))
         finish(io, VN_SC_SUCCESS);
 }
 
