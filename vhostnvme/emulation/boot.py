@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -142,7 +143,7 @@ async def booted(
             for index, specs in enumerate(disks)
         ]
         async with (
-            serving(devices) as running,
+            serving(devices, log_level=logging.WARNING) as running,
             Guest(
                 disks=[device.socket for device in running],
                 memory=options.memory,

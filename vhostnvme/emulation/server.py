@@ -16,9 +16,14 @@ _log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def serving(
-    devices: Sequence[DeviceOptions], runtime_options: RuntimeOptions | None = None
+    devices: Sequence[DeviceOptions],
+    runtime_options: RuntimeOptions | None = None,
+    *,
+    log_level: int = logging.INFO,
 ) -> AsyncIterator[list[Device]]:
-    """Starts the devices in order and logs what happens to them; stops them in reverse order.
+    """Starts the devices in order; stops them in reverse order.
+
+    What happens to them is logged, from `log_level` on.
 
     Raises:
         ConfigError, NativeError: as Device.start; those that had been started are stopped again.
@@ -27,7 +32,7 @@ async def serving(
     try:
         with Runtime(runtime_options) as runtime:
             async with asyncio.TaskGroup() as group:
-                watcher = group.create_task(_watch(runtime, running))
+                watcher = group.create_task(_watch(runtime, running, log_level))
                 try:
                     for options in devices:
                         device = Device(runtime, options)
@@ -45,8 +50,10 @@ async def serving(
         raise
 
 
-async def _watch(runtime: Runtime, devices: list[Device]) -> None:
+async def _watch(runtime: Runtime, devices: list[Device], log_level: int) -> None:
     async for event in runtime.events():
         name = next((device.socket for device in devices if device.id == event.controller), None)
         level, sentence = sentence_of(event)
+        if level < log_level and not _log.isEnabledFor(logging.DEBUG):
+            continue
         _log.log(level, "%s%s", f"{name}: " if name else "", sentence)
