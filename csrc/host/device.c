@@ -19,6 +19,11 @@
 #define MAX_AREA_BYTES (16ull << 20)
 #define PCI_COMMAND 4
 #define PCI_COMMAND_MEMORY_AND_MASTER 0x6
+#define PCI_CAPABILITIES 0x34
+#define PCI_CAP_MSIX 0x11
+#define PCI_MAX_CAPS 48 /* what 256 bytes hold: ends a list that bites its tail */
+#define MSIX_CONTROL 2  /* within the capability */
+#define MSIX_ENABLE 0x8000
 
 static int request(struct vn_host *host, uint16_t command, const void *payload, uint32_t len, struct vn_host_reply *reply) {
     const struct vn_host_part parts[2] = {{payload, len}, {NULL, 0}};
@@ -231,6 +236,25 @@ static void close_irq_fds(struct vn_host *host) {
     host->nr_irq_fds = 0;
 }
 
+/* Message Control, bit 15, as a driver sets it. A device without the capability is left alone. */
+static int set_msix(struct vn_host *host, bool on) {
+    uint8_t at = 0, cap[4];
+    int rc = vn_host_region_read(host, VN_VU_REGION_CONFIG, PCI_CAPABILITIES, &at, sizeof(at));
+
+    for (int i = 0; rc == 0 && at >= 0x40 && i < PCI_MAX_CAPS; i++, at = cap[1]) {
+        uint16_t control;
+
+        at &= 0xfc;
+        rc = vn_host_region_read(host, VN_VU_REGION_CONFIG, at, cap, sizeof(cap));
+        if (rc < 0 || cap[0] != PCI_CAP_MSIX)
+            continue;
+        memcpy(&control, cap + MSIX_CONTROL, sizeof(control));
+        control = on ? control | MSIX_ENABLE : control & (uint16_t)~MSIX_ENABLE;
+        return vn_host_region_write(host, VN_VU_REGION_CONFIG, at + MSIX_CONTROL, &control, sizeof(control), 0);
+    }
+    return rc;
+}
+
 int vn_host_irqs_enable(vn_host *host, uint32_t type, uint32_t count) {
     uint32_t chunk = host->conn.max_fds;
     int rc = 0;
@@ -255,14 +279,20 @@ int vn_host_irqs_enable(vn_host *host, uint32_t type, uint32_t count) {
         if (rc < 0)
             goto fail;
     }
-    return 0;
+    rc = type == VN_VU_IRQ_MSIX ? set_msix(host, true) : 0;
+    if (rc == 0)
+        return 0;
 fail:
     close_irq_fds(host);
     return rc;
 }
 
 int vn_host_irqs_disable(vn_host *host, uint32_t type) {
+    int rc = type == VN_VU_IRQ_MSIX ? set_msix(host, false) : 0;
+
     close_irq_fds(host);
+    if (rc < 0)
+        return rc;
     return vn_host_irqs_set(host, type, VN_VU_IRQ_DATA_NONE | VN_VU_IRQ_TRIGGER, 0, 0, NULL, 0);
 }
 

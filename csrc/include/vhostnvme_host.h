@@ -83,7 +83,8 @@ int vn_host_dma_map(vn_host *host, uint64_t mem_offset, uint64_t iova, uint64_t 
 /* size 0 and iova 0: everything. */
 int vn_host_dma_unmap(vn_host *host, uint64_t iova, uint64_t size);
 
-/* Interrupts: type 0 INTx, 2 MSI-X. Gives the device one eventfd a vector, [0, count), in messages of at most 8. */
+/* Interrupts: type 0 INTx, 2 MSI-X. Gives the device one eventfd a vector, [0, count), in messages of at
+ * most 8, and sets MSI-X Enable in the PCI configuration. */
 int vn_host_irqs_enable(vn_host *host, uint32_t type, uint32_t count);
 int vn_host_irqs_disable(vn_host *host, uint32_t type);
 /* SET_IRQS as given, for tests. fds may be NULL. */
