@@ -50,6 +50,7 @@ class NvmeHost:
     """A connection to a vfio-user NVMe server, and the controller behind it."""
 
     def __init__(self, path: str | Path, options: HostOptions | None = None) -> None:
+        self.path = Path(path)
         self.handle = HostHandle(path, options)
         self.info: HostInfo = self.handle.info()
         self.timeout = 10.0
