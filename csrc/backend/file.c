@@ -102,6 +102,11 @@ static int checked(const struct file_io *io, int res) {
     return file->fault ? file->fault(io->phase, req_of((struct file_io *)io), res) : res;
 }
 
+static void show(const struct vn_file *file, enum vn_file_phase phase, const struct io_uring_sqe *sqe) {
+    if (file->seen)
+        file->seen(phase, sqe);
+}
+
 /* --- Durability --- */
 
 static void on_synced(struct vn_uring_op *op, int res, uint32_t cqe_flags);
@@ -117,6 +122,7 @@ static void sync_start(struct file_chan *fc) {
         return; /* the poller tries again */
     io_uring_prep_fsync(sqe, fc->fd, IORING_FSYNC_DATASYNC);
     io_uring_sqe_set_data(sqe, &fc->sync_op);
+    show(fc->file, VN_FILE_SYNC, sqe);
     fc->syncing = fc->to_sync;
     fc->to_sync = (struct file_list){0};
     fc->sync_in_flight = true;
@@ -267,6 +273,7 @@ static bool issue(struct file_io *io) {
         prep_data(io, sqe);
     }
     io_uring_sqe_set_data(sqe, &io->op);
+    show(fc->file, io->phase, sqe);
     io->in_flight = true;
     return true;
 }

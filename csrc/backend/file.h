@@ -17,7 +17,9 @@ struct vn_file {
     uint32_t mem_align;    /* of a buffer; 1 when not direct */
     uint32_t length_align; /* of each iovec; 1 when not direct */
     const uint8_t *zeros;  /* VN_FILE_ZEROS bytes, read-only, shared by all channels */
-    /* For tests: sees the result of each operation and may put another in its place. NULL otherwise. */
+    /* For tests, else NULL. seen gets each operation as it goes to the system; fault gets each result, and may put
+     * another in its place. */
+    void (*seen)(enum vn_file_phase phase, const struct io_uring_sqe *sqe);
     int (*fault)(enum vn_file_phase phase, const struct vn_req *req, int res);
 };
 

@@ -3,6 +3,7 @@
  */
 #include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "backend/file.h"
@@ -65,6 +66,20 @@ static int fail_syncs(enum vn_file_phase phase, const struct vn_req *req, int re
 static int fail_data(enum vn_file_phase phase, const struct vn_req *req, int res) {
     (void)req;
     return phase == VN_FILE_DATA ? -fault_err : res;
+}
+
+static int count_syncs(enum vn_file_phase phase, const struct vn_req *req, int res) {
+    (void)req;
+    nr_calls += phase == VN_FILE_SYNC;
+    return res;
+}
+
+static struct io_uring_sqe last_seen;
+
+static void see(enum vn_file_phase phase, const struct io_uring_sqe *sqe) {
+    (void)phase;
+    last_seen = *sqe;
+    nr_calls++;
 }
 
 static int refuse_ranges(enum vn_file_phase phase, const struct vn_req *req, int res) {
@@ -159,6 +174,52 @@ static void test_failed_flush_latches(int err, vn_status status) {
     for (int i = 0; i < 8; i++)
         CHECK_EQ(flushes[i].status, DNR(status));
     expect_latched(&rig, err);
+}
+
+/* One fdatasync at a time: the first flush has one to itself, the seven that come while it runs share the next. */
+static void test_flushes_share(void) {
+    struct vn_ns_opts opts = opts_of(0);
+    struct rig rig;
+    rig_open(&rig, &opts);
+    file_of(&rig)->fault = count_syncs;
+    struct vn_req flushes[8], *reqs[8];
+    for (int i = 0; i < 8; i++) {
+        flushes[i] = (struct vn_req){.op = VN_OP_FLUSH};
+        reqs[i] = &flushes[i];
+    }
+    nr_calls = 0;
+    rig_run(&rig, reqs, 8);
+    CHECK_EQ(nr_calls, 2);
+    rig_close(&rig);
+    unlink(path);
+}
+
+/* What makes a FUA write durable goes to the system with it, or right after it; and only then. */
+static void test_fua_reaches_the_system(uint32_t flags) {
+    struct vn_ns_opts opts = opts_of(flags);
+    struct rig rig;
+    rig_open(&rig, &opts);
+    bool direct = rig.backend->direct;
+    file_of(&rig)->seen = see;
+    for (uint32_t skip = 0; skip < 8; skip += 4) { /* aligned, and through a bounce buffer */
+        nr_calls = 0;
+        CHECK_EQ(rig_io(&rig, VN_OP_WRITE, 0, 4096, buf + skip, 0), 0);
+        CHECK(nr_calls == 1 && last_seen.opcode == IORING_OP_WRITE && last_seen.rw_flags == 0);
+        nr_calls = 0;
+        CHECK_EQ(rig_io(&rig, VN_OP_WRITE, 0, 4096, buf + skip, VN_REQ_FUA), 0);
+        if (direct)
+            CHECK(nr_calls == 1 && last_seen.opcode == IORING_OP_WRITE && last_seen.rw_flags == RWF_DSYNC);
+        else
+            CHECK(nr_calls == 2 && last_seen.opcode == IORING_OP_FSYNC);
+    }
+    nr_calls = 0;
+    CHECK_EQ(rig_io(&rig, VN_OP_WRITE_ZEROES, 0, 4096, NULL, VN_REQ_FUA), 0);
+    CHECK(last_seen.opcode == IORING_OP_FSYNC || last_seen.rw_flags == RWF_DSYNC);
+    nr_calls = 0;
+    CHECK_EQ(rig_io(&rig, VN_OP_FLUSH, 0, 0, NULL, 0), 0);
+    CHECK(nr_calls == 1 && last_seen.opcode == IORING_OP_FSYNC && last_seen.fsync_flags == IORING_FSYNC_DATASYNC);
+    rig_close(&rig);
+    unlink(path);
 }
 
 /* FUA: by RWF_DSYNC when direct, by an fdatasync when not; both latch, but a full disk is only a full disk. */
@@ -359,6 +420,9 @@ int main(void) {
     test_interruptions();
     test_failed_flush_latches(EIO, VN_SC_WRITE_FAULT);
     test_failed_flush_latches(ENOSPC, VN_SC_CAPACITY_EXCEEDED);
+    test_flushes_share();
+    test_fua_reaches_the_system(0);
+    test_fua_reaches_the_system(VN_NS_NO_DIRECT);
     test_failed_fua_latches();
     test_ranges_refused(EOPNOTSUPP, VN_OP_WRITE_ZEROES, 1);
     test_ranges_refused(EINVAL, VN_OP_WRITE_ZEROES, 2);
