@@ -95,8 +95,7 @@ def boot(
         ConfigError, NativeError, ProvisionError, GuestError: as the parts do.
     """
     report = BootReport(command=command)
-    # SIGTERM is answered as Ctrl-C is: by unwinding.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    unwind_on_signals()
     if report_path is not None:
         report.write(report_path)  # a path that cannot be written fails now, not after the boot
     try:
@@ -106,6 +105,9 @@ def boot(
         report.exit_code = asyncio.run(
             _boot(options, artifacts, accel, report, command, timeout_s), debug=False
         )
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        report.error, report.exit_code = "ended by a signal", 1
+        raise KeyboardInterrupt from None
     except BaseException as error:
         report.error = str(error) or type(error).__name__
         report.exit_code = 1
@@ -114,6 +116,12 @@ def boot(
         if report_path is not None:
             report.write(report_path)
     return report.exit_code
+
+
+def unwind_on_signals() -> None:
+    """SIGTERM is answered as Ctrl-C is, also in the background of a shell script: by unwinding."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 @asynccontextmanager
@@ -177,6 +185,9 @@ async def _boot(
     command: str | None,
     timeout_s: float | None,
 ) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     say(f"booting a guest on {accel.name} ({accel.reason})")
     try:
         async with (

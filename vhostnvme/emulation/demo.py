@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vhostnvme.emulation.boot import Booted, BootOptions, booted, scratch_folder, scratch_spec
+from vhostnvme.emulation.boot import (
+    Booted,
+    BootOptions,
+    booted,
+    scratch_folder,
+    scratch_spec,
+    unwind_on_signals,
+)
 from vhostnvme.errors import ConfigError, GuestError
 from vhostnvme.guest.accel import Accel, choose_accel
 from vhostnvme.guest.debian import say
@@ -104,6 +111,7 @@ def demo(path: Path | None) -> int:
             raise ConfigError(f"{path} exists, and the demo would overwrite it: name a new file")
         else:
             disk = path
+        unwind_on_signals()
         artifacts = provision()
         accel = choose_accel(artifacts.qemu, artifacts.kernel)
         say(f"booting a guest on {accel.name} ({accel.reason})")
