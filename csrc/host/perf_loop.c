@@ -15,7 +15,7 @@
 #define TURNS_PER_CLOCK 64u       /* busy turns between looks at the clock */
 #define CHECK_SERVER_NS 50000000ull
 #define IRQ_WAIT_MS 50
-#define YIELD_AFTER_NS 50000ull   /* without a completion: the server may be waiting for this very core */
+#define YIELD_AFTER_NS 500000ull  /* without a completion: the server may be waiting for this very core */
 #define PROBES 64                 /* looks for a unit that is not in flight */
 
 /* xoroshiro128+ (Blackman, Vigna), enough to choose blocks. */
