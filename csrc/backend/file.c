@@ -245,7 +245,9 @@ static bool punches(const struct file_chan *fc, const struct vn_req *req) {
 static void prep_range(const struct file_io *io, struct io_uring_sqe *sqe) {
     const struct vn_req *req = req_of((struct file_io *)io);
     int mode = (punches(io->chan, req) ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
-    io_uring_prep_fallocate(sqe, io->chan->fd, mode, (off_t)req->offset, (off_t)req->length);
+    /* The first descriptor, because it has a block device to itself (O_EXCL): through another one Linux refuses to
+     * drop what the page cache holds of the range. */
+    io_uring_prep_fallocate(sqe, io->chan->file->fd, mode, (off_t)req->offset, (off_t)req->length);
 }
 
 static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags);
@@ -383,9 +385,9 @@ static void on_range(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
     res = checked(io, res);
     if (may_retry(io, res)) {
         go_on(io);
-    } else if (res == -EOPNOTSUPP || res == -EINVAL || res == -ENOSYS || res == -ENODEV) {
-        /* Not possible here, or not on this range. Zeros are what was promised, so write them. */
-        if (res != -EINVAL)
+    } else if (res == -EOPNOTSUPP || res == -EINVAL || res == -EBUSY || res == -ENOSYS || res == -ENODEV) {
+        /* Not possible here, or not on this range, or not now. Zeros are what was promised, so write them. */
+        if (res != -EINVAL && res != -EBUSY)
             *(punches(fc, req_of(io)) ? &fc->cannot_punch : &fc->cannot_zero) = true;
         io->phase = VN_FILE_DATA;
         io->zeros = true;

@@ -2,6 +2,8 @@
  * shape a guest can make; then what is in the file is compared with the model too.
  */
 #include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "backend_rig.h"
@@ -149,10 +151,36 @@ static void run_mix(const struct vn_ns_opts *opts, struct vn_test_random *random
         CHECK_EQ(pread(fd, all, SIZE, 0), SIZE);
         CHECK(memcmp(all, model, SIZE) == 0);
         close(fd);
-        CHECK_EQ(unlink(opts->path), 0);
     }
     free(all);
     free(scratch);
+}
+
+static void run_file(struct vn_ns_opts *opts, struct vn_test_random *random, const char *name) {
+    run_mix(opts, random, name);
+    CHECK_EQ(unlink(opts->path), 0);
+}
+
+/* A block device made of a file, where this user may make one. */
+static void run_device(const char *path, uint32_t flags, struct vn_test_random *random, const char *name) {
+    char device[32] = "";
+    int file = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    CHECK(file >= 0 && ftruncate(file, SIZE) == 0);
+    int control = open("/dev/loop-control", O_RDWR);
+    int nr = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
+    snprintf(device, sizeof(device), "/dev/loop%d", nr);
+    int loop = nr < 0 ? -1 : open(device, O_RDWR);
+    struct loop_config config = {.fd = (uint32_t)file, .info.lo_flags = LO_FLAGS_AUTOCLEAR};
+    if (loop >= 0 && ioctl(loop, LOOP_CONFIGURE, &config) == 0) {
+        struct vn_ns_opts opts = {.backend = "file", .path = device, .block_size = 512, .flags = flags};
+        run_mix(&opts, random, name);
+    } else {
+        printf("%s: not tried, this user cannot make one\n", name);
+    }
+    close(loop); /* which also takes the device down */
+    close(control);
+    close(file);
+    CHECK_EQ(unlink(path), 0);
 }
 
 int main(void) {
@@ -166,13 +194,15 @@ int main(void) {
     struct vn_ns_opts opts = {.backend = "mem", .size = SIZE, .block_size = 512};
     run_mix(&opts, &random, "mem, 512");
     opts = (struct vn_ns_opts){.backend = "file", .path = path, .size = SIZE, .block_size = 512, .flags = VN_NS_CREATE};
-    run_mix(&opts, &random, "file, 512");
+    run_file(&opts, &random, "file, 512");
     opts.flags |= VN_NS_NO_DIRECT | VN_NS_PREALLOCATE;
-    run_mix(&opts, &random, "file, 512, buffered, preallocated");
+    run_file(&opts, &random, "file, 512, buffered, preallocated");
     opts.flags = VN_NS_CREATE;
     opts.block_size = 4096;
     opts.delay_us = 100;
-    run_mix(&opts, &random, "file, 4096, delayed");
+    run_file(&opts, &random, "file, 4096, delayed");
+    run_device(path, 0, &random, "device");
+    run_device(path, VN_NS_NO_DIRECT, &random, "device, buffered");
     for (uint32_t i = 0; i < NR_INFLIGHT; i++) {
         free(slots[i].guest);
         free(slots[i].want);
