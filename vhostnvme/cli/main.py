@@ -22,6 +22,7 @@ COMMANDS = (
     ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
     ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
     ("perf", "vhostnvme.perf", "put load on a vfio-user NVMe server"),
+    ("bench", "vhostnvme.cli.bench", "compare with QEMU's own devices in one guest"),
 )
 
 
