@@ -1,4 +1,4 @@
 """Guests: where QEMU, the kernel and the image come from, and how a guest is started and used.
 
-Kept free of imports, so that the parts that need only the standard library run before anything is installed.
+Kept free of imports: some parts need only the standard library and run before all is installed.
 """

@@ -70,7 +70,7 @@ def _trial_cached(qemu: QemuBinary, kernel: Path) -> bool:
 
 
 def _trial(qemu: QemuBinary, kernel: Path) -> bool:
-    """A kernel without a root file system panics and resets; with -no-reboot QEMU then exits with 0."""
+    """A kernel without a root file system panics and resets: with -no-reboot QEMU then exits."""
     command = [
         *qemu.start(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "256M",

@@ -1,4 +1,4 @@
-"""Writes the kernel's initramfs format (cpio "newc"), deterministic and owned by root, without being root.
+"""Writes the kernel's initramfs format (cpio "newc"), all owned by root, without being root.
 
 Format: Documentation/driver-api/early-userspace/buffer-format.rst in the Linux source.
 """
@@ -59,8 +59,7 @@ class CpioWriter:
         self._entry(name, stat.S_IFCHR | mode, b"", (major, minor))
 
     def tree(self, folder: Path, below: str = "") -> None:
-        """A folder of the host with its files and links; files that are already there are replaced by
-        the kernel with the later entry."""
+        """A folder of the host with its files and links; of two files the later one stays."""
         for path in sorted(folder.rglob("*")):
             name = f"{below}/{path.relative_to(folder)}".lstrip("/")
             if path.is_symlink():

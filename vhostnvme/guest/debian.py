@@ -1,7 +1,8 @@
 """Gets packages and package sources from Debian into plain folders.
 
-An apt of its own: private lists, cache, status and pins; the machine's apt configuration is read for
-proxies and the mirror, and never written. Needs no root. Standard library only: the build uses it too.
+An apt of its own: private lists, cache, status and pins. The machine's apt configuration is read,
+for proxies and the mirror, and never written. Needs no root. Standard library only: the build
+uses it too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ Progress = Callable[[str], None]
 
 def say(line: str) -> None:
     """The progress line of every step: to stderr, so that stdout stays the user's."""
-    print(f"vhostnvme: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"vhostnvme: {line}\n")
+    sys.stderr.flush()
 
 
 def cache_dir() -> Path:
@@ -63,17 +65,21 @@ def debian_mirror() -> str:
     """
     if own := os.environ.get(MIRROR_VARIABLE):
         return own.rstrip("/")
-    if found := _mirror_of_apt(_output(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(REPO_URI)"])):
+    if found := _mirror_of_apt(
+        _output(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(REPO_URI)"])
+    ):
         return found
-    if found := _mirror_of_apt(_output(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(SITE)"])):
+    if found := _mirror_of_apt(
+        _output(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(SITE)"])
+    ):
         return found
     if DEBOOTSTRAP_SCRIPT.is_file():
         match = re.search(r"^default_mirror\s+(\S+)", DEBOOTSTRAP_SCRIPT.read_text(), re.MULTILINE)
         if match:
             return match.group(1).rstrip("/")
     raise ProvisionError(
-        "No Debian mirror is known on this machine: run 'apt-get update', install the package debootstrap,"
-        f" or set {MIRROR_VARIABLE} to a mirror's address."
+        "No Debian mirror is known on this machine: run 'apt-get update', install the package"
+        f" debootstrap, or set {MIRROR_VARIABLE} to a mirror's address."
     )
 
 
@@ -81,13 +87,17 @@ def _mirror_of_apt(listing: str) -> str | None:
     for row in listing.splitlines():
         origin, _, rest = row.partition("|")
         codename, _, uri = rest.partition("|")
-        if origin == "Debian" and uri.startswith(("http://", "https://", "file:")) and "security" not in codename:
+        if (
+            origin == "Debian"
+            and uri.startswith(("http://", "https://", "file:"))
+            and "security" not in codename
+        ):
             return uri.rstrip("/")
     return None
 
 
 def security_mirror(mirror: str) -> str:
-    """The security archive beside a mirror: same host, `debian` in the path becomes `debian-security`."""
+    """The security archive beside a mirror: `debian` in the path becomes `debian-security`."""
     parts = urlsplit(mirror)
     path = re.sub(r"/debian/?$", "/debian-security", parts.path)
     return urlunsplit(parts._replace(path=path))
@@ -96,7 +106,12 @@ def security_mirror(mirror: str) -> str:
 def _output(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -119,7 +134,12 @@ class PrivateApt:
     """apt-get on a root of its own below `root`; nothing is ever installed with it."""
 
     def __init__(
-        self, root: Path, suites: Iterable[Suite], *, prefer: str | None = None, mirror: str | None = None
+        self,
+        root: Path,
+        suites: Iterable[Suite],
+        *,
+        prefer: str | None = None,
+        mirror: str | None = None,
     ) -> None:
         self.root = root.absolute()
         self.log = self.root / "apt.log"
@@ -128,7 +148,9 @@ class PrivateApt:
         for folder in (lists / "partial", self.archives / "partial"):
             folder.mkdir(parents=True, exist_ok=True)
         if not KEYRING.is_file():
-            raise ProvisionError(f"The key file {KEYRING} is missing: install the package debian-archive-keyring.")
+            raise ProvisionError(
+                f"The key file {KEYRING} is missing: install the package debian-archive-keyring."
+            )
         where = mirror or debian_mirror()
         (self.root / "status").touch()
         (self.root / "sources.list").write_text("".join(suite.line(where) for suite in suites))
@@ -179,15 +201,18 @@ class PrivateApt:
                 )
         except FileNotFoundError:
             raise ProvisionError(
-                "There is no apt-get on this machine: a Debian or Ubuntu system is needed to get QEMU and the guest."
+                "There is no apt-get on this machine: QEMU and the guest are Debian packages,"
+                " which a Debian or Ubuntu system can fetch."
             ) from None
         except subprocess.TimeoutExpired:
             raise ProvisionError(
-                f"apt-get {arguments[0]} did not end within {APT_TIME_LIMIT_S} s: check the network and try again."
+                f"apt-get {arguments[0]} did not end within {APT_TIME_LIMIT_S} s:"
+                " check the network and try again."
             ) from None
         if done.returncode != 0:
             raise ProvisionError(
-                f"apt-get {arguments[0]} failed ({self._last_error()}): check the network and the mirror, then try again."
+                f"apt-get {arguments[0]} failed ({self._last_error()}):"
+                " check the network and the mirror, then try again."
             )
 
     def _last_error(self) -> str:
@@ -221,10 +246,19 @@ def unpack_debs(debs: Iterable[Path], into: Path) -> None:
             link.symlink_to(f"usr/{name}")
     for deb in debs:
         pipe = subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ["dpkg-deb", "--fsys-tarfile", str(deb)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         tar = subprocess.run(
-            ["tar", "--extract", "--file=-", "--no-same-owner", "--keep-directory-symlink", f"--directory={into}"],
+            [
+                "tar",
+                "--extract",
+                "--file=-",
+                "--no-same-owner",
+                "--keep-directory-symlink",
+                f"--directory={into}",
+            ],
             stdin=pipe.stdout,
             capture_output=True,
             text=True,
@@ -234,14 +268,22 @@ def unpack_debs(debs: Iterable[Path], into: Path) -> None:
         pipe.stdout.close()
         if pipe.wait() != 0 or tar.returncode != 0:
             reason = tar.stderr.strip().splitlines()[-1:] or ["damaged package"]
-            raise ProvisionError(f"Unpacking {deb.name} failed ({reason[0]}): check the free space and try again.")
+            raise ProvisionError(
+                f"Unpacking {deb.name} failed ({reason[0]}): check the free space and try again."
+            )
 
 
 def fingerprint(*parts: str | bytes | Path) -> str:
     """A short name for a set of inputs: strings, and the contents of files."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        data = (
+            part.read_bytes()
+            if isinstance(part, Path)
+            else part.encode()
+            if isinstance(part, str)
+            else part
+        )
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()[:16]
 

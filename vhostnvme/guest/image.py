@@ -32,7 +32,8 @@ def recipe_dir() -> Path:
         if (folder / "agent.c").is_file():
             return folder
     raise ProvisionError(
-        f"The guest's recipe (images/) is neither beside nor inside {package}: install vhostnvme again."
+        f"The guest's recipe (images/) is neither beside nor inside {package}:"
+        " install vhostnvme again."
     )
 
 
@@ -56,7 +57,10 @@ def user_overlay() -> Path | None:
 def recipe_fingerprint() -> str:
     """Changes when anything that goes into the image by our hand changes."""
     here = Path(__file__)
-    parts: list[str | bytes | Path] = [here, *(here.with_name(n) for n in ("cpio.py", "standin.py"))]
+    parts: list[str | bytes | Path] = [
+        here,
+        *(here.with_name(n) for n in ("cpio.py", "standin.py")),
+    ]
     for folder in (recipe_dir(), user_overlay()):
         for path in sorted(folder.rglob("*")) if folder else []:
             if path.is_symlink():
@@ -92,7 +96,7 @@ class Tree:
         raise ProvisionError(f"The Debian packages of the guest have no program '{program}'.")
 
     def libraries(self, program: Path, preferred: Path | None = None) -> list[Path]:
-        """The shared libraries that a program needs, as its loader finds them: in `preferred` first."""
+        """The shared libraries a program needs, as its loader finds them: in `preferred` first."""
         loader = self.root / LIBRARIES / "ld-linux-x86-64.so.2"
         path = f"{preferred}:{self.library_path}" if preferred else self.library_path
         listed = run(
@@ -127,7 +131,8 @@ def run(command: Sequence[str], what: str, *, data: bytes | None = None) -> str:
         done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=300)
     except FileNotFoundError:
         raise ProvisionError(
-            f"{what.capitalize()} needs the program '{command[0]}': install the package that has it."
+            f"{what.capitalize()} needs the program '{command[0]}':"
+            " install the package that has it."
         ) from None
     except subprocess.TimeoutExpired:
         raise ProvisionError(f"{what.capitalize()} did not end within 300 s.") from None
@@ -138,7 +143,7 @@ def run(command: Sequence[str], what: str, *, data: bytes | None = None) -> str:
 
 
 def extract_vmlinux(image: Path, target: Path) -> bool:
-    """Takes the kernel proper out of a bzImage, so that the guest need not unpack it (seconds under TCG).
+    """Takes the kernel proper out of a bzImage: a guest under TCG needs seconds to unpack it.
 
     Documentation/arch/x86/boot.rst: payload_offset and payload_length, protocol 2.08. Returns False
     when it is packed in a way that is not known here; the bzImage boots as well.
@@ -167,7 +172,7 @@ def extract_vmlinux(image: Path, target: Path) -> bool:
 
 
 def module_closure(dependencies: str, wanted: Iterable[str]) -> list[str]:
-    """The modules' paths with all they need, from the text of modules.dep; built-in ones are left out."""
+    """The modules' paths with all they need, by the text of modules.dep, without built-in ones."""
     needs: dict[str, list[str]] = {}
     by_name: dict[str, str] = {}
     for line in dependencies.splitlines():
@@ -176,9 +181,8 @@ def module_closure(dependencies: str, wanted: Iterable[str]) -> list[str]:
         by_name[Path(path).name.partition(".")[0].replace("-", "_")] = path
     found: list[str] = []
     for name in wanted:
-        path = by_name.get(name.replace("-", "_"))
-        if path:
-            found += [path, *needs[path]]
+        if module := by_name.get(name.replace("-", "_")):
+            found += [module, *needs[module]]
     return sorted(set(found))
 
 
@@ -186,7 +190,10 @@ def build_modules(tree: Tree, wanted: Sequence[str], root: Path) -> None:
     """Puts the wanted modules, unpacked, and their index below root/usr/lib/modules."""
     release = tree.kernel_release()
     source = tree.root / "usr/lib/modules" / release
-    run([*tree.command("kmod", name="depmod"), "-b", str(tree.root), release], "indexing the modules")
+    run(
+        [*tree.command("kmod", name="depmod"), "-b", str(tree.root), release],
+        "indexing the modules",
+    )
     target = root / "usr/lib/modules" / release
     target.mkdir(parents=True)
     for name in module_closure((source / "modules.dep").read_text(), wanted):
@@ -199,7 +206,10 @@ def build_modules(tree: Tree, wanted: Sequence[str], root: Path) -> None:
         if (source / index).is_file():
             shutil.copyfile(source / index, target / index)
     (root / "lib").symlink_to("usr/lib")
-    run([*tree.command("kmod", name="depmod"), "-b", str(root), release], "indexing the guest's modules")
+    run(
+        [*tree.command("kmod", name="depmod"), "-b", str(root), release],
+        "indexing the guest's modules",
+    )
     for binary in target.glob("modules.*.bin"):
         binary.unlink()  # busybox reads the text files
     (root / "lib").unlink()
@@ -266,7 +276,8 @@ def _add_programs(cpio: CpioWriter, tree: Tree, recipe: Path, work: Path) -> Non
             known = libraries.setdefault(library.name, library)
             if known.parent != library.parent:
                 raise ProvisionError(
-                    f"images/absent names {library.name}, which more than one program of the guest uses."
+                    f"images/absent names {library.name}, which more than one program"
+                    " of the guest uses."
                 )
     for name, library in sorted(libraries.items()):
         cpio.file(f"{LIBRARIES}/{name}", library.read_bytes(), 0o755)

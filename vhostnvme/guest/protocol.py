@@ -1,7 +1,7 @@
-"""The host's end of the stream to the agent in the guest (images/agent.c; frames: images/README.md).
+"""The host's end of the stream to the agent in the guest, images/agent.c; frames: images/README.md.
 
-One stream carries many commands: each frame names its channel. Flow is by credit, in both directions
-and per channel, so that a command whose output nobody reads stops, and nothing else does.
+One stream carries many commands: each frame names its channel. Flow is by credit, in both
+directions and per channel: a command whose output nobody reads stops, and nothing else does.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def encode_frame(channel: int, kind: FrameType, payload: bytes = b"") -> bytes:
 
 
 class FrameParser:
-    """Bytes in, frames out. Starts by skipping to a greeting: a reboot leaves half a frame behind."""
+    """Bytes in, frames out. Skips to a greeting first: a reboot leaves half a frame behind."""
 
     def __init__(self) -> None:
         self._data = bytearray()

@@ -146,7 +146,7 @@ def _qemu_of_tree(root: Path, version: str = "") -> QemuBinary:
 
 
 def tool_of_cache(name: str) -> list[str] | None:
-    """A program of the fetched QEMU packages (qemu-img, qemu-storage-daemon), as a command's first words."""
+    """A program of the fetched QEMU packages (qemu-img, ...), as a command's first words."""
     root = qemu_dir(cache_dir())
     if not root.is_dir():
         return None
@@ -246,7 +246,7 @@ def main() -> int:
         found = provision()
         accel = choose_accel(found.qemu, found.kernel)
     except VhostNvmeError as error:
-        print(f"vhostnvme: {error}", file=sys.stderr)
+        say(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

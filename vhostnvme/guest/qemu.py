@@ -62,8 +62,8 @@ class QemuBinary:
         number = match.group(1) if match else "unknown"
         if f'"{VFIO_USER_DEVICE}"' not in _ask([*command, "-device", "help"], name):
             raise ProvisionError(
-                f"{name} is QEMU {number} and has no {VFIO_USER_DEVICE} device: {OLDEST_VERSION} or newer"
-                " is needed; unset VHOSTNVME_QEMU to have one fetched."
+                f"{name} is QEMU {number} and has no {VFIO_USER_DEVICE} device:"
+                f" {OLDEST_VERSION} or newer is needed; unset VHOSTNVME_QEMU to have one fetched."
             )
         return cls(tuple(command), tuple(firmware), number)
 
@@ -122,7 +122,7 @@ class BootFiles:
 
 
 def vfio_user_device(socket: Path | str, **properties: str | int | bool) -> list[str]:
-    """The words that attach a vfio-user socket. The socket property needs the JSON form of -device."""
+    """The words that attach a vfio-user socket; its socket property needs -device's JSON form."""
     device = {
         "driver": VFIO_USER_DEVICE,
         "socket": {"type": "unix", "path": str(socket)},

@@ -15,11 +15,13 @@ from pathlib import Path
 from vhostnvme.errors import ProvisionError
 
 # readelf's row: number, value, size, type, binding, visibility, section, name@version.
-_SYMBOL = re.compile(r"^\s*\d+:\s+\S+\s+\S+\s+(\S+)\s+(\S+)\s+\S+\s+(\S+)\s+([^\s@]+)(?:@@?([^\s(]+))?")
+_SYMBOL = re.compile(
+    r"^\s*\d+:\s+\S+\s+\S+\s+(\S+)\s+(\S+)\s+\S+\s+(\S+)\s+([^\s@]+)(?:@@?([^\s(]+))?"
+)
 
 
 def parse_symbols(listing: str, *, defined: bool) -> set[tuple[str, str]]:
-    """(name, version) of the dynamic symbols in readelf's listing; version is "" where there is none."""
+    """(name, version) of the dynamic symbols in readelf's listing; "" stands for no version."""
     found = set()
     for line in listing.splitlines():
         match = _SYMBOL.match(line)
@@ -60,8 +62,8 @@ def build_stand_in(program: Path, library: Path, target: Path) -> None:
         versions.write_text(script)
         options = [f"-Wl,--version-script={versions}"]
     # -w: the stand-ins of functions that the compiler knows have other types.
-    command = ["gcc", "-w", "-O1", "-fno-builtin", "-shared", "-fPIC", "-s", f"-Wl,-soname,{target.name}",
-               *options, "-o", str(target), str(source)]  # fmt: skip
+    command = ["gcc", "-w", "-O1", "-fno-builtin", "-shared", "-fPIC", "-s"]
+    command += [f"-Wl,-soname,{target.name}", *options, "-o", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ProvisionError(
