@@ -227,8 +227,8 @@ static void on_retry(struct vn_timer *timer) {
 /* Closing has got as far as it can when nothing of ours is in the kernel or in a backend any more. */
 static void close_step(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
-    if (dev->quiesce_pending)
-        finish_quiesce(dev);
+    if (dev->quiesce_pending) /* commands in flight still use the memory that it would take away */
+        return;
     if (dev->ctx) {
         if (ctrl->state != VN_CTRL_DISABLED || ctrl->nr_inflight || ctrl->shutdown)
             return;
@@ -391,12 +391,13 @@ int vn_vfu_dev_open(struct vn_vfu_dev *dev, struct vn_ctrl *ctrl, const char *pa
     dev->poller = (struct vn_poller){.poll = dev_poll, .before_sleep = dev_before_sleep};
     dev->retry_timer.fn = on_retry;
     dev->quiesce_timer.fn = on_quiesce_timeout;
-    if (strlen(path) >= sizeof(dev->path)) {
-        snprintf(error, error_size, "socket path of %zu bytes is too long: at most %zu fit", strlen(path),
+    size_t path_bytes = strlen(path) + 1;
+    if (path_bytes > sizeof(dev->path)) {
+        snprintf(error, error_size, "socket path of %zu bytes is too long: at most %zu fit", path_bytes - 1,
                  sizeof(dev->path) - 1);
         return -ENAMETOOLONG;
     }
-    snprintf(dev->path, sizeof(dev->path), "%s", path);
+    memcpy(dev->path, path, path_bytes);
     int err = clear_path(path, error, error_size);
     if (err)
         return err;
