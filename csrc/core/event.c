@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,18 +86,22 @@ uint32_t vn_event_drain(struct vn_event_queue *queue, struct vn_event *buf, uint
     uint64_t count;
     (void)!read(queue->fd, &count, sizeof(count));
     uint32_t n = 0;
+    bool more = true; /* stay readable */
     uint64_t lost = max ? atomic_exchange(&queue->lost, 0) : 0;
     if (lost)
         buf[n++] = (struct vn_event){.type = VN_EVENT_LOST, .a = lost};
     while (n < max) {
         uint64_t at = queue->take_at;
-        if (atomic_load(&queue->cells[at % NR_SLOTS].turn) != at + 1)
-            return n;
+        if (atomic_load(&queue->cells[at % NR_SLOTS].turn) != at + 1) {
+            more = atomic_load(&queue->lost); /* one that found the queue full before we made room */
+            break;
+        }
         buf[n++] = queue->cells[at % NR_SLOTS].event;
         atomic_store(&queue->cells[at % NR_SLOTS].turn, at + NR_SLOTS);
         queue->take_at++;
     }
-    uint64_t one = 1; /* there may be more: stay readable */
-    (void)!write(queue->fd, &one, sizeof(one));
+    uint64_t one = 1;
+    if (more)
+        (void)!write(queue->fd, &one, sizeof(one));
     return n;
 }

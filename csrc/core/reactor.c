@@ -144,7 +144,10 @@ void vn_timer_disarm(struct vn_reactor *reactor, struct vn_timer *timer) {
 
 static bool run_timers(struct vn_reactor *reactor) {
     bool work = false;
-    while (reactor->timers && reactor->timers->deadline_ns <= reactor->now_ns) {
+    uint32_t nr_due = 0; /* bounded: one that arms itself again for at once waits for the next turn */
+    for (struct vn_timer *timer = reactor->timers; timer && timer->deadline_ns <= reactor->now_ns; timer = timer->next)
+        nr_due++;
+    while (nr_due-- && reactor->timers && reactor->timers->deadline_ns <= reactor->now_ns) {
         struct vn_timer *timer = reactor->timers;
         vn_timer_disarm(reactor, timer);
         timer->fn(timer);
