@@ -284,6 +284,10 @@ void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
                 vn_chan_cancel(req->ns->chan, req);
         }
     }
+    if (ctrl->shutdown_req.state == VN_REQ_TAKEN && !ctrl->shutdown_req.cancelled) {
+        ctrl->shutdown_req.cancelled = true;
+        vn_chan_cancel(ctrl->shutdown_req.ns->chan, &ctrl->shutdown_req);
+    }
     vn_ctrl_retry_busy(ctrl);
 }
 

@@ -112,6 +112,7 @@ static void try_enable(struct vn_ctrl *ctrl) {
         vn_ctrl_fatal(ctrl, refusal);
         return;
     }
+    ctrl->csts &= ~VN_CSTS_SHST_MASK; /* of a shutdown while disabled: it is over */
     vn_ctrl_set_state(ctrl, VN_CTRL_READY);
 }
 
@@ -128,6 +129,7 @@ void vn_ctrl_disable(struct vn_ctrl *ctrl) {
     if (ctrl->state == VN_CTRL_DISABLED || ctrl->state == VN_CTRL_DISABLING)
         return;
     vn_aer_drop_all(ctrl);
+    ctrl->csts &= ~VN_CSTS_SHST_MASK;
     vn_ctrl_set_state(ctrl, VN_CTRL_DISABLING);
     vn_ctrl_drain(ctrl, finish_disable);
 }
@@ -143,7 +145,8 @@ static void on_shutdown_flush(struct vn_req *req, void *arg) {
 
 static void shutdown_step(struct vn_ctrl *ctrl) {
     struct vn_req *req = &ctrl->shutdown_req;
-    while ((ctrl->shutdown_nsid = vn_ns_table_next(&ctrl->namespaces, ctrl->shutdown_nsid))) {
+    bool wanted = (ctrl->csts & VN_CSTS_SHST_MASK) == VN_CSTS_SHST_OCCURRING; /* else a reset has ended it */
+    while (wanted && (ctrl->shutdown_nsid = vn_ns_table_next(&ctrl->namespaces, ctrl->shutdown_nsid))) {
         struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, ctrl->shutdown_nsid);
         *req = (struct vn_req){.op = VN_OP_FLUSH, .ctrl = ctrl, .ns = nsc};
         vn_req_set_state(req, VN_REQ_FETCHED);
@@ -156,7 +159,7 @@ static void shutdown_step(struct vn_ctrl *ctrl) {
         return; /* goes on in on_shutdown_flush */
     }
     ctrl->shutdown = false;
-    if ((ctrl->csts & VN_CSTS_SHST_MASK) == VN_CSTS_SHST_OCCURRING) {
+    if (wanted) {
         ctrl->csts = (ctrl->csts & ~VN_CSTS_SHST_MASK) | VN_CSTS_SHST_COMPLETE;
         vn_event_emit(ctrl->events, VN_EVENT_CTRL_SHUTDOWN, ctrl->id, 0, 0, "%s", "");
     }
@@ -171,10 +174,10 @@ static void begin_shutdown(struct vn_ctrl *ctrl) {
     if (ctrl->csts & VN_CSTS_SHST_MASK)
         return;
     ctrl->csts |= VN_CSTS_SHST_OCCURRING;
-    if (ctrl->shutdown) /* an earlier one, before a reset, is still flushing: it will report for us too */
+    ctrl->shutdown_nsid = 0;
+    if (ctrl->shutdown) /* an earlier one, before a reset, is still flushing: it goes on for us from the start */
         return;
     ctrl->shutdown = true;
-    ctrl->shutdown_nsid = 0;
     shutdown_step(ctrl);
 }
 

@@ -440,6 +440,8 @@ void vn_vfu_dev_close(struct vn_vfu_dev *dev) {
     dev->state = VN_DEV_CLOSING;
     dev->ctrl->cc = 0;
     vn_ctrl_disable(dev->ctrl);
+    dev->ctrl->csts &= ~VN_CSTS_SHST_MASK; /* a shutdown while disabled may be flushing */
+    vn_ctrl_cancel_all(dev->ctrl);
 }
 
 void vn_vfu_dev_free(struct vn_vfu_dev *dev) {
