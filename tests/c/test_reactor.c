@@ -287,7 +287,7 @@ static void test_callers(void) {
 struct test_op {
     struct vn_uring_op op;
     int res;
-    uint32_t nr_done;
+    atomic_uint nr_done;
     char byte;
 };
 static struct test_op ops[2];
@@ -297,7 +297,7 @@ static void on_op(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
     struct test_op *mine = vn_container_of(op, struct test_op, op);
     (void)cqe_flags;
     mine->res = res;
-    mine->nr_done++;
+    atomic_fetch_add(&mine->nr_done, 1);
     sem_post(&done);
 }
 
