@@ -69,6 +69,7 @@ struct vn_req {
     uint32_t step;         /* progress of a command that takes several backend operations */
     uint32_t nr_steps;
     uint64_t start_ns;     /* when it was fetched */
+    struct vn_req *abort_req; /* the Abort command that waits for this one to end */
     struct vn_req *prev, *next; /* pool, or the in-flight list of its queue */
 };
 

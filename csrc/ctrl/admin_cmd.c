@@ -6,24 +6,33 @@
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
 
-/* Abort (Base 5.1): a parked event request ends at once; an I/O is asked to stop and, if it does not do so
- * within this call, counts as not aborted. Either way it completes exactly once. */
-static vn_status abort_command(struct vn_req *req) {
+static uint32_t nr_waiting_aborts(const struct vn_ctrl *ctrl) {
+    uint32_t nr = 0;
+    for (const struct vn_req *req = ctrl->sqs[0].inflight; req; req = req->next)
+        nr += req->cmd.opcode == VN_ADMIN_ABORT;
+    return nr - 1; /* without the one that asks */
+}
+
+/* Abort (Base 5.1): a parked event request ends at once; an I/O is asked to stop, and its end, which comes first,
+ * tells whether it did. Either way it completes exactly once. */
+static vn_status abort_command(struct vn_req *req, bool *parked) {
     struct vn_ctrl *ctrl = req->ctrl;
     uint16_t sqid = (uint16_t)req->cmd.cdw10, cid = (uint16_t)(req->cmd.cdw10 >> 16);
     req->result = NOT_ABORTED;
     if (sqid >= VN_NR_QUEUES || !ctrl->sqs[sqid].exists)
         return VN_SC_INVALID_FIELD;
-    if (sqid == 0 && vn_aer_abort(ctrl, cid)) {
-        req->result = 0;
+    if (nr_waiting_aborts(ctrl) >= VN_MAX_ABORTS)
+        return VN_SC_ABORT_LIMIT;
+    if (sqid == 0) { /* other admin commands end by themselves */
+        req->result = vn_aer_abort(ctrl, cid) ? 0 : NOT_ABORTED;
         return VN_SC_SUCCESS;
     }
     for (struct vn_req *io = ctrl->sqs[sqid].inflight; io; io = io->next) {
-        if (io->cmd.cid != cid || io == req || io->state != VN_REQ_TAKEN)
+        if (io->cmd.cid != cid || io->abort_req)
             continue;
-        vn_chan_cancel(io->ns->chan, io);
-        if (io->state == VN_REQ_FREE)
-            req->result = 0;
+        io->abort_req = req;
+        *parked = true;
+        vn_ctrl_cancel(io);
         break;
     }
     return VN_SC_SUCCESS;
@@ -59,7 +68,7 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_IDENTIFY:
         return vn_identify(req);
     case VN_ADMIN_ABORT:
-        return abort_command(req);
+        return abort_command(req, parked);
     case VN_ADMIN_SET_FEATURES:
         return vn_feature_set(req);
     case VN_ADMIN_GET_FEATURES:

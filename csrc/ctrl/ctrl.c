@@ -148,6 +148,14 @@ static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
     }
 }
 
+/* How a cancelled command ends. Its iovecs were left alone since, so what it has read may not be there. */
+static void settle_cancelled(struct vn_req *req) {
+    if (req->sq->sqid && req->cmd.opcode == VN_IO_READ && !req->status)
+        req->status = VN_SC_ABORT_REQUESTED;
+    if (req->sq->deleting && VN_STATUS_CODE(req->status) == VN_SC_ABORT_REQUESTED)
+        req->status = VN_SC_ABORT_SQ_DELETED;
+}
+
 /* The door's end of every command. */
 static void on_command_done(struct vn_req *req, void *arg) {
     struct vn_ctrl *ctrl = arg;
@@ -159,6 +167,9 @@ static void on_command_done(struct vn_req *req, void *arg) {
         return;
     }
     struct vn_sq *sq = req->sq;
+    struct vn_req *abort_req = req->abort_req;
+    if (req->cancelled)
+        settle_cancelled(req);
     if (req->status)
         on_error(ctrl, req);
     count_command(ctrl, req);
@@ -166,6 +177,10 @@ static void on_command_done(struct vn_req *req, void *arg) {
     if (ctrl->state != VN_CTRL_DISABLING)
         ctrl->door->post(req);
     vn_req_set_state(req, VN_REQ_FREE);
+    if (abort_req) {
+        abort_req->result = VN_STATUS_CODE(req->status) != VN_SC_ABORT_REQUESTED; /* 1: not aborted (Base 5.1) */
+        vn_ctrl_end(abort_req, VN_SC_SUCCESS);
+    }
     vn_queue_untrack(sq, req);
     vn_ctrl_put_req(ctrl, req);
     leave_flight(ctrl);
@@ -177,6 +192,7 @@ void vn_ctrl_execute(struct vn_req *req) {
     req->result = 0;
     req->status = 0;
     req->cancelled = false;
+    req->abort_req = NULL;
     req->ns = NULL;
     req->error_location = 0xffff;
     req->io_flags = 0;
@@ -233,7 +249,7 @@ bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
     while (ctrl->busy_first) {
         struct vn_req *req = take_busy(ctrl);
         if (req->cancelled) {
-            vn_ctrl_end(req, VN_SC_ABORT_REQUESTED);
+            vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
         } else if (vn_ns_submit(req->ns, req) == VN_BUSY) {
             vn_ctrl_make_busy(req);
         } else {
@@ -274,20 +290,20 @@ vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length) {
     return VN_SC_SUCCESS;
 }
 
+void vn_ctrl_cancel(struct vn_req *req) {
+    req->cancelled = true;
+    if (req->state == VN_REQ_TAKEN)
+        vn_chan_cancel(req->ns->chan, req);
+}
+
 /* Cancel what backends hold, end what waits for a busy one. */
 void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
     for (size_t i = 0; i < VN_NR_QUEUES; i++) {
-        for (struct vn_req *req = ctrl->sqs[i].inflight, *next; req; req = next) {
-            next = req->next;
-            req->cancelled = true;
-            if (req->state == VN_REQ_TAKEN)
-                vn_chan_cancel(req->ns->chan, req);
-        }
+        for (struct vn_req *req = ctrl->sqs[i].inflight; req; req = req->next)
+            vn_ctrl_cancel(req);
     }
-    if (ctrl->shutdown_req.state == VN_REQ_TAKEN && !ctrl->shutdown_req.cancelled) {
-        ctrl->shutdown_req.cancelled = true;
-        vn_chan_cancel(ctrl->shutdown_req.ns->chan, &ctrl->shutdown_req);
-    }
+    if (ctrl->shutdown_req.state == VN_REQ_TAKEN)
+        vn_ctrl_cancel(&ctrl->shutdown_req);
     vn_ctrl_retry_busy(ctrl);
 }
 

@@ -27,6 +27,7 @@
 #define VN_NR_QUEUES (VN_MAX_IO_QUEUES + 1)
 #define VN_NR_VECTORS (VN_MAX_IO_QUEUES + 1)
 #define VN_MAX_AERS 4u
+#define VN_MAX_ABORTS 4u
 #define VN_MAX_ERROR_LOG 64u
 #define VN_NR_IO_REQS 1024u
 #define VN_NR_ADMIN_REQS 32u
@@ -172,6 +173,8 @@ bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
 /* Offer commands again whose backend was busy. True: one was taken. */
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
 void vn_ctrl_make_busy(struct vn_req *req);
+/* Ask the backend that holds it, or the busy list, to end a command soon. */
+void vn_ctrl_cancel(struct vn_req *req);
 /* End a command that no backend holds. Permanent errors get DNR here. */
 void vn_ctrl_end(struct vn_req *req, vn_status status);
 /* Copy to or from the host's data pointer; the status of a bad pointer. Data beyond bytes is zeros. */

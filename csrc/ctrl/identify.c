@@ -54,7 +54,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->oaes = VN_OAES_NS_ATTR;
     id->cntrltype = 1; /* I/O controller */
     id->oacs = ctrl->dbbuf_supported ? VN_OACS_DBBUF : 0;
-    id->acl = 3;
+    id->acl = VN_MAX_ABORTS - 1;
     id->aerl = VN_MAX_AERS - 1;
     id->frmw = FRMW_ONE_SLOT_READ_ONLY;
     id->lpa = LPA_EFFECTS | LPA_EXTENDED;

@@ -121,11 +121,8 @@ bool vn_queue_delete_sq(struct vn_req *req, vn_status *status) {
         return false;
     }
     sq->deleting = true; /* nothing is fetched any more */
-    for (struct vn_req *io = sq->inflight, *next; io; io = next) {
-        next = io->next;
-        if (io->state == VN_REQ_TAKEN)
-            vn_chan_cancel(io->ns->chan, io);
-    }
+    for (struct vn_req *io = sq->inflight; io; io = io->next)
+        vn_ctrl_cancel(io);
     if (sq->nr_inflight) {
         sq->delete_req = req;
         return true;
