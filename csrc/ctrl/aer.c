@@ -1,6 +1,8 @@
 /* Asynchronous events (Base 5.2): parked requests, pending events, masking until the log page is read.
  * Raised by any part of the controller; told to the host when it has a request parked.
  */
+#include <string.h>
+
 #include "core/status.h"
 #include "ctrl/ctrl.h"
 
@@ -78,6 +80,7 @@ void vn_aer_drop_all(struct vn_ctrl *ctrl) {
         drop(ctrl, ctrl->aers[--ctrl->nr_aers]);
     for (unsigned type = 0; type < 3; type++)
         ctrl->pending[type] = (struct vn_pending_event){0};
+    memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns)); /* the next host looks at all namespaces anyway */
 }
 
 bool vn_aer_abort(struct vn_ctrl *ctrl, uint16_t cid) {
@@ -97,6 +100,8 @@ bool vn_aer_abort(struct vn_ctrl *ctrl, uint16_t cid) {
 }
 
 void vn_aer_ns_changed(struct vn_ctrl *ctrl, uint32_t nsid) {
+    if (ctrl->state != VN_CTRL_READY) /* to nobody: before a host is there, nothing has changed */
+        return;
     ctrl->changed_ns[nsid] = true;
     vn_aer_raise(ctrl, VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS);
 }
