@@ -1,17 +1,31 @@
-"""Booted guests for tests: `guest` serves many tests; those that need another start their own."""
+"""Booted guests for tests: `guest` (without our disks) and `rig` (on many of them) serve many tests
+each; those that need another start their own."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests_guest import FullDiskServer, GuestRig
 
 from vhostnvme.guest.provision import Artifacts, provision
 from vhostnvme.guest.vm import Guest
 
+HERE = Path(__file__).parent
 SCRATCH_BYTES = 512 << 20
+DISK_BYTES = 192 << 20
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.guest)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(400))
 
 
 def scratch_nvme(path: Path, name: str = "scratch") -> list[str]:
@@ -41,3 +55,39 @@ async def guest(
         disk.truncate(SCRATCH_BYTES)
     async with Guest(artifacts=artifacts, extra_args=scratch_nvme(path)) as booted:
         yield booted
+
+
+@pytest.fixture(scope="session")
+def disk_folder() -> Iterator[Path]:
+    """Where the disks' files are: a real file system, on which holes and O_DIRECT work."""
+    with tempfile.TemporaryDirectory(prefix="vn-", dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def full_disk(disk_folder: Path) -> Iterator[FullDiskServer]:
+    """A disk, in a process of its own, whose file system can be filled up."""
+    server = FullDiskServer(disk_folder)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def rig(disk_folder: Path, full_disk: FullDiskServer) -> Iterator[GuestRig]:
+    """The guest that the tests share. Each leaves the disks working, their contents unknown."""
+    disks = {
+        "FILE": [f"file:{disk_folder}/file.img?size={DISK_BYTES}"],
+        "FILE4K": [f"file:{disk_folder}/file4k.img?size={DISK_BYTES}&block=4096"],
+        "MEM": ["mem:192M"],
+        "THREE": ["mem:64M", "mem:32M?block=4096", f"file:{disk_folder}/third.img?size=48M"],
+        "FAIL": [
+            "mem:64M?error=100%&error-ops=write",
+            "mem:64M",
+            "mem:64M?error=100%&error-ops=read&error-after=400",
+        ],
+        "NULL": ["null:1T"],
+    }
+    # Debian's kernel lets nobody map a driver's registers, as `nvme show-regs` does, but for this.
+    kernel_args = ["iomem=relaxed"]
+    with GuestRig(disks, sockets=[full_disk.socket], kernel_args=kernel_args) as running:
+        yield running
