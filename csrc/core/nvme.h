@@ -479,6 +479,7 @@ enum vn_aen_error_info {
     VN_AEN_ERROR_DB_VALUE = 0x01,    /* invalid doorbell write value */
     VN_AEN_ERROR_PERSISTENT = 0x03,
 };
+enum vn_aen_smart_info { VN_AEN_SMART_RELIABILITY = 0x00, VN_AEN_SMART_TEMPERATURE = 0x01 };
 enum vn_aen_notice_info { VN_AEN_NOTICE_NS_ATTR = 0x00 };
 
 #endif

@@ -63,8 +63,8 @@ void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info, uin
 
 void vn_aer_log_read(struct vn_ctrl *ctrl, uint8_t log) {
     for (unsigned type = 0; type < 3; type++) {
-        if (ctrl->pending[type].log == log)
-            ctrl->pending[type].masked = false;
+        if (ctrl->pending[type].log == log) /* also what came since: the page held it */
+            ctrl->pending[type].masked = ctrl->pending[type].pending = false;
     }
     vn_aer_flush(ctrl);
 }
@@ -80,6 +80,7 @@ void vn_aer_drop_all(struct vn_ctrl *ctrl) {
         drop(ctrl, ctrl->aers[--ctrl->nr_aers]);
     for (unsigned type = 0; type < 3; type++)
         ctrl->pending[type] = (struct vn_pending_event){0};
+    ctrl->told_warnings = 0;
     memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns)); /* the next host looks at all namespaces anyway */
 }
 

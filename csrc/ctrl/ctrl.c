@@ -139,6 +139,7 @@ static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
     if (req->sq->sqid == 0 || (type != 2 && VN_STATUS_CODE(req->status) != VN_SC_CAPACITY_EXCEEDED))
         return;
     vn_count(&ctrl->counters.media_errors, type == 2);
+    vn_log_check_warnings(ctrl); /* a failed flush leaves the namespace read-only */
     uint64_t now = vn_reactor_now_ns(ctrl->reactor);
     if (now - ctrl->last_backend_error_ns >= BACKEND_ERROR_EVENT_NS) {
         ctrl->last_backend_error_ns = now;

@@ -131,6 +131,7 @@ struct vn_ctrl {
     struct vn_req *aers[VN_MAX_AERS];
     uint32_t nr_aers;
     struct vn_pending_event pending[3]; /* by enum vn_aen_type */
+    uint8_t told_warnings; /* bits of the SMART log's critical warning that an event was raised for */
     bool changed_ns[VN_MAX_NAMESPACES + 1];
 
     struct vn_log_error error_log[VN_MAX_ERROR_LOG]; /* a ring, newest at error_count - 1 */
@@ -219,6 +220,8 @@ void vn_feature_reset(struct vn_ctrl *ctrl);
 vn_status vn_log_page(struct vn_req *req);
 void vn_log_error(struct vn_req *req, vn_status status);
 void vn_log_error_event(struct vn_ctrl *ctrl, uint16_t sqid, uint16_t location);
+/* Raise an event if the SMART log has got a critical warning. */
+void vn_log_check_warnings(struct vn_ctrl *ctrl);
 /* True: parked until there is an event. */
 bool vn_aer_park(struct vn_req *req, vn_status *status);
 void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info, uint8_t log);

@@ -34,6 +34,7 @@ static vn_status set_temperature(struct vn_ctrl *ctrl, uint32_t cdw11) {
         ctrl->features.temp_over = (uint16_t)cdw11;
     else
         ctrl->features.temp_under = (uint16_t)cdw11;
+    vn_log_check_warnings(ctrl);
     return VN_SC_SUCCESS;
 }
 

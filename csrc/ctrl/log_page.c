@@ -12,6 +12,8 @@
 #define NS_PER_MINUTE 60000000000ull
 #define NS_PER_HOUR 3600000000000ull
 #define LID_SUPPORTED 0x1u /* LSUPP */
+#define WARNING_TEMPERATURE (1u << 1)
+#define WARNING_READ_ONLY (1u << 3)
 
 static const uint8_t supported_pages[] = {
     VN_LOG_SUPPORTED, VN_LOG_ERROR, VN_LOG_SMART, VN_LOG_FIRMWARE, VN_LOG_CHANGED_NS, VN_LOG_EFFECTS,
@@ -56,9 +58,33 @@ static uint64_t data_units(uint64_t bytes) {
     return (bytes + DATA_UNIT_BYTES - 1) / DATA_UNIT_BYTES;
 }
 
+/* Critical Warning, as things are (Base 5.16.1.3). */
+static uint8_t critical_warning(const struct vn_ctrl *ctrl) {
+    uint8_t warning = 0;
+    if (TEMPERATURE_K >= ctrl->features.temp_over || TEMPERATURE_K <= ctrl->features.temp_under)
+        warning |= WARNING_TEMPERATURE;
+    const struct vn_ns_table *table = &ctrl->namespaces;
+    for (uint32_t nsid = vn_ns_table_next(table, 0); nsid; nsid = vn_ns_table_next(table, nsid)) {
+        if (vn_backend_latched(table->by_nsid[nsid]->ns->backend))
+            warning |= WARNING_READ_ONLY;
+    }
+    return warning;
+}
+
+void vn_log_check_warnings(struct vn_ctrl *ctrl) {
+    uint8_t warning = critical_warning(ctrl);
+    uint8_t fresh = warning & (uint8_t)~ctrl->told_warnings;
+    ctrl->told_warnings = warning;
+    fresh &= (uint8_t)ctrl->features.async_event; /* feature 0Bh, bits 7:0 */
+    if (fresh)
+        vn_aer_raise(ctrl, VN_AEN_SMART, fresh & WARNING_READ_ONLY ? VN_AEN_SMART_RELIABILITY : VN_AEN_SMART_TEMPERATURE,
+                     VN_LOG_SMART);
+}
+
 static uint32_t build_smart(const struct vn_ctrl *ctrl, struct vn_log_smart *page) {
     const struct vn_ctrl_counters *counters = &ctrl->counters;
     uint64_t now = vn_reactor_now_ns(ctrl->reactor);
+    page->critical_warning = critical_warning(ctrl);
     page->temperature = TEMPERATURE_K;
     page->avail_spare = 100;
     page->spare_thresh = 10;

@@ -114,6 +114,7 @@ static void try_enable(struct vn_ctrl *ctrl) {
     }
     ctrl->csts &= ~VN_CSTS_SHST_MASK; /* of a shutdown while disabled: it is over */
     vn_ctrl_set_state(ctrl, VN_CTRL_READY);
+    vn_log_check_warnings(ctrl);
 }
 
 static void finish_disable(struct vn_ctrl *ctrl) {

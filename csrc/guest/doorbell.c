@@ -42,13 +42,22 @@ static void write_event_idx(uint32_t *event_idx, uint32_t value) {
     __atomic_store_n(event_idx, value, __ATOMIC_RELAXED);
 }
 
-/* A doorbell value that cannot be: told once a value, and ignored (Base 5.2.1, error event 01h). */
-static void refuse(struct vn_ctrl *ctrl, uint16_t qid, uint32_t value, uint32_t *last_refused) {
-    if (value == *last_refused)
-        return;
-    *last_refused = value;
+static void log_wrong_doorbell(struct vn_ctrl *ctrl, uint16_t qid, enum vn_aen_error_info info) {
     vn_log_error_event(ctrl, qid, 0xffff);
-    vn_aer_raise(ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR);
+    vn_aer_raise(ctrl, VN_AEN_ERROR, (uint8_t)info, VN_LOG_ERROR);
+}
+
+/* A doorbell in memory holds what cannot be: told once, and ignored (Base 5.2.1, error event 01h). */
+static void refuse(struct vn_ctrl *ctrl, uint16_t qid, uint32_t value, uint32_t *last_refused) {
+    if (value != *last_refused)
+        log_wrong_doorbell(ctrl, qid, VN_AEN_ERROR_DB_VALUE);
+    *last_refused = value;
+}
+
+/* A head may move only over what was posted: up to our tail. */
+static bool head_can_be(const struct vn_cq *cq, uint32_t head) {
+    uint32_t posted = (cq->tail + cq->size - cq->head) % cq->size;
+    return head < cq->size && (head + cq->size - cq->head) % cq->size <= posted;
 }
 
 static void take_head(struct vn_ctrl *ctrl, struct vn_cq *cq) {
@@ -57,14 +66,12 @@ static void take_head(struct vn_ctrl *ctrl, struct vn_cq *cq) {
     uint32_t head = read_doorbell(cq->doorbell);
     if (head == cq->head)
         return;
-    /* It may move only over what was posted: from head up to tail. */
-    uint32_t posted = (cq->tail + cq->size - cq->head) % cq->size;
-    uint32_t moved = head < cq->size ? (head + cq->size - cq->head) % cq->size : UINT32_MAX;
-    if (moved > posted) {
+    if (!head_can_be(cq, head)) {
         refuse(ctrl, cq->cqid, head, &cq->bad_head);
         return;
     }
     cq->head = head;
+    cq->bad_head = UINT32_MAX;
 }
 
 /* Slots of the completion queue that are neither filled nor promised. */
@@ -101,10 +108,12 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
         return false;
     uint32_t tail = read_doorbell(sq->doorbell);
     if (tail != sq->tail) {
-        if (tail >= sq->size)
+        if (tail >= sq->size) {
             refuse(ctrl, sq->sqid, tail, &sq->bad_tail);
         else
             sq->tail = tail;
+            sq->bad_tail = UINT32_MAX;
+        }
     }
     uint32_t waiting = (sq->tail + sq->size - sq->head) % sq->size;
     if (!waiting)
@@ -165,6 +174,8 @@ bool vn_doorbell_arm(struct vn_vfu_dev *dev) {
         if (sq->exists && sq->event_idx)
             write_event_idx(sq->event_idx, sq->tail);
         struct vn_cq *cq = &ctrl->cqs[i];
+        if (cq->exists)
+            take_head(ctrl, cq); /* nobody may have looked at it since: tell of a wrong one */
         if (cq->exists && cq->event_idx)
             write_event_idx(cq->event_idx, cq->head);
     }
@@ -184,6 +195,13 @@ bool vn_doorbell_arm(struct vn_vfu_dev *dev) {
     return false;
 }
 
+/* Whether a doorbell may be given this value. The same check as when it is read from memory, but a wrong value that
+ * is trapped does not replace the good one before it. */
+static bool value_can_be(const struct vn_ctrl *ctrl, uint32_t index, uint32_t value) {
+    const struct vn_cq *cq = &ctrl->cqs[index / 2];
+    return index & 1 ? head_can_be(cq, value) : value < ctrl->sqs[index / 2].size;
+}
+
 /* A trapped doorbell. Hosts with shadow doorbells write here only to wake us. */
 void vn_doorbell_write(struct vn_vfu_dev *dev, uint32_t offset, uint32_t value) {
     struct vn_ctrl *ctrl = dev->ctrl;
@@ -193,12 +211,13 @@ void vn_doorbell_write(struct vn_vfu_dev *dev, uint32_t offset, uint32_t value) 
         return;
     uint32_t qid = index / 2;
     bool exists = qid < VN_NR_QUEUES && (index & 1 ? ctrl->cqs[qid].exists : ctrl->sqs[qid].exists);
-    if (!exists) {
-        vn_log_error_event(ctrl, (uint16_t)qid, 0xffff);
-        vn_aer_raise(ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER, VN_LOG_ERROR);
-        return;
-    }
-    __atomic_store_n(&plain_doorbells(dev)[index], value & 0xffff, __ATOMIC_RELEASE);
+    value &= 0xffff;
+    if (!exists)
+        log_wrong_doorbell(ctrl, (uint16_t)qid, VN_AEN_ERROR_DB_REGISTER);
+    else if (!value_can_be(ctrl, index, value))
+        log_wrong_doorbell(ctrl, (uint16_t)qid, VN_AEN_ERROR_DB_VALUE);
+    else
+        __atomic_store_n(&plain_doorbells(dev)[index], value, __ATOMIC_RELEASE);
 }
 
 /* A posted doorbell write is 36 bytes: header, region access, value. The socket is looked into, and only what is
