@@ -15,24 +15,30 @@ static bool is_enabled(const struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_
     return true;
 }
 
+/* A parked request holds no slot of the completion queue: false when there is none for it now. */
+static bool unpark(struct vn_req *req) {
+    struct vn_cq *cq = req->sq->cq;
+    if (vn_cq_free_slots(cq) == 0)
+        return false;
+    cq->reserved++;
+    vn_ctrl_enter_flight(req->ctrl);
+    vn_queue_track(req->sq, req);
+    return true;
+}
+
 /* Complete parked requests for what is pending. */
 void vn_aer_flush(struct vn_ctrl *ctrl) {
     for (unsigned type = 0; type < 3 && ctrl->nr_aers; type++) {
         struct vn_pending_event *event = &ctrl->pending[type];
-        struct vn_cq *cq = &ctrl->cqs[0];
         if (!event->pending || event->masked || ctrl->state != VN_CTRL_READY)
             continue;
-        /* A parked request holds no slot of the queue: it takes one now, or waits until there is one. */
-        uint32_t used = (cq->tail + cq->size - cq->head) % cq->size + cq->reserved;
-        if (used >= cq->size - 1)
+        struct vn_req *req = ctrl->aers[ctrl->nr_aers - 1];
+        if (!unpark(req))
             return;
+        ctrl->nr_aers--;
         event->pending = false;
         event->masked = true;
-        struct vn_req *req = ctrl->aers[--ctrl->nr_aers];
         req->result = type | (uint32_t)event->info << 8 | (uint32_t)event->log << 16;
-        cq->reserved++;
-        ctrl->nr_inflight++;
-        vn_queue_track(req->sq, req);
         vn_ctrl_end(req, VN_SC_SUCCESS);
     }
 }
@@ -46,7 +52,7 @@ bool vn_aer_park(struct vn_req *req, vn_status *status) {
     /* Parked, it is not in flight: it holds no guest memory and no slot, and no reset waits for it. */
     vn_queue_untrack(req->sq, req);
     req->sq->cq->reserved--;
-    ctrl->nr_inflight--;
+    vn_ctrl_leave_flight(ctrl);
     ctrl->aers[ctrl->nr_aers++] = req;
     vn_aer_flush(ctrl);
     return true;
@@ -89,10 +95,9 @@ bool vn_aer_abort(struct vn_ctrl *ctrl, uint16_t cid) {
         struct vn_req *req = ctrl->aers[i];
         if (req->cmd.cid != cid)
             continue;
+        if (!unpark(req))
+            return false;
         ctrl->aers[i] = ctrl->aers[--ctrl->nr_aers];
-        req->sq->cq->reserved++;
-        ctrl->nr_inflight++;
-        vn_queue_track(req->sq, req);
         req->cancelled = true; /* no entry in the error log: the host asked for it */
         vn_req_complete(req, VN_SC_ABORT_REQUESTED);
         return true;

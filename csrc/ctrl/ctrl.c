@@ -99,7 +99,12 @@ void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req) {
     *pool = req;
 }
 
-static void leave_flight(struct vn_ctrl *ctrl) {
+void vn_ctrl_enter_flight(struct vn_ctrl *ctrl) {
+    if (ctrl->nr_inflight++ == 0)
+        ctrl->busy_since_ns = vn_reactor_now_ns(ctrl->reactor);
+}
+
+void vn_ctrl_leave_flight(struct vn_ctrl *ctrl) {
     if (--ctrl->nr_inflight)
         return;
     vn_count(&ctrl->counters.busy_ns, vn_reactor_now_ns(ctrl->reactor) - ctrl->busy_since_ns);
@@ -184,7 +189,7 @@ static void on_command_done(struct vn_req *req, void *arg) {
     }
     vn_queue_untrack(sq, req);
     vn_ctrl_put_req(ctrl, req);
-    leave_flight(ctrl);
+    vn_ctrl_leave_flight(ctrl);
 }
 
 void vn_ctrl_execute(struct vn_req *req) {
@@ -202,8 +207,7 @@ void vn_ctrl_execute(struct vn_req *req) {
     vn_req_set_state(req, VN_REQ_FETCHED);
     vn_req_push(req, on_command_done, ctrl);
     vn_queue_track(req->sq, req);
-    if (ctrl->nr_inflight++ == 0)
-        ctrl->busy_since_ns = vn_reactor_now_ns(ctrl->reactor);
+    vn_ctrl_enter_flight(ctrl);
     if (req->sq->sqid)
         vn_io_execute(req);
     else

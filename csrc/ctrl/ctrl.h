@@ -169,6 +169,9 @@ struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq); /* NULL:
 void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req);
 /* A fetched command: runs it. */
 void vn_ctrl_execute(struct vn_req *req);
+/* Count one more, or one less, command in flight; the last one to leave tells who waits for that. */
+void vn_ctrl_enter_flight(struct vn_ctrl *ctrl);
+void vn_ctrl_leave_flight(struct vn_ctrl *ctrl);
 /* Whether a command that is between two backend operations, or waits for a busy one, will come back to nsc. */
 bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
 /* Offer commands again whose backend was busy. True: one was taken. */
@@ -231,6 +234,12 @@ bool vn_aer_abort(struct vn_ctrl *ctrl, uint16_t cid);
 void vn_aer_flush(struct vn_ctrl *ctrl);
 /* A namespace came, went or changed: tell the host. */
 void vn_aer_ns_changed(struct vn_ctrl *ctrl, uint32_t nsid);
+
+/* Slots that are neither filled nor promised, as far as the host's head is known. */
+static inline uint32_t vn_cq_free_slots(const struct vn_cq *cq) {
+    uint32_t filled = cq->tail >= cq->head ? cq->tail - cq->head : cq->tail + cq->size - cq->head;
+    return cq->size - 1 - filled - cq->reserved;
+}
 
 static inline uint32_t vn_ctrl_max_transfer(const struct vn_ctrl *ctrl) {
     return VN_PAGE_SIZE << ctrl->mdts;
