@@ -110,7 +110,7 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
     if (tail != sq->tail) {
         if (tail >= sq->size) {
             refuse(ctrl, sq->sqid, tail, &sq->bad_tail);
-        else
+        } else {
             sq->tail = tail;
             sq->bad_tail = UINT32_MAX;
         }
