@@ -27,11 +27,14 @@ static uint32_t *plain_doorbells(struct vn_vfu_dev *dev) {
 /* The host's writes to the shadow count for I/O queues; hosts ring the admin queue in the registers. */
 static void locate(struct vn_vfu_dev *dev, uint16_t qid, uint32_t index, const uint32_t **doorbell,
                    uint32_t **event_idx) {
-    bool shadowed = qid && dev->shadow.gpa;
-    *doorbell = shadowed ? &dev->shadow.doorbells[index] : &plain_doorbells(dev)[index];
-    *event_idx = shadowed ? &dev->shadow.event_idx[index] : NULL;
-    if (shadowed && !dev->shadow.doorbells)
-        *doorbell = NULL;
+    const struct vn_shadow *shadow = &dev->shadow;
+    *doorbell = *event_idx = NULL;
+    if (!qid || !shadow->gpa) {
+        *doorbell = &plain_doorbells(dev)[index];
+    } else if (shadow->doorbells) { /* else the guest has taken its pages away */
+        *doorbell = &shadow->doorbells[index];
+        *event_idx = &shadow->event_idx[index];
+    }
 }
 
 static uint32_t read_doorbell(const uint32_t *doorbell) {
@@ -76,12 +79,9 @@ static void take_head(struct vn_ctrl *ctrl, struct vn_cq *cq) {
 
 /* Slots of the completion queue that are neither filled nor promised. */
 static uint32_t free_slots(struct vn_ctrl *ctrl, struct vn_cq *cq, uint32_t wanted) {
-    uint32_t used = (cq->tail + cq->size - cq->head) % cq->size + cq->reserved;
-    if (used + wanted > cq->size - 1) { /* looks full: only now read the host's doorbell */
+    if (vn_cq_free_slots(cq) < wanted) /* looks full: only now read the host's doorbell */
         take_head(ctrl, cq);
-        used = (cq->tail + cq->size - cq->head) % cq->size + cq->reserved;
-    }
-    return cq->size - 1 - used;
+    return vn_cq_free_slots(cq);
 }
 
 /* Memory shared in name only (a private mapping of a memfd) reads as zeros here, whatever the guest writes. An
@@ -124,6 +124,8 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
         nr = slots;
     uint32_t done = 0;
     while (done < nr) {
+        if (sq->sqid == 0 && !vn_cq_free_slots(sq->cq)) /* an event, told meanwhile, took the slot */
+            break;
         struct vn_req *req = vn_ctrl_get_req(ctrl, sq);
         if (!req)
             break;
@@ -169,7 +171,7 @@ bool vn_doorbell_arm(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
     if (ctrl->state != VN_CTRL_READY || ctrl->paused)
         return false;
-    for (uint32_t i = 0; i <= ctrl->features.nr_sqs; i++) {
+    for (uint32_t i = 0; i < VN_NR_QUEUES; i++) {
         struct vn_sq *sq = &ctrl->sqs[i];
         if (sq->exists && sq->event_idx)
             write_event_idx(sq->event_idx, sq->tail);
@@ -266,7 +268,7 @@ static void remap_shadow(struct vn_vfu_dev *dev) {
     struct vn_shadow *shadow = &dev->shadow;
     if (!shadow->gpa)
         return;
-    shadow->doorbells = vn_guest_mem_whole(&dev->mem, shadow->gpa, VN_PAGE_SIZE, false);
+    shadow->doorbells = vn_guest_mem_whole(&dev->mem, shadow->gpa, VN_PAGE_SIZE, true); /* cleared at queue creation */
     shadow->event_idx = vn_guest_mem_whole(&dev->mem, shadow->event_gpa, VN_PAGE_SIZE, true);
     if (!shadow->event_idx)
         shadow->doorbells = NULL;
