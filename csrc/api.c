@@ -149,7 +149,7 @@ int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out) {
         .deallocates = sum.deallocates,
         .write_zeroes = sum.write_zeroes,
         .errors = sum.errors,
-        .bounced = vn_counted(&ns->backend->bounced),
+        .bounced = vn_backend_bounced(ns->backend),
     };
     memcpy(out->uuid, ns->uuid, sizeof(out->uuid));
     return 0;

@@ -81,6 +81,11 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     put_u128(id->tnvmcap, total);
 }
 
+/* By the user, or since a flush failed: what was acknowledged before may be lost, so no more is taken. */
+static bool is_write_protected(const struct vn_ns *ns) {
+    return ns->read_only || vn_backend_latched(ns->backend);
+}
+
 static void identify_ns(const struct vn_ns *ns, struct vn_id_ns *id) {
     id->nsze = id->ncap = id->nuse = ns->nr_blocks;
     id->nlbaf = 0; /* one format, zero-based */
@@ -88,7 +93,7 @@ static void identify_ns(const struct vn_ns *ns, struct vn_id_ns *id) {
     if (ns->backend->deallocates)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
     put_u128(id->nvmcap, ns->nr_blocks << ns->block_shift);
-    id->nsattr = ns->read_only ? 0x1 : 0;
+    id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
 }
 
@@ -124,7 +129,7 @@ static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
 }
 
 static void identify_ns_independent(const struct vn_ns *ns, struct vn_id_ns_independent *id) {
-    id->nsattr = ns->read_only ? 0x1 : 0;
+    id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     id->nstat = 0x1; /* ready */
 }
 
