@@ -92,7 +92,7 @@ def _raw_terminal() -> Iterator[None]:
         tty.setraw(descriptor)
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, saved)
+        termios.tcsetattr(descriptor, termios.TCSANOW, saved)  # never waits for a reader
 
 
 @contextmanager
