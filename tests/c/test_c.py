@@ -1,4 +1,4 @@
-"""Every C test program, under ASan and UBSan, as a pytest case of its own; those with threads under TSan too."""
+"""Every C test program under ASan and UBSan, as a case of its own; those with threads under TSan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build(top: Path) -> Build:
 
 @pytest.fixture(scope="session")
 def tsan_build(top: Path) -> Build:
-    # GCC warns that TSan does not see fences: what it checks here is handed over by acquire and release.
+    # GCC warns that TSan sees no fences: what it checks here goes over by acquire and release.
     return Build(top, "tsan", ["-Db_sanitize=thread", "-Db_lundef=false", "-Dc_args=-Wno-tsan"])
 
 
