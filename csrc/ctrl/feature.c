@@ -61,12 +61,25 @@ static vn_status set_irq_vector(struct vn_ctrl *ctrl, uint32_t cdw11) {
     return VN_SC_SUCCESS;
 }
 
+/* All but error recovery are the controller's own: a namespace has no say in them. */
+static vn_status check_scope(const struct vn_req *req) {
+    uint32_t nsid = req->cmd.nsid;
+    if (nsid == 0 || nsid == VN_NSID_BROADCAST)
+        return VN_SC_SUCCESS;
+    if (!vn_ns_table_get(&req->ctrl->namespaces, nsid))
+        return VN_SC_INVALID_NS;
+    return (req->cmd.cdw10 & 0xff) == VN_FEAT_ERROR_RECOVERY ? VN_SC_SUCCESS : VN_SC_FEATURE_NOT_NS_SPECIFIC;
+}
+
 vn_status vn_feature_set(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     struct vn_features *features = &ctrl->features;
     uint32_t value = req->cmd.cdw11;
     if (req->cmd.cdw10 & SET_SAVE)
         return VN_SC_FEATURE_NOT_SAVEABLE;
+    vn_status status = check_scope(req);
+    if (status)
+        return status;
     switch (req->cmd.cdw10 & 0xff) {
     case VN_FEAT_ARBITRATION:
         features->arbitration = value;

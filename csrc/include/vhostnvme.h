@@ -82,7 +82,7 @@ struct vn_ns_opts {
     uint64_t size;       /* bytes; 0: what the file has */
     uint32_t block_size; /* 512 or 4096 */
     uint32_t flags;      /* VN_NS_* */
-    uint8_t uuid[16];    /* all zero: made from path or at random */
+    uint8_t uuid[16];    /* all zero: made at random */
     /* filters, in the order in which a command passes them; 0 or NULL: not there */
     const char *record_path; /* log every write, flush and their completions to this file */
     uint32_t delay_us;       /* complete this much later */

@@ -209,16 +209,17 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
     for name in error.operations if error else ():
         operations |= Operation[name.upper().replace("-", "_")]
     file = spec if isinstance(spec, FileSpec) else None
+    path = file.resolved(Path.cwd()) if file else None
     return NamespaceOptions(
         backend="file" if file else "mem" if isinstance(spec, MemorySpec) else "null",
-        path=str(file.resolved(Path.cwd())) if file else None,
+        path=str(path) if path else None,
         size=spec.size or 0,
         block_size=spec.block_size,
         read_only=spec.read_only,
         create=bool(file and file.create),
         direct=not file or file.direct is not False,
         preallocate=bool(file and file.preallocate),
-        uuid=spec.uuid,
+        uuid=spec.uuid or (_uuid_of(path) if path else None),
         record_path=None if spec.record is None else str(Path.cwd() / spec.record),
         delay_us=spec.delay_us,
         error_ppm=error.ppm if error else 0,
@@ -227,6 +228,16 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         error_after=error.after if error else 0,
         error_seed=error.seed if error else 0,
     )
+
+
+def _uuid_of(path: Path) -> uuid.UUID:
+    """The same whenever this machine serves this file, so that guests know their disk again."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError):
+        machine = ""
+    url = f"file://{machine}{path.resolve()}"
+    return uuid.uuid5(uuid.NAMESPACE_URL, url.encode("utf-8", "surrogateescape").hex())
 
 
 def _make_folder(folder: Path) -> None:
