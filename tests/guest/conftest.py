@@ -16,7 +16,7 @@ from vhostnvme.guest.vm import Guest
 
 HERE = Path(__file__).parent
 SCRATCH_BYTES = 512 << 20
-DISK_BYTES = 192 << 20
+DISK_BYTES = 320 << 20
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,7 +79,11 @@ def rig(disk_folder: Path, full_disk: FullDiskServer) -> Iterator[GuestRig]:
         "FILE": [f"file:{disk_folder}/file.img?size={DISK_BYTES}"],
         "FILE4K": [f"file:{disk_folder}/file4k.img?size={DISK_BYTES}&block=4096"],
         "MEM": ["mem:192M"],
-        "THREE": ["mem:64M", "mem:32M?block=4096", f"file:{disk_folder}/third.img?size=48M"],
+        "THREE": [
+            "mem:64M",
+            "mem:32M?block=4096",
+            f"file:{disk_folder}/third.img?size=48M&record={disk_folder}/third.log",
+        ],
         "FAIL": [
             "mem:64M?error=100%&error-ops=write",
             "mem:64M",

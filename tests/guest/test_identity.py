@@ -24,8 +24,8 @@ def test_nvme_list_shows_each_disk_with_its_size_and_block(rig: GuestRig) -> Non
         for device in rig.json("nvme list -o json")["Devices"]
     }
     expected = {
-        ("FILE", 1): (192 * MIB, 512),
-        ("FILE4K", 1): (192 * MIB, 4096),
+        ("FILE", 1): (320 * MIB, 512),
+        ("FILE4K", 1): (320 * MIB, 4096),
         ("MEM", 1): (192 * MIB, 512),
         ("THREE", 1): (64 * MIB, 512),
         ("THREE", 2): (32 * MIB, 4096),
@@ -79,7 +79,7 @@ def test_no_volatile_cache_where_there_is_none(rig: GuestRig) -> None:
 
 @pytest.mark.parametrize(
     ("disk", "nsid", "size", "shift"),
-    [("THREE", 1, 64 * MIB, 9), ("THREE", 2, 32 * MIB, 12), ("FILE4K", 1, 192 * MIB, 12)],
+    [("THREE", 1, 64 * MIB, 9), ("THREE", 2, 32 * MIB, 12), ("FILE4K", 1, 320 * MIB, 12)],
 )
 def test_id_ns_says_what_the_namespace_is(
     rig: GuestRig, disk: str, nsid: int, size: int, shift: int
