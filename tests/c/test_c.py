@@ -1,4 +1,4 @@
-"""Every C test program under ASan and UBSan, as a case of its own; those with threads under TSan."""
+"""Every C test program under ASan and UBSan, a case each; those with threads under TSan too."""
 
 from __future__ import annotations
 
