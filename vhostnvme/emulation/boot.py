@@ -30,6 +30,7 @@ from vhostnvme.guest.vm import BOOT_TIMEOUT_S, Guest
 from vhostnvme.storage.spec import DiskSpec, FileSpec
 
 SCRATCH_BYTES = 1 << 30
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +120,13 @@ def boot(
 
 
 def unwind_on_signals() -> None:
-    """SIGTERM is answered as Ctrl-C is, also in the background of a shell script: by unwinding."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    """SIGTERM, and a terminal that goes away, are answered as Ctrl-C is: by unwinding.
+
+    Also in the background of a shell script, which ignores SIGINT; nohup's wish is respected.
+    """
+    for number in ENDING_SIGNALS:
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 @asynccontextmanager
@@ -187,7 +192,9 @@ async def _boot(
 ) -> int:
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     say(f"booting a guest on {accel.name} ({accel.reason})")
     try:
         async with (

@@ -49,7 +49,10 @@ async def serve(
         stop.set()
 
     _check_ready_fd(announcement)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # the terminal has gone, and nobody said nohup
+    for number in numbers:
         loop.add_signal_handler(number, on_signal)
     try:
         async with serving([options], runtime_options) as (device,):
@@ -57,7 +60,7 @@ async def serve(
             await stop.wait()
             _log.info("ending")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             loop.remove_signal_handler(number)
 
 

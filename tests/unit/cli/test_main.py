@@ -97,7 +97,7 @@ def test_serve_tells_what_it_serves_as_json(folder: Path) -> None:
     assert not (folder / "d").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_serve_with_0(folder: Path, number: signal.Signals) -> None:
     read_end, write_end = os.pipe()
     arguments = ["serve", "--socket", f"{folder}/cntrl", "--namespace", "mem:1M"]
