@@ -14,7 +14,7 @@
 #define LPA_EXTENDED 0x04
 #define VWC_PRESENT 0x1u
 #define VWC_FLUSH_BROADCAST (0x3u << 1) /* Flush with NSID FFFFFFFFh flushes all */
-#define SGLS_DWORD_ALIGNED 0x2u
+#define SGLS_ANY_ALIGNMENT 0x1u
 #define FNA_NONE 0
 #define KELVIN_0C 273u
 
@@ -70,7 +70,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
     id->awupf = 0;
-    id->sgls = SGLS_DWORD_ALIGNED;
+    id->sgls = SGLS_ANY_ALIGNMENT;
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
     uint64_t total = 0;

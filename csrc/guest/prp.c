@@ -70,6 +70,18 @@ static vn_status append_block(struct vn_iov_list *list, const struct vn_sgl_desc
     return vn_iov_append(list, desc->addr, desc->length);
 }
 
+/* Our copy of a descriptor is the one we judge. A segment may lie in two regions, and so may a descriptor. */
+static bool read_descriptor(struct vn_guest_mem *mem, uint64_t gpa, struct vn_sgl_desc *desc) {
+    uint8_t *to = (uint8_t *)desc;
+    for (uint64_t left = sizeof(*desc), got; left; left -= got, gpa += got, to += got) {
+        const void *at = vn_guest_mem_piece(mem, gpa, left, false, &got);
+        if (!at)
+            return false;
+        __builtin_memcpy(to, at, got);
+    }
+    return true;
+}
+
 /* Walks segments from the descriptor that points to the first one. */
 static vn_status map_segments(struct vn_iov_list *list, struct vn_sgl_desc segment, uint64_t *left) {
     uint32_t budget = MAX_DESCRIPTORS;
@@ -81,13 +93,11 @@ static vn_status map_segments(struct vn_iov_list *list, struct vn_sgl_desc segme
         if (nr > budget)
             return VN_SC_INVALID_SGL_COUNT;
         budget -= nr;
-        const uint8_t *at = vn_guest_mem_whole(list->mem, segment.addr, segment.length, false);
-        if (!at)
-            return VN_SC_DATA_TRANSFER_ERROR;
         bool more = false;
         for (uint32_t i = 0; i < nr; i++) {
             struct vn_sgl_desc desc;
-            __builtin_memcpy(&desc, at + i * sizeof(desc), sizeof(desc)); /* our copy is the one we judge */
+            if (!read_descriptor(list->mem, segment.addr + i * sizeof(desc), &desc))
+                return VN_SC_DATA_TRANSFER_ERROR;
             if (desc.type == (VN_SGL_DATA_BLOCK << 4 | VN_SGL_SUBTYPE_ADDRESS)) {
                 vn_status status = append_block(list, &desc, left);
                 if (status)
