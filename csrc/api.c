@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "core/util.h"
+#include "guest/sigbus.h"
 #include "guest/vfu_dev.h"
 
 #define ERROR_BYTES 512u
@@ -64,10 +65,15 @@ int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out) {
     vn_runtime *rt = calloc(1, sizeof(*rt));
     if (!rt)
         return fail(-ENOMEM, "out of memory");
-    int err = vn_event_queue_create(&rt->events);
+    int err = vn_sigbus_install();
+    if (err) {
+        fail(err, "cannot handle SIGBUS: %s", strerror(-err));
+        goto out_free;
+    }
+    err = vn_event_queue_create(&rt->events);
     if (err) {
         fail(err, "cannot make an event queue: %s", strerror(-err));
-        goto out_free;
+        goto out_sigbus;
     }
     uint32_t poll_us = opts->poll_us == UINT32_MAX ? DEFAULT_POLL_US : opts->poll_us;
     for (; rt->nr_reactors < nr; rt->nr_reactors++) {
@@ -89,6 +95,8 @@ out_stop:
     while (rt->nr_reactors)
         vn_reactor_stop(rt->reactors[--rt->nr_reactors]);
     vn_event_queue_destroy(rt->events);
+out_sigbus:
+    vn_sigbus_remove();
 out_free:
     free(rt);
     return err;
@@ -100,6 +108,7 @@ int vn_runtime_destroy(vn_runtime *rt) {
     while (rt->nr_reactors)
         vn_reactor_stop(rt->reactors[--rt->nr_reactors]);
     vn_event_queue_destroy(rt->events);
+    vn_sigbus_remove();
     free(rt);
     return 0;
 }

@@ -4,6 +4,7 @@
 #include "guest/vfu_dev.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pci_caps/msix.h>
 #include <pci_caps/pm.h>
 #include <pci_caps/px.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "core/util.h"
+#include "guest/sigbus.h"
 
 #define MSIX_TABLE_BYTES 0x1000u
 #define MESSAGES_A_TURN 64 /* vfio-user messages handled before the guests have their turn */
@@ -73,11 +75,24 @@ static void on_dma_map(vfu_ctx_t *ctx, vfu_dma_info_t *info) {
         dev->mem.nr_unshared += info->iova.iov_len >= RAM_BYTES_MIN;
         return;
     }
+    /* Rings and lists are read in whole words: where the client's addresses and ours differ within a page, as no
+     * memory of a machine does, a word could lie across two. */
+    const char *trouble = NULL;
+    if (((uintptr_t)info->iova.iov_base ^ (uintptr_t)info->vaddr) & (VN_PAGE_SIZE - 1))
+        trouble = "a memory region of the client is not aligned to its file: it is out of reach";
+    else if (vn_sigbus_watch(info->mapping.iov_base, info->mapping.iov_len, info->page_size, &dev->memory_lost))
+        trouble = "the clients of this process map too many memory regions: the rest is out of reach";
+    if (trouble) {
+        vn_event_emit(dev->ctrl->events, VN_EVENT_MESSAGE, dev->ctrl->id, 0, 0, "%s", trouble);
+        return;
+    }
     int err = vn_guest_mem_add(&dev->mem, (uintptr_t)info->iova.iov_base, info->iova.iov_len, info->vaddr,
                                info->prot & PROT_READ, info->prot & PROT_WRITE);
     if (err == -ENOSPC)
         vn_event_emit(dev->ctrl->events, VN_EVENT_MESSAGE, dev->ctrl->id, 0, 0,
                       "the client maps more than %u memory regions: the rest is out of reach", VN_GUEST_REGIONS);
+    if (err) /* also -EINVAL: the same region once more, which is there and watched */
+        vn_sigbus_unwatch(info->mapping.iov_base);
     vn_doorbell_remap(dev);
 }
 
@@ -90,7 +105,20 @@ static void on_dma_unmap(vfu_ctx_t *ctx, vfu_dma_info_t *info) {
     /* What was given up may still be running in the kernel: its addresses must never be used again. */
     info->keep_addresses = dev->ctrl->nr_orphans > 0;
     vn_guest_mem_remove(&dev->mem, (uintptr_t)info->iova.iov_base, info->iova.iov_len);
+    vn_sigbus_unwatch(info->mapping.iov_base);
     vn_doorbell_remap(dev);
+}
+
+/* The SIGBUS handler has put an empty page where the client's memory was: this client cannot go on. */
+static void drop_shortened(struct vn_vfu_dev *dev) {
+    static const char why[] = "the client has shortened a file behind the memory that it shares: it is dropped";
+    atomic_store(&dev->memory_lost, false);
+    if (dev->ctrl->state == VN_CTRL_READY)
+        vn_ctrl_fatal(dev->ctrl, why);
+    else
+        vn_event_emit(dev->ctrl->events, VN_EVENT_MESSAGE, dev->ctrl->id, 0, 0, "%s", why);
+    if (dev->state == VN_DEV_ATTACHED)
+        shutdown(vfu_get_poll_fd(dev->ctx), SHUT_RDWR);
 }
 
 /* --- Quiesce: libvfio-user asks before it touches what commands in flight could use --- */
@@ -169,6 +197,7 @@ static void detached(struct vn_vfu_dev *dev) {
     if (dev->state == VN_DEV_ATTACHED)
         dev->state = VN_DEV_LISTENING;
     dev->lost = false;
+    atomic_store(&dev->memory_lost, false);
     dev->ctrl->paused = false;
     dev->mem.nr_unshared = 0;
     if (dev->poll_armed)
@@ -251,6 +280,8 @@ static bool dev_poll(struct vn_poller *poller) {
     if (dev->state == VN_DEV_DEAD)
         return false;
     bool work = false;
+    if (atomic_load_explicit(&dev->memory_lost, memory_order_relaxed))
+        drop_shortened(dev);
     if (dev->quiesce_pending && dev->ctrl->nr_inflight == 0) {
         finish_quiesce(dev);
         work = true;
@@ -287,8 +318,11 @@ static bool dev_before_sleep(struct vn_poller *poller) {
     bool nobody_kicks = dev->mapped && dev->state == VN_DEV_ATTACHED && ctrl->state == VN_CTRL_READY;
     poller->max_sleep_ns = nobody_kicks || ctrl->busy_first ? dev->idle_sleep_ns : 0;
     dev->idle_sleep_ns = vn_min_u64(2 * dev->idle_sleep_ns, IDLE_SLEEP_MAX_NS);
+    if (atomic_load_explicit(&dev->memory_lost, memory_order_relaxed))
+        return true;
     bool deferred = (dev->readable && !dev->quiesce_pending) || (dev->quiesce_pending && ctrl->nr_inflight == 0);
-    return deferred || vn_doorbell_arm(dev);
+    /* arming touches the guest's memory, and may find that it is gone */
+    return deferred || vn_doorbell_arm(dev) || atomic_load_explicit(&dev->memory_lost, memory_order_relaxed);
 }
 
 /* --- Making and closing --- */
@@ -402,9 +436,10 @@ int vn_vfu_dev_open(struct vn_vfu_dev *dev, struct vn_ctrl *ctrl, const char *pa
     if (err)
         return err;
 
-    dev->doorbell_fd = memfd_create("vhostnvme-doorbells", MFD_CLOEXEC);
-    /* The client maps the page at the region's own offset in the file. */
-    if (dev->doorbell_fd < 0 || ftruncate(dev->doorbell_fd, VN_REG_DBS + VN_DOORBELL_BYTES) < 0)
+    dev->doorbell_fd = memfd_create("vhostnvme-doorbells", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    /* The client maps the page at the region's own offset in the file; it cannot take it away from under us. */
+    if (dev->doorbell_fd < 0 || ftruncate(dev->doorbell_fd, VN_REG_DBS + VN_DOORBELL_BYTES) < 0 ||
+        fcntl(dev->doorbell_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
         goto out_errno;
     dev->page = mmap(NULL, VN_DOORBELL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, dev->doorbell_fd, VN_REG_DBS);
     if (dev->page == MAP_FAILED)

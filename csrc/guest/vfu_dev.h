@@ -5,6 +5,7 @@
 #define VN_VFU_DEV_H
 
 #include <libvfio-user.h>
+#include <stdatomic.h>
 
 #include "ctrl/ctrl.h"
 #include "guest/guest_mem.h"
@@ -44,6 +45,7 @@ struct vn_vfu_dev {
     struct vn_shadow shadow;
     bool told_unshared; /* the event was sent for this connection */
     bool lost;          /* the client went while a request of it was pending */
+    atomic_bool memory_lost; /* the client has shortened a file that it shares: set by the SIGBUS handler */
     uint32_t next_sq;   /* round robin */
     bool quiesce_pending, quiesce_cancelled;
     bool checked_memory; /* the first admin command since enable was looked at */
