@@ -166,6 +166,12 @@ bool vn_doorbell_poll(struct vn_vfu_dev *dev) {
     return work;
 }
 
+/* Only a full queue makes us wait for the host's head. Else the index lies just behind it, where a host that
+ * consumes passes it once in a whole turn of the ring, so that completions do not wake us. */
+static uint32_t head_wakes_at(const struct vn_cq *cq) {
+    return vn_cq_free_slots(cq) ? (cq->head + cq->size - 1) % cq->size : cq->head;
+}
+
 /* Before sleeping: ask to be woken by the next doorbell, then look once more. True: there is work. */
 bool vn_doorbell_arm(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
@@ -179,7 +185,7 @@ bool vn_doorbell_arm(struct vn_vfu_dev *dev) {
         if (cq->exists)
             take_head(ctrl, cq); /* nobody may have looked at it since: tell of a wrong one */
         if (cq->exists && cq->event_idx)
-            write_event_idx(cq->event_idx, cq->head);
+            write_event_idx(cq->event_idx, head_wakes_at(cq));
     }
     /* The host writes its doorbell, then reads our index; we write the index, then read its doorbell. */
     atomic_thread_fence(memory_order_seq_cst);
