@@ -1,6 +1,7 @@
 /* The rings in guest memory: doorbells in (mapped, trapped or shadow), commands fetched, completions posted.
  * The hot path of the guest door; called by vfu_dev.c on every turn of the reactor.
  */
+#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -248,11 +249,18 @@ bool vn_doorbell_take_posted(struct vn_vfu_dev *dev) {
     struct posted_write msgs[POSTED_BURST];
     int fd = vfu_get_poll_fd(dev->ctx);
     ssize_t got = recv(fd, msgs, sizeof(msgs), MSG_PEEK | MSG_DONTWAIT);
+    if (got < 0 && errno == EAGAIN) {
+        dev->readable = false;
+        return true;
+    }
     size_t whole = got > 0 ? (size_t)got / sizeof(msgs[0]) : 0, nr = 0;
     while (nr < whole && is_doorbell(&msgs[nr]))
         nr++;
-    if (!nr || recv(fd, msgs, nr * sizeof(msgs[0]), MSG_DONTWAIT) != (ssize_t)(nr * sizeof(msgs[0])))
+    size_t bytes = nr * sizeof(msgs[0]);
+    if (!nr || recv(fd, msgs, bytes, MSG_DONTWAIT) != (ssize_t)bytes)
         return false;
+    /* All that was there has been taken: what comes from now on is told by the reactor's poll. */
+    dev->readable = dev->hung_up || (size_t)got != bytes || nr == POSTED_BURST;
     for (size_t i = 0; i < nr; i++)
         vn_doorbell_write(dev, (uint32_t)msgs[i].offset, msgs[i].value);
     return true;

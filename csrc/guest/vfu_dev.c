@@ -188,6 +188,7 @@ static void attach(struct vn_vfu_dev *dev) {
     }
     dev->state = VN_DEV_ATTACHED;
     dev->told_unshared = false;
+    dev->hung_up = false;
     choose_doorbells(dev);
     vn_event_emit(dev->ctrl->events, VN_EVENT_CLIENT_ATTACHED, dev->ctrl->id, 0, 0, "%s",
                   dev->mapped ? "mapped doorbells" : "trapped doorbells");
@@ -207,7 +208,7 @@ static void detached(struct vn_vfu_dev *dev) {
 
 /* Messages that are in the socket, up to a bound. */
 static void run_messages(struct vn_vfu_dev *dev) {
-    for (int i = 0; i < MESSAGES_A_TURN && !dev->lost; i++) {
+    for (int i = 0; i < MESSAGES_A_TURN && dev->readable && !dev->lost; i++) {
         if (vn_doorbell_take_posted(dev))
             continue;
         int ret = vfu_run_ctx(dev->ctx);
@@ -230,8 +231,10 @@ static void on_poll(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
     struct vn_vfu_dev *dev = vn_container_of(op, struct vn_vfu_dev, poll_op);
     if (!(cqe_flags & IORING_CQE_F_MORE))
         dev->poll_armed = false;
-    if (res != -ECANCELED)
-        dev->readable = true;
+    if (res == -ECANCELED)
+        return;
+    dev->readable = true;
+    dev->hung_up |= dev->state == VN_DEV_ATTACHED && (res < 0 || res & (POLLHUP | POLLRDHUP | POLLERR));
 }
 
 static void dev_arm_poll(struct vn_vfu_dev *dev) {
@@ -242,7 +245,7 @@ static void dev_arm_poll(struct vn_vfu_dev *dev) {
     }
     int fd = vfu_get_poll_fd(dev->ctx);
     if (dev->state == VN_DEV_ATTACHED)
-        io_uring_prep_poll_multishot(sqe, fd, POLLIN);
+        io_uring_prep_poll_multishot(sqe, fd, POLLIN | POLLRDHUP);
     else
         io_uring_prep_poll_add(sqe, fd, POLLIN);
     io_uring_sqe_set_data(sqe, &dev->poll_op);

@@ -32,6 +32,7 @@ struct vn_vfu_dev {
 
     struct vn_uring_op poll_op;
     bool poll_armed, readable;
+    bool hung_up; /* the client has closed its end: read on until libvfio-user has seen it */
     struct vn_poller poller;
     struct vn_timer retry_timer; /* when there was no room in the ring for our poll */
     struct vn_timer quiesce_timer;
@@ -63,7 +64,8 @@ void vn_vfu_dev_free(struct vn_vfu_dev *dev);
 /* doorbell.c: the rings. */
 bool vn_doorbell_poll(struct vn_vfu_dev *dev);
 bool vn_doorbell_arm(struct vn_vfu_dev *dev);
-/* Takes posted doorbell writes that are next in the socket, without libvfio-user. False: there is none. */
+/* Takes posted doorbell writes that are next in the socket, without libvfio-user. False: something else is next.
+ * Clears dev->readable when the socket is empty. */
 bool vn_doorbell_take_posted(struct vn_vfu_dev *dev);
 vn_status vn_doorbell_map(struct vn_req *req, uint32_t length);
 void vn_doorbell_write(struct vn_vfu_dev *dev, uint32_t offset, uint32_t value);

@@ -25,7 +25,7 @@ def test_a_command_at_depth_1_wakes_a_sleeping_controller_once(serve: Serve) -> 
         time.sleep(IDLE_S)
         assert queue.read(0, 1) == data
     rung = served.controller.info().doorbell_writes - before
-    # One for each command; the head passes the index that lies behind it once in a turn of the ring.
+    # One for each command; the head passes the index behind it once in a turn of the ring.
     assert NR_COMMANDS <= rung <= NR_COMMANDS + 2
 
 
