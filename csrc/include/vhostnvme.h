@@ -54,7 +54,7 @@ enum vn_event_type {
     VN_EVENT_CTRL_SHUTDOWN,     /* CC.SHN: the guest has shut the controller down */
     VN_EVENT_CTRL_FATAL,        /* CSTS.CFS was set; text says why */
     VN_EVENT_MEMORY_NOT_SHARED, /* the guest's memory cannot be reached; text says what to do */
-    VN_EVENT_BACKEND_ERROR,     /* a: errno, b: nsid; the first one and then at most one a second */
+    VN_EVENT_BACKEND_ERROR,     /* a: NVMe status (type << 8 | code), b: nsid; at most one a second */
     VN_EVENT_MESSAGE,           /* text: something worth a line in the log */
     VN_EVENT_CTRL_DESTROYED,    /* the answer to vn_ctrl_destroy; the handle is gone */
 };

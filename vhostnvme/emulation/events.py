@@ -8,6 +8,7 @@ import os
 from vhostnvme.guest.qemu import shared_memory
 from vhostnvme.native import Event, EventType
 
+CAPACITY_EXCEEDED = 0x081  # NVMe status: the file system under a sparse file has no space
 _MEMORY_ADVICE = "start QEMU with " + " ".join(
     [*shared_memory("SIZE"), "-machine", "memory-backend=mem"]
 )
@@ -45,8 +46,8 @@ def _sentence(event: Event) -> tuple[int, str]:
                 f"{event.text or 'the memory of the guest is not shared'}; {_MEMORY_ADVICE}",
             )
         case EventType.BACKEND_ERROR:
-            reason = os.strerror(event.a)
-            return logging.ERROR, f"namespace {event.b}: the storage behind it failed ({reason})"
+            what = "is full" if event.a == CAPACITY_EXCEEDED else "failed"
+            return logging.ERROR, f"the storage behind namespace {event.b} {what}"
         case EventType.MESSAGE:
             return logging.INFO, event.text or "a message without text"
         case EventType.CONTROLLER_DESTROYED:

@@ -28,3 +28,10 @@ def test_memory_that_is_not_shared_says_what_to_do() -> None:
 
 def test_a_lost_client_says_why() -> None:
     assert "Connection reset" in sentence_of(Event(EventType.CLIENT_DETACHED, a=104))[1]
+
+
+def test_a_failed_storage_is_named_and_a_full_one_told_apart() -> None:
+    failed = sentence_of(Event(EventType.BACKEND_ERROR, a=0x280, b=3))[1]
+    assert failed == "the storage behind namespace 3 failed"
+    full = sentence_of(Event(EventType.BACKEND_ERROR, a=0x081, b=3))[1]
+    assert full == "the storage behind namespace 3 is full"
