@@ -103,11 +103,26 @@ class GuestRig:
             ]
             async with serving(options) as devices:
                 self._devices = dict(zip(self._disks, devices, strict=True))
-                sockets = [device.socket for device in devices] + self._sockets
-                self.guest = Guest(disks=sockets, **self._guest_options)
-                async with self.guest:
+                self._sockets = [*(device.socket for device in devices), *self._sockets]
+                self.guest = Guest(disks=self._sockets, **self._guest_options)
+                await self.guest.start()
+                try:
                     self._started.set()
                     await self._stop.wait()
+                    if self.guest.running:
+                        await self.guest.powerdown()
+                finally:
+                    await self.guest.close()
+
+    def new_guest(self) -> None:
+        """Ends the guest as it is, without asking it, and boots another on the same devices."""
+
+        async def replace() -> None:
+            await self.guest.close()
+            self.guest = Guest(disks=self._sockets, **self._guest_options)
+            await self.guest.start()
+
+        self.wait(replace())
 
     def close(self) -> None:
         """Powers the guest off and ends the devices.
@@ -300,6 +315,15 @@ def fio_verify(
     return " ".join([*words, more])
 
 
+def verified_bytes(output: str) -> int:
+    """How much a fio command of `fio_verify` has read back; no job may have failed."""
+    assert "{" in output, f"fio wrote no JSON: {output}"
+    report = json.loads(output[output.index("{") :])
+    assert report["jobs"], output
+    assert [job["error"] for job in report["jobs"]] == [0] * len(report["jobs"])
+    return sum(job["read"]["io_bytes"] for job in report["jobs"])
+
+
 def boot_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "vhostnvme", "boot", *arguments]
 
@@ -337,7 +361,7 @@ class FullDiskServer:
         script = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
         serve = [
             sys.executable, "-m", "vhostnvme", "serve", "--socket", str(self.socket),
-            "--namespace", f"file:{mount_point}/disk.img?size={disk}",
+            "--namespace", f"file:{mount_point}/disk.img?size={disk}", "--serial", "FULL",
         ]  # fmt: skip
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from tests_guest import LONG, GuestRig, fio_verify
+from tests_guest import LONG, GuestRig, fio_verify, verified_bytes
 
 MEGABYTES = 40 if LONG else 6  # of each of four jobs
 DEPTHS = (1, 2, 8, 32, 128) if LONG else (1, 16, 128)
-
-
-def verified_bytes(output: str) -> int:
-    """How much fio has read back; no job may have failed."""
-    report = json.loads(output[output.index("{") :])
-    assert report["jobs"], output
-    assert [job["error"] for job in report["jobs"]] == [0] * len(report["jobs"])
-    return sum(job["read"]["io_bytes"] for job in report["jobs"])
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
