@@ -1,0 +1,182 @@
+/* Any admin and I/O commands on a running controller with fast, slow, failing and read-only namespaces, so that aborts,
+ * deletions, resets and namespaces that go race with commands in flight.
+ */
+#include "fuzz_rings.h"
+
+#define NR_QUEUES 4u /* admin, and three I/O queue pairs */
+#define ENTRIES 16u
+
+/* Queue i: submission at (2 + 2i) pages, completion a page later. */
+static uint64_t sq_gpa(uint32_t qid) {
+    return qid ? (2 + 2 * qid) * VN_PAGE_SIZE : RING_ASQ;
+}
+
+static uint64_t cq_gpa(uint32_t qid) {
+    return qid ? (3 + 2 * qid) * VN_PAGE_SIZE : RING_ACQ;
+}
+
+static uint32_t tails[NR_QUEUES];
+
+static void push(uint32_t qid, const struct vn_sqe *cmd) {
+    *ring_sqe(&rig, sq_gpa(qid), tails[qid]) = *cmd;
+    tails[qid] = (tails[qid] + 1) % ENTRIES;
+    ring_write_tail(&rig, (uint16_t)qid, tails[qid]);
+}
+
+/* The host consumes everything. */
+static void catch_up(void) {
+    for (uint32_t qid = 0; qid < NR_QUEUES; qid++) {
+        if (rig.ctrl.cqs[qid].exists)
+            ring_write_head(&rig, (uint16_t)qid, rig.ctrl.cqs[qid].tail);
+    }
+}
+
+static void bring_up(void) {
+    memset(tails, 0, sizeof(tails));
+    memset(rig.ram, 0, 16 * VN_PAGE_SIZE);
+    ring_enable(&rig, ENTRIES);
+    for (uint32_t qid = 1; qid < NR_QUEUES && rig.ctrl.state == VN_CTRL_READY; qid++) {
+        push(0, &(struct vn_sqe){.opcode = VN_ADMIN_CREATE_CQ, .prp1 = cq_gpa(qid), .cdw10 = qid | (ENTRIES - 1) << 16,
+                                 .cdw11 = 3 | qid << 16});
+        push(0, &(struct vn_sqe){.opcode = VN_ADMIN_CREATE_SQ, .prp1 = sq_gpa(qid), .cdw10 = qid | (ENTRIES - 1) << 16,
+                                 .cdw11 = 1 | qid << 16});
+    }
+    ring_turn(&rig);
+    catch_up();
+}
+
+static void start(struct ring_rig *unused) {
+    (void)unused;
+    fuzz_map(0, RING_RAM_BYTES / 2, true);
+    fuzz_map(RING_RAM_BYTES / 2, RING_RAM_BYTES / 4, true);
+    fuzz_map(RING_RAM_BYTES / 2 + RING_RAM_BYTES / 4, RING_RAM_BYTES / 8, false);
+    bring_up();
+}
+
+static const uint64_t admin_opcodes[] = {
+    VN_ADMIN_DELETE_SQ, VN_ADMIN_CREATE_SQ, VN_ADMIN_GET_LOG_PAGE, VN_ADMIN_DELETE_CQ, VN_ADMIN_CREATE_CQ,
+    VN_ADMIN_IDENTIFY, VN_ADMIN_ABORT, VN_ADMIN_SET_FEATURES, VN_ADMIN_GET_FEATURES, VN_ADMIN_ASYNC_EVENT,
+    VN_ADMIN_ASYNC_EVENT, VN_ADMIN_ABORT, VN_ADMIN_KEEP_ALIVE, VN_ADMIN_DOORBELL_CONFIG,
+};
+static const uint64_t io_opcodes[] = {VN_IO_FLUSH, VN_IO_WRITE, VN_IO_READ, VN_IO_WRITE_ZEROES, VN_IO_DSM, VN_IO_READ,
+                                      VN_IO_WRITE, VN_IO_COMPARE};
+static const uint64_t nsids[] = {1, 2, 3, 4, VN_NSID_BROADCAST, 0, 5, 256, 257};
+
+static struct vn_sqe take_sqe(struct input *input, bool admin) {
+    struct vn_sqe cmd = {
+        .opcode = (uint8_t)(admin ? take_of(input, admin_opcodes, VN_ARRAY_SIZE(admin_opcodes), 1)
+                                  : take_of(input, io_opcodes, VN_ARRAY_SIZE(io_opcodes), 1)),
+        .nsid = (uint32_t)take_of(input, nsids, VN_ARRAY_SIZE(nsids), 4),
+        .cid = take8(input) % 64,
+        .prp1 = take_gpa(input),
+        .prp2 = take_gpa(input),
+    };
+    uint8_t shape = take8(input);
+    if (shape & 1) {
+        cmd.flags = take8(input);
+        cmd.sgl1.type = (uint8_t)((shape >> 6) << 4);
+        cmd.sgl1.length = (uint32_t)take(input, 2) << (shape & 2 ? 4 : 0);
+    }
+    cmd.cdw10 = (uint32_t)take(input, shape & 4 ? 4 : 1);
+    cmd.cdw11 = shape & 8 ? (uint32_t)take(input, 4) : !admin && cmd.opcode == VN_IO_DSM ? VN_DSM_AD : 0;
+    if (admin && shape & 16) {
+        cmd.cdw10 = (cmd.cdw10 & 0xff) | (uint32_t)take8(input) << 16; /* a queue id and a size, or a log and a length */
+        cmd.cdw11 |= 1 | (uint32_t)(take8(input) % 5) << 16;
+    }
+    cmd.cdw12 = (uint32_t)take(input, shape & 32 ? 4 : 1);
+    return cmd;
+}
+
+/* One namespace goes while commands may be on their way to it, as api.c does it; or comes back. */
+static void change_namespace(uint32_t nsid) {
+    struct vn_ns_chan *nsc = rig.ctrl.namespaces.by_nsid[nsid];
+    if (!nsc) {
+        MUST(vn_ns_chan_open(rig.spaces[nsid], rig.reactor, nsid, &nsc) == 0);
+        MUST(vn_ns_table_add(&rig.ctrl.namespaces, nsc) == 0);
+        vn_aer_ns_changed(&rig.ctrl, nsid);
+        return;
+    }
+    if (!nsc->closing) {
+        nsc->closing = true;
+        vn_aer_ns_changed(&rig.ctrl, nsid);
+    }
+    if (nsc->inflight || vn_ctrl_uses_ns(&rig.ctrl, nsc))
+        return;
+    vn_ns_table_remove(&rig.ctrl.namespaces, nsid);
+    vn_ns_chan_close(nsc);
+    free(nsc);
+}
+
+/* Answers false when the reactor shall turn. */
+static bool one_op(struct input *input) {
+    struct vn_sqe cmd;
+    uint32_t qid, at;
+    switch (take8(input) % 16) {
+    case 0:
+    case 1:
+    case 2:
+        cmd = take_sqe(input, true);
+        push(0, &cmd);
+        break;
+    case 3:
+    case 4:
+    case 5:
+    case 6:
+        qid = 1 + take8(input) % (NR_QUEUES - 1);
+        for (uint32_t nr = 1 + take8(input) % 4; nr; nr--) {
+            cmd = take_sqe(input, false);
+            push(qid, &cmd);
+        }
+        break;
+    case 7: /* lists, descriptors, ranges */
+        at = (uint32_t)take(input, 3) % (RING_RAM_BYTES - 64) & ~7u;
+        take_bytes(input, rig.ram + at, 8 * (take8(input) % 8));
+        break;
+    case 8:
+        ring_turn(&rig);
+        break;
+    case 9:
+        ring_turn(&rig);
+        catch_up();
+        break;
+    case 10:
+        vn_doorbell_arm(&rig.dev);
+        return false;
+    case 11:
+        change_namespace(1 + take8(input) % RING_NR_NS);
+        break;
+    case 12: /* a reset in full flight, waited for or not */
+        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, take8(input) & 1 ? 0 : 0x4000, 4);
+        if (rig.ctrl.state == VN_CTRL_DISABLED)
+            bring_up();
+        break;
+    case 13:
+        ring_turn(&rig);
+        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, 0x464001, 4); /* shut down, and go on */
+        break;
+    case 14:
+        if (rig.ctrl.state == VN_CTRL_DISABLED)
+            bring_up();
+        return false;
+    default:
+        ring_turn(&rig);
+        return false;
+    }
+    return true;
+}
+
+static void step(struct ring_rig *unused) {
+    (void)unused;
+    bool go_on = true;
+    while (program.left && go_on) {
+        go_on = one_op(&program);
+        check_invariants(&rig.ctrl);
+    }
+    ring_turn(&rig);
+    step_on = program.left > 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    fuzz_run(data, size < 4096 ? size : 4096, start, step);
+    return 0;
+}
