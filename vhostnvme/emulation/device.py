@@ -32,6 +32,7 @@ NAMESPACES_MAX = 256
 SERIAL_CHARACTERS_MAX = 20
 MODEL_CHARACTERS_MAX = 40
 QUEUES_MAX = 64
+_FILE_NAMESPACE = uuid.UUID("6f2c1c0e-8a53-5d0b-9d7e-3f0a4a3f5b11")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class Device:
         self.options = options
         self.socket = options.socket.absolute()
         self._runtime = runtime
-        self._namespaces: list[Namespace] = []
+        self._namespaces: dict[int, tuple[DiskSpec, Namespace]] = {}
         self._controller: Controller | None = None
         self._made_folder = False
 
@@ -105,8 +106,8 @@ class Device:
         """
         check_socket_path(self.socket)
         try:
-            for spec in self.options.namespaces:
-                self._open_namespace(spec)
+            for nsid, spec in enumerate(self.options.namespaces, 1):
+                self._namespaces[nsid] = (spec, self._open_namespace(spec))
             self._controller = Controller(
                 self._runtime,
                 ControllerOptions(
@@ -117,7 +118,7 @@ class Device:
                     reactor=self.options.reactor,
                 ),
             )
-            for nsid, namespace in enumerate(self._namespaces, 1):
+            for nsid, (_, namespace) in self._namespaces.items():
                 self._controller.attach(namespace, nsid)
             self._listen()
         except BaseException:
@@ -128,7 +129,7 @@ class Device:
         """Closes the socket, waits for what is in flight, closes the files. Safe to repeat."""
         if self._controller is not None:
             await self._controller.aclose()
-        for namespace in reversed(self._namespaces):
+        for _, namespace in reversed(self._namespaces.values()):
             namespace.close()
         self._namespaces.clear()
         if self._made_folder:
@@ -145,27 +146,67 @@ class Device:
 
     def namespace_infos(self) -> list[NamespaceInfo]:
         """State and counters of the namespaces, in the order of their ids."""
-        return [namespace.info() for namespace in self._namespaces]
+        return [namespace.info() for _, (_, namespace) in sorted(self._namespaces.items())]
 
     def namespaces(self) -> list[NamespaceStatus]:
-        return [
-            NamespaceStatus(nsid, info.uuid, info.size, info.block_size, format_spec(spec))
-            for nsid, (spec, info) in enumerate(
-                zip(self.options.namespaces, self.namespace_infos(), strict=True), 1
+        """The namespaces, in the order of their ids."""
+        found = []
+        for nsid, (spec, namespace) in sorted(self._namespaces.items()):
+            info = namespace.info()
+            found.append(
+                NamespaceStatus(nsid, info.uuid, info.size, info.block_size, format_spec(spec))
             )
-        ]
+        return found
+
+    def add_namespace(self, spec: DiskSpec) -> int:
+        """Gives the device one more namespace; a running guest finds it by itself.
+
+        Returns:
+            Its id: the lowest that is free.
+
+        Raises:
+            ConfigError: there are NAMESPACES_MAX already, or the SPEC cannot be used here.
+            NativeError: the library refused: a file, a size, a lock.
+        """
+        assert self._controller is not None, "the device has not been started"
+        free = set(range(1, NAMESPACES_MAX + 1)) - self._namespaces.keys()
+        if not free:
+            raise ConfigError(f"the controller has {NAMESPACES_MAX} namespaces, and no more fit")
+        nsid = min(free)
+        namespace = self._open_namespace(spec)
+        try:
+            self._controller.attach(namespace, nsid)
+        except BaseException:
+            namespace.close()
+            raise
+        self._namespaces[nsid] = (spec, namespace)
+        return nsid
+
+    def remove_namespace(self, nsid: int) -> None:
+        """Takes a namespace away: new commands for it are refused, those in flight end first.
+
+        Blocks for as long as they take, a few seconds at most.
+
+        Raises:
+            NativeError: there is no such namespace, or its storage does not answer.
+        """
+        assert self._controller is not None, "the device has not been started"
+        self._controller.detach(nsid)
+        _, namespace = self._namespaces.pop(nsid)
+        namespace.close()
 
     def qemu_arguments(self) -> list[str]:
         return vfio_user_device(self.socket)
 
-    def _open_namespace(self, spec: DiskSpec) -> None:
+    def _open_namespace(self, spec: DiskSpec) -> Namespace:
         namespace = Namespace(self._runtime, native_options(spec))
-        self._namespaces.append(namespace)
         if isinstance(spec, FileSpec) and spec.direct and not namespace.info().direct:
+            namespace.close()
             raise ConfigError(
                 f"disk {format_spec(spec)!r}: its file system does not take direct I/O;"
                 " leave the option 'direct' out"
             )
+        return namespace
 
     def _listen(self) -> None:
         assert self._controller is not None
@@ -238,6 +279,15 @@ def _uuid_of(path: Path) -> uuid.UUID:
         machine = ""
     url = f"file://{machine}{path.resolve()}"
     return uuid.uuid5(uuid.NAMESPACE_URL, url.encode("utf-8", "surrogateescape").hex())
+
+
+def file_uuid(path: Path) -> uuid.UUID:
+    """The UUID of a namespace on this file, the same at each start: made of machine and path."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = ""
+    return uuid.uuid5(_FILE_NAMESPACE, f"{machine}:{os.path.realpath(path)}")
 
 
 def _make_folder(folder: Path) -> None:

@@ -232,3 +232,32 @@ def test_a_spec_reaches_the_library_whole() -> None:
 def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert native_options(parse_spec("file:d")).path == str(tmp_path / "d")
+
+
+async def test_namespaces_come_and_go_while_it_runs(folder: Path) -> None:
+    async with serving([options(folder / "cntrl", "mem:1M", "mem:2M", "mem:3M")]) as (device,):
+        device.remove_namespace(2)
+        assert [one.nsid for one in device.namespaces()] == [1, 3]
+        assert device.add_namespace(parse_spec("mem:4M")) == 2
+        assert device.add_namespace(parse_spec("mem:5M")) == 4
+        assert [one.size >> 20 for one in device.namespaces()] == [1, 4, 3, 5]
+        with pytest.raises(NativeError, match="no namespace 9"):
+            device.remove_namespace(9)
+        with pytest.raises(NativeError):
+            device.add_namespace(parse_spec(f"file:{folder}/missing"))
+        assert len(device.namespaces()) == 4
+
+
+async def test_a_file_keeps_its_uuid(folder: Path) -> None:
+    specs = [f"file:{folder}/{name}?size=1M" for name in "ab"]
+    seen = []
+    for _ in range(2):
+        async with serving([options(folder / "cntrl", *specs, "mem:1M")]) as (device,):
+            seen.append([one.uuid for one in device.namespaces()])
+    (a, b, memory), again = seen
+    assert len({a, b, memory}) == 3
+    assert again[:2] == [a, b]
+    assert again[2] != memory
+    given = "4ad7cb2c-a6ed-4e42-a8f3-1d4cdd4b3b53"
+    async with serving([options(folder / "cntrl", f"{specs[0]}&uuid={given}")]) as (device,):
+        assert str(device.namespaces()[0].uuid) == given
