@@ -219,11 +219,7 @@ static void run_messages(struct vn_vfu_dev *dev) {
             if (!dev->lost) /* a message that cannot be understood: this client is beyond help */
                 shutdown(vfu_get_poll_fd(dev->ctx), SHUT_RDWR);
             return;
-        }
-        if (ret == 0) {
-            dev->readable = false;
-            return;
-        }
+        } /* 0: one that was refused; perhaps there is more, or the end, behind it */
     }
 }
 
