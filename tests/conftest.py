@@ -1,4 +1,7 @@
-"""Shared by all tests: where things are, and hypothesis profiles that say their seed."""
+"""Shared by all tests: where things are, and how hypothesis searches.
+
+By default it tries the same examples every time; HYPOTHESIS_PROFILE=thorough looks for new ones.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from hypothesis import settings
 
 TOP = Path(__file__).resolve().parent.parent
 
-settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile("default", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

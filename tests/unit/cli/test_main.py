@@ -29,6 +29,8 @@ def start(*arguments: str, **more: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Under nohup a hang-up is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         **more,
     )
 
@@ -47,7 +49,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["serve", "--socket", "/tmp/x"], "--namespace"),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1X"], "is no size"),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--queues", "65"], "1 to 64"),
-        (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--ready-fd", "77"], "77"),
+        (
+            ["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--ready-fd", "999999"],
+            "999999",
+        ),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--serial", "x" * 21], "serial"),
     ],
 )
