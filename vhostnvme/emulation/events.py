@@ -40,11 +40,10 @@ def _sentence(event: Event) -> tuple[int, str]:
             return logging.INFO, "the guest has shut the controller down"
         case EventType.CONTROLLER_FATAL:
             return logging.ERROR, "the controller has stopped with a fatal status"
+        case EventType.MEMORY_NOT_SHARED if "memory-backend" in event.text:
+            return logging.ERROR, event.text
         case EventType.MEMORY_NOT_SHARED:
-            return (
-                logging.ERROR,
-                f"{event.text or 'the memory of the guest is not shared'}; {_MEMORY_ADVICE}",
-            )
+            return logging.ERROR, f"the guest's memory is not shared: {_MEMORY_ADVICE}"
         case EventType.BACKEND_ERROR:
             what = "is full" if event.a == CAPACITY_EXCEEDED else "failed"
             return logging.ERROR, f"the storage behind namespace {event.b} {what}"

@@ -24,6 +24,8 @@ def test_memory_that_is_not_shared_says_what_to_do() -> None:
     assert level == logging.ERROR
     assert "share=on" in sentence
     assert "memory-backend-memfd" in sentence
+    told = "the guest's memory is not shared: give QEMU -object memory-backend-memfd,share=on"
+    assert sentence_of(Event(EventType.MEMORY_NOT_SHARED, text=told))[1] == told
 
 
 def test_a_lost_client_says_why() -> None:
