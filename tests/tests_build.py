@@ -57,3 +57,9 @@ class Build:
         )
         if done.returncode != 0:
             raise AssertionError(f"{tool} failed:\n{(done.stdout + done.stderr)[-6000:]}")
+
+
+def fuzz_build(top: Path) -> Build:
+    """Clang's, with libFuzzer, ASan and UBSan."""
+    options = ["-Dfuzz=true", "-Db_sanitize=address,undefined", "-Db_lundef=false"]
+    return Build(top, "fuzz", options, env={"CC": "clang"})

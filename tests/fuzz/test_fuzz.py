@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests_build import Build
+from tests_build import Build, fuzz_build
 
 HERE = Path(__file__).resolve().parent
 TARGETS = sorted(path.stem for path in HERE.glob("fuzz_*.c"))
@@ -23,8 +23,7 @@ SECONDS = int(os.environ.get("VHOSTNVME_FUZZ_SECONDS", "4"))
 def build(top: Path) -> Build:
     if shutil.which("clang") is None:
         pytest.fail("clang is not installed: the fuzz targets need it")
-    options = ["-Dfuzz=true", "-Db_sanitize=address,undefined", "-Db_lundef=false"]
-    return Build(top, "fuzz", options, env={"CC": "clang"})
+    return fuzz_build(top)
 
 
 @pytest.mark.timeout(600 + 2 * SECONDS)
@@ -41,6 +40,8 @@ def test_fuzz(build: Build, target: str, tmp_path: Path) -> None:
         f"-seed={seed}",
         f"-max_total_time={SECONDS}",
         "-timeout=10",
+        "-len_control=20",
+        "-max_len=2048",
         "-rss_limit_mb=2048",
         f"-artifact_prefix={tmp_path}/",
         *corpus,
