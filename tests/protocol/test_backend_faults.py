@@ -328,3 +328,35 @@ def test_a_disk_that_hangs_lets_resets_through(serve: Serve, frozen_disk: Path) 
     assert late.read(4096, 8) == pattern(4, PAGE)
     assert late.read(0, 8) in (pattern(1, PAGE), pattern(2, PAGE))
     served.close()
+
+
+def test_a_killed_server_keeps_its_file_until_its_writes_have_ended(
+    serve: Serve, frozen_disk: Path
+) -> None:
+    """Else a late write of the old server could land on top of the new one's."""
+    path = frozen_disk / "d"
+    with ServerProcess([f"file:{path}?size=8M"]) as server:
+        host = NvmeHost.connect(server.socket)
+        host.enable()
+        queue = host.create_queue_pair()
+        queue.write(0, pattern(1, PAGE))
+        subprocess.run(["fsfreeze", "-f", str(frozen_disk)], check=True)
+        try:
+            with host.alloc(PAGE) as buffer:
+                buffer.put(pattern(2, PAGE))
+                queue.submit(nvme.write(1, 0, 8), buffer)
+                time.sleep(0.1)
+                server.process.kill()
+                time.sleep(0.3)
+                with pytest.raises(NativeError, match="another server has it open"):
+                    serve(f"file:{path}")
+        finally:
+            subprocess.run(["fsfreeze", "-u", str(frozen_disk)], check=True)
+        server.process.wait(10)
+        host.close()
+        served = serve(f"file:{path}")
+        again = served.connect().create_queue_pair()
+        again.write(0, pattern(3, PAGE))
+        time.sleep(0.1)
+        assert again.read(0, 8) == pattern(3, PAGE)
+        served.close()

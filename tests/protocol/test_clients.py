@@ -87,6 +87,7 @@ def works(served: Served) -> None:
         queue = host.create_queue_pair()
         queue.write(0, pattern(99, PAGE))
         assert queue.read(0, 8) == pattern(99, PAGE)
+    until(lambda: not served.controller.info().attached, "the client's end was seen")
 
 
 # --- clients that go ---
@@ -297,7 +298,7 @@ def test_more_descriptors_than_a_message_may_have(serve: Serve, count: int) -> N
             host.handle.raw_recv(4096, 20)
         host.close()
     works(served)
-    until(lambda: open_fds() == fds, "every descriptor is closed")
+    until(lambda: open_fds() <= fds, "every descriptor is closed")
     os.close(fd)
 
 
