@@ -115,6 +115,8 @@ struct vn_ctrl {
     bool dbbuf_supported;
 
     struct vn_sq sqs[VN_NR_QUEUES];
+    uint64_t io_sqs; /* which I/O submission queues exist: bit qid - 1 */
+    bool irq_due;    /* some completion queue has irq_due */
     struct vn_cq cqs[VN_NR_QUEUES];
     struct vn_ns_table namespaces;
     struct vn_features features;

@@ -14,6 +14,11 @@ void vn_queue_reset_all(struct vn_ctrl *ctrl) {
         ctrl->cqs[i] = (struct vn_cq){.cqid = i};
         ctrl->sqs[i] = (struct vn_sq){.sqid = i, .ctrl = ctrl};
     }
+    ctrl->io_sqs = 0;
+}
+
+static uint64_t bit_of(const struct vn_sq *sq) {
+    return 1ull << (sq->sqid - 1);
 }
 
 static void cq_setup(struct vn_cq *cq, uint64_t gpa, uint32_t size, uint16_t vector, bool ien) {
@@ -90,8 +95,10 @@ vn_status vn_queue_create_sq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
     if (status) {
         ctrl->cqs[cqid].nr_sqs--;
         *sq = (struct vn_sq){.sqid = (uint16_t)qid, .ctrl = ctrl};
+        return status;
     }
-    return status;
+    ctrl->io_sqs |= bit_of(sq);
+    return VN_SC_SUCCESS;
 }
 
 vn_status vn_queue_delete_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
@@ -107,6 +114,7 @@ vn_status vn_queue_delete_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
 static void finish_delete_sq(struct vn_sq *sq) {
     struct vn_req *req = sq->delete_req;
     sq->cq->nr_sqs--;
+    sq->ctrl->io_sqs &= ~bit_of(sq);
     *sq = (struct vn_sq){.sqid = sq->sqid, .ctrl = sq->ctrl};
     if (req)
         vn_ctrl_end(req, VN_SC_SUCCESS);

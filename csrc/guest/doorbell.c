@@ -147,18 +147,23 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
     return done > 0;
 }
 
+/* From the I/O queues in the mask (bit qid - 1), as long as no command ends the controller or its queue. */
+static bool fetch_each(struct vn_ctrl *ctrl, uint64_t mask) {
+    bool work = false;
+    for (; mask && ctrl->state == VN_CTRL_READY; mask &= mask - 1)
+        work |= fetch(ctrl, &ctrl->sqs[__builtin_ctzll(mask) + 1]);
+    return work;
+}
+
 bool vn_doorbell_poll(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
     if (ctrl->state != VN_CTRL_READY || ctrl->paused)
         return false;
     bool work = fetch(ctrl, &ctrl->sqs[0]);
-    uint32_t nr = ctrl->features.nr_sqs;
-    uint32_t qid = dev->next_sq;
-    for (uint32_t i = 0; i < nr && ctrl->state == VN_CTRL_READY; i++) {
-        qid = qid % nr + 1;
-        work |= fetch(ctrl, &ctrl->sqs[qid]);
-    }
-    dev->next_sq = nr ? dev->next_sq % nr + 1 : 0;
+    uint64_t before = (1ull << dev->next_sq) - 1; /* round robin: the queues from next_sq on are first */
+    work |= fetch_each(ctrl, ctrl->io_sqs & ~before);
+    work |= fetch_each(ctrl, ctrl->io_sqs & before);
+    dev->next_sq = (dev->next_sq + 1) % VN_MAX_IO_QUEUES;
     /* events wait for room in the admin completion queue */
     if (ctrl->nr_aers && (ctrl->pending[0].pending | ctrl->pending[1].pending | ctrl->pending[2].pending)) {
         take_head(ctrl, &ctrl->cqs[0]);
@@ -380,6 +385,7 @@ void vn_doorbell_post(struct vn_req *req) {
         cq->phase ^= 1;
     }
     cq->irq_due = cq->ien;
+    sq->ctrl->irq_due |= cq->ien;
 }
 
 void vn_doorbell_forget(struct vn_ctrl *ctrl) {

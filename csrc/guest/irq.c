@@ -29,13 +29,9 @@ static bool line_is_up(struct vn_ctrl *ctrl) {
 
 void vn_irq_flush(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
-    if (dev->state != VN_DEV_ATTACHED)
+    if (dev->state != VN_DEV_ATTACHED || !ctrl->irq_due)
         return;
-    bool any = false;
-    for (size_t i = 0; i <= ctrl->features.nr_cqs; i++)
-        any |= ctrl->cqs[i].irq_due;
-    if (!any)
-        return;
+    ctrl->irq_due = false;
     bool msix = msix_enabled(dev);
     for (size_t i = 0; i <= ctrl->features.nr_cqs; i++) {
         struct vn_cq *cq = &ctrl->cqs[i];

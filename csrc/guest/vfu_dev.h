@@ -47,7 +47,7 @@ struct vn_vfu_dev {
     bool told_unshared; /* the event was sent for this connection */
     bool lost;          /* the client went while a request of it was pending */
     atomic_bool memory_lost; /* the client has shortened a file that it shares: set by the SIGBUS handler */
-    uint32_t next_sq;   /* round robin */
+    uint32_t next_sq;   /* round robin: 0 to VN_MAX_IO_QUEUES - 1 */
     bool quiesce_pending, quiesce_cancelled;
     bool checked_memory; /* the first admin command since enable was looked at */
 };
