@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 BOOT_TIMEOUT_S = 240.0
 CALL_TIMEOUT_S = 600.0
-# A bound on the long variants of the tests: VHOSTNVME_LONG=1 multiplies their sizes.
-LONG = int(os.environ.get("VHOSTNVME_LONG") or "0")
+# VHOSTNVME_LONG=1: more data and more queue depths, for half an hour and a machine of one's own.
+LONG = os.environ.get("VHOSTNVME_LONG", "") not in ("", "0")
 # What the guest's kernel says when a controller has let it down.
 COMPLAINTS = (
     "timeout",
@@ -56,7 +56,7 @@ class GuestRig:
     """A guest with one controller for each name in `disks`; its values are the namespaces' SPECs.
 
     The name is the controller's serial number in the guest, too. `sockets` are devices that are
-    served by someone else.
+    served by someone else. `boot_log` is what the kernel had said when the guest was up.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class GuestRig:
         if self._failures:
             self._thread.join()
             raise self._failures[0]
+        self.boot_log = self.kernel_log()
 
     def _main(self) -> None:
         try:
@@ -200,14 +201,13 @@ class GuestRig:
         return self.call(self._devices[disk].namespace_infos)[nsid - 1]
 
     def controller(self, disk: str) -> str:
-        """The controller in the guest: /dev/nvme0."""
+        """The controller in the guest: /dev/nvme0. Waits until it is there."""
         script = (
-            "for n in /sys/class/nvme/nvme*; do read -r s <$n/serial;"
-            f' [ "$s" = {disk} ] && echo ${{n##*/}}; done'
+            "for i in $(seq 100); do for n in /sys/class/nvme/nvme*; do"
+            f' read -r s <$n/serial && [ "$s" = {disk} ] && echo /dev/${{n##*/}} && exit;'
+            " done 2>/dev/null; usleep 100000; done; exit 1"
         )
-        names = self.run(script, check=False).stdout.split()
-        assert len(names) == 1, f"controllers with the serial number {disk}: {names}"
-        return f"/dev/{names[0]}"
+        return self.output(script)
 
     def node(self, disk: str, nsid: int = 1) -> str:
         """The block device in the guest: /dev/nvme0n1. Waits until it is there.

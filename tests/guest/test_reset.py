@@ -52,7 +52,8 @@ def test_a_reset_under_load_loses_nothing(rig: GuestRig, reset: Callable[[GuestR
     stamp(rig, node)
     enabled = sum("has enabled" in sentence for sentence in rig.sentences)
     with rig.quiet_kernel(*ASKED_FOR):
-        load = f"{fio_verify(node, megabytes=6, depth=32)} >/tmp/fio.json 2>&1"
+        # At this rate it lasts for longer than the resets, however fast the machine is.
+        load = f"{fio_verify(node, megabytes=6, depth=32, more='--rate=3m')} >/tmp/fio.json 2>&1"
         rig.run(f"({load}; echo $? >/tmp/fio.code) & echo")
         for _ in range(3):
             rig.run("usleep 400000")
