@@ -6,11 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vhostnvme.native import Doorbells
+
 # Files that are written once from end to end: reads of holes would measure nothing.
 DISK_BYTES = 256 << 20
 CHUNK_BYTES = 4 << 20
 
 OURS = "vhostnvme"
+OURS_MAPPED = "vhostnvme mapped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,16 @@ class Contestant:
     name: str
     qemu: tuple[str, ...] = ()
     needs_iothread: bool = False
+    doorbells: Doorbells = Doorbells.AUTO
+
+    @property
+    def is_ours(self) -> bool:
+        return not self.qemu
 
 
 CONTESTANTS = (
     Contestant(OURS),
+    Contestant(OURS_MAPPED, doorbells=Doorbells.MAPPED),
     Contestant("qemu nvme", ("nvme,drive={drive},serial={serial},ioeventfd=off",)),
     Contestant("qemu nvme ioeventfd", ("nvme,drive={drive},serial={serial},ioeventfd=on",)),
     Contestant("virtio-blk", ("virtio-blk-pci,drive={drive},serial={serial}",)),
@@ -50,7 +59,7 @@ class Disk:
 
     def qemu_arguments(self) -> list[str]:
         """QEMU's words for a disk of its own; [] for ours."""
-        if not self.contestant.qemu:
+        if self.contestant.is_ours:
             return []
         drive = self.serial.lower()
         words = ["-object", f"iothread,id={drive}io"] if self.contestant.needs_iothread else []

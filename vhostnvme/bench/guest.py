@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vhostnvme.bench.contestants import OURS, Disk
+from vhostnvme.bench.contestants import Disk
 from vhostnvme.emulation.device import DeviceOptions
 from vhostnvme.emulation.server import serving
 from vhostnvme.errors import GuestError
@@ -102,9 +102,10 @@ async def compare(
                 socket=folder / disk.serial / "cntrl",
                 namespaces=(parse_spec(f"file:{disk.path}"),),
                 serial=disk.serial,
+                doorbells=disk.contestant.doorbells,
             )
             for disk in disks
-            if disk.contestant.name == OURS
+            if disk.contestant.is_ours
         ]
         devices = await stack.enter_async_context(serving(ours, runtime, log_level=30))
         extra = [word for disk in disks for word in disk.qemu_arguments()]

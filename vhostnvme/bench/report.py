@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from vhostnvme.bench.contestants import OURS
+from vhostnvme.bench.contestants import CONTESTANTS, OURS
 from vhostnvme.bench.guest import Cell, Results, median
 
 
@@ -22,7 +22,8 @@ def groups_of(results: Results) -> list[tuple[str, Cell]]:
 
 def best_peer(results: Results, backing: str, cell: Cell) -> float:
     """The highest median IOPS among the others; 0 when there are none."""
-    peers = [name for name in contestants_of(results) if name != OURS]
+    ours = {contestant.name for contestant in CONTESTANTS if contestant.is_ours}
+    peers = [name for name in contestants_of(results) if name not in ours]
     return max((median(results[name, backing, cell].iops) for name in peers), default=0.0)
 
 
