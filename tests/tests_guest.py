@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 BOOT_TIMEOUT_S = 240.0
 CALL_TIMEOUT_S = 600.0
-# VHOSTNVME_LONG=1: more data and more queue depths, for half an hour and a machine of one's own.
+# VHOSTNVME_LONG=1: seven times the data and more queue depths, for some minutes more.
 LONG = os.environ.get("VHOSTNVME_LONG", "") not in ("", "0")
 # What the guest's kernel says when a controller has let it down.
 COMPLAINTS = (
