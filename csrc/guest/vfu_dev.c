@@ -315,7 +315,8 @@ static bool dev_before_sleep(struct vn_poller *poller) {
     if (dev->state == VN_DEV_DEAD)
         return false;
     bool nobody_kicks = dev->mapped && dev->state == VN_DEV_ATTACHED && ctrl->state == VN_CTRL_READY;
-    poller->max_sleep_ns = nobody_kicks || ctrl->busy_first ? dev->idle_sleep_ns : 0;
+    bool offers_again = ctrl->busy_first || ctrl->shutdown_waits; /* to a backend that was busy */
+    poller->max_sleep_ns = nobody_kicks || offers_again ? dev->idle_sleep_ns : 0;
     dev->idle_sleep_ns = vn_min_u64(2 * dev->idle_sleep_ns, IDLE_SLEEP_MAX_NS);
     if (atomic_load_explicit(&dev->memory_lost, memory_order_relaxed))
         return true;
