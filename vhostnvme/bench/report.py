@@ -106,11 +106,13 @@ def draw(results: Results, accel: str, path: Path) -> None:
         for row, label in enumerate(("IOPS", "host CPU seconds per 10,000 I/Os")):
             axis = axes[row][column]
             axis.set_xscale("log", base=2)
+            axis.set_xticks(depths, [str(depth) for depth in depths])
             axis.set_ylim(bottom=0)
             axis.set_xlabel("queue depth")
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
     figure.suptitle(f"In one guest ({accel}), in turns, medians")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
