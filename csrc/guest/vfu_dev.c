@@ -24,6 +24,7 @@
 #define MESSAGES_A_TURN 64 /* vfio-user messages handled before the guests have their turn */
 #define IDLE_SLEEP_MIN_NS 20000ull
 #define IDLE_SLEEP_MAX_NS 1000000ull
+#define IDLE_SHORT_SLEEPS 100 /* of IDLE_SLEEP_MIN_NS, before they become longer */
 #define POLL_RETRY_NS 1000000ull
 #define RAM_BYTES_MIN (1u << 20) /* smaller unshared regions are ROMs and the like, and no loss */
 
@@ -166,6 +167,12 @@ static int on_reset(vfu_ctx_t *ctx, vfu_reset_type_t type) {
 }
 
 /* --- The socket --- */
+/* A host that cannot wake us is looked at often for a while after its last command, then ever more seldom. */
+static void begin_idle(struct vn_vfu_dev *dev) {
+    dev->idle_sleep_ns = IDLE_SLEEP_MIN_NS;
+    dev->idle_sleeps = 0;
+}
+
 static void choose_doorbells(struct vn_vfu_dev *dev) {
     /* A client that takes several descriptors with a message is QEMU: trapped, posted doorbells wake us and,
      * with shadow doorbells, cost nothing while we are awake. One that negotiates nothing polls, and never
@@ -173,7 +180,7 @@ static void choose_doorbells(struct vn_vfu_dev *dev) {
     bool wakes_us = vfu_get_client_max_fds(dev->ctx) > 1;
     dev->mapped = dev->wanted == VN_DOORBELLS_MAPPED || (dev->wanted == VN_DOORBELLS_AUTO && !wakes_us);
     dev->ctrl->dbbuf_supported = !dev->mapped;
-    dev->idle_sleep_ns = IDLE_SLEEP_MIN_NS;
+    begin_idle(dev);
     if (setup_bar0(dev) < 0)
         vn_event_emit(dev->ctrl->events, VN_EVENT_MESSAGE, dev->ctrl->id, (uint64_t)errno, 0,
                       "the doorbell page cannot be offered: %s", strerror(errno));
@@ -305,7 +312,7 @@ static bool dev_poll(struct vn_poller *poller) {
     else if (!dev->poll_armed && !dev->retry_timer.armed)
         dev_arm_poll(dev);
     if (work)
-        dev->idle_sleep_ns = IDLE_SLEEP_MIN_NS;
+        begin_idle(dev);
     return work;
 }
 
@@ -317,7 +324,8 @@ static bool dev_before_sleep(struct vn_poller *poller) {
     bool nobody_kicks = dev->mapped && dev->state == VN_DEV_ATTACHED && ctrl->state == VN_CTRL_READY;
     bool offers_again = ctrl->busy_first || ctrl->shutdown_waits; /* to a backend that was busy */
     poller->max_sleep_ns = nobody_kicks || offers_again ? dev->idle_sleep_ns : 0;
-    dev->idle_sleep_ns = vn_min_u64(2 * dev->idle_sleep_ns, IDLE_SLEEP_MAX_NS);
+    if (dev->idle_sleeps++ >= IDLE_SHORT_SLEEPS)
+        dev->idle_sleep_ns = vn_min_u64(2 * dev->idle_sleep_ns, IDLE_SLEEP_MAX_NS);
     if (atomic_load_explicit(&dev->memory_lost, memory_order_relaxed))
         return true;
     bool deferred = (dev->readable && !dev->quiesce_pending) || (dev->quiesce_pending && ctrl->nr_inflight == 0);
