@@ -6,22 +6,22 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from vhostnvme.errors import NativeError
+from vhostnvme.native.handle import EBADF, Handle
 from vhostnvme.native.library import check, ffi, lib
 from vhostnvme.native.types import ControllerInfo, ControllerOptions, Doorbells
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from vhostnvme.native.namespace import Namespace
     from vhostnvme.native.runtime import Runtime
 
 
-class Controller:
+class Controller(Handle):
     """Lives from construction until the library has told its end after `close` or `aclose`."""
 
     def __init__(self, runtime: Runtime, options: ControllerOptions) -> None:
-        self._handle: Any = None
+        super().__init__("controller")
         self._runtime = runtime
         self._closing = False
         self.options = options
@@ -49,7 +49,7 @@ class Controller:
             NativeError: the controller has been closed.
         """
         if self._handle is None or self._closing:
-            raise NativeError(9, "the controller has been closed")
+            raise NativeError(EBADF, "the controller has been closed")
         return self._handle
 
     @property
@@ -110,17 +110,6 @@ class Controller:
         """The library has freed the handle."""
         self._handle = None
         self._runtime.controllers.remove(self)
-
-    def __enter__(self) -> Controller:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _text(text: str | None) -> Any:

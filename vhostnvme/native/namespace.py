@@ -6,17 +6,15 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from vhostnvme.errors import NativeError
+from vhostnvme.native.handle import Handle
 from vhostnvme.native.library import check, ffi, lib
 from vhostnvme.native.types import NamespaceInfo, NamespaceOptions
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from vhostnvme.native.runtime import Runtime
 
 
-class Namespace:
+class Namespace(Handle):
     """Open from construction to `close`.
 
     Raises:
@@ -24,7 +22,7 @@ class Namespace:
     """
 
     def __init__(self, runtime: Runtime, options: NamespaceOptions) -> None:
-        self._handle: Any = None
+        super().__init__("namespace")
         self._runtime = runtime
         self.options = options
         opts = ffi.new("struct vn_ns_opts *")
@@ -50,21 +48,6 @@ class Namespace:
         check(lib.vn_ns_open(runtime.handle, opts, out))
         self._handle = out[0]
         runtime.namespaces.append(self)
-
-    @property
-    def handle(self) -> Any:
-        """The C handle.
-
-        Raises:
-            NativeError: the namespace has been closed.
-        """
-        if self._handle is None:
-            raise NativeError(9, "the namespace has been closed")
-        return self._handle
-
-    @property
-    def closed(self) -> bool:
-        return self._handle is None
 
     def info(self) -> NamespaceInfo:
         out = ffi.new("struct vn_ns_info *")
@@ -98,17 +81,6 @@ class Namespace:
         check(lib.vn_ns_close(self._handle))
         self._handle = None
         self._runtime.namespaces.remove(self)
-
-    def __enter__(self) -> Namespace:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _path(path: str | None) -> Any:

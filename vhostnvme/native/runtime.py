@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from vhostnvme.errors import NativeError
+from vhostnvme.native.handle import Handle
 from vhostnvme.native.library import check, ffi, lib, text_of
 from vhostnvme.native.types import Event, EventType, ReactorStats, RuntimeOptions
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from vhostnvme.native.controller import Controller
     from vhostnvme.native.namespace import Namespace
 
@@ -27,7 +26,7 @@ _BACKLOG_EVENTS_MAX = 1024
 DESTROY_TIMEOUT_S = 8.0
 
 
-class Runtime:
+class Runtime(Handle):
     """Owns all handles opened on it: closing it closes what is left, controllers first.
 
     Events that come while nobody listens are kept (the last 1024) and given to the next who does.
@@ -35,7 +34,7 @@ class Runtime:
 
     def __init__(self, options: RuntimeOptions | None = None) -> None:
         options = options or RuntimeOptions()
-        self._handle: Any = None
+        super().__init__("runtime")
         opts = ffi.new("struct vn_runtime_opts *")
         opts.nr_reactors = options.reactors
         opts.poll_us = options.poll_us
@@ -52,21 +51,6 @@ class Runtime:
         self.controllers: list[Controller] = []
         self.namespaces: list[Namespace] = []
         _open_runtimes.add(self)
-
-    @property
-    def handle(self) -> Any:
-        """The C handle.
-
-        Raises:
-            NativeError: the runtime has been closed.
-        """
-        if self._handle is None:
-            raise NativeError(9, "the runtime has been closed")
-        return self._handle
-
-    @property
-    def closed(self) -> bool:
-        return self._handle is None
 
     def reactor_stats(self, reactor: int = 0) -> ReactorStats:
         out = ffi.new("struct vn_reactor_stats *")
@@ -193,17 +177,6 @@ class Runtime:
         _open_runtimes.discard(self)
         for wake in list(self._wake_ups):
             wake.set()
-
-    def __enter__(self) -> Runtime:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Wake:
