@@ -263,6 +263,20 @@ static int ring_init(struct io_uring *ring) {
     return err;
 }
 
+bool vn_reactor_turn(struct vn_reactor *reactor) {
+    assert(self == reactor);
+    reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
+    bool work = reap(reactor);
+    work |= run_mailbox(reactor);
+    work |= run_pollers(reactor);
+    work |= run_timers(reactor);
+    enter(reactor);
+    count(&reactor->rounds, 1);
+    if (work)
+        reactor->last_work_ns = reactor->now_ns;
+    return work;
+}
+
 static void *reactor_main(void *arg) {
     struct vn_reactor *reactor = arg;
     self = reactor;
@@ -278,16 +292,7 @@ static void *reactor_main(void *arg) {
     sem_post(&reactor->started);
 
     while (!reactor->stop) {
-        reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
-        bool work = reap(reactor);
-        work |= run_mailbox(reactor);
-        work |= run_pollers(reactor);
-        work |= run_timers(reactor);
-        enter(reactor);
-        count(&reactor->rounds, 1);
-        if (work)
-            reactor->last_work_ns = reactor->now_ns;
-        else if (reactor->now_ns - reactor->last_work_ns >= reactor->poll_ns)
+        if (!vn_reactor_turn(reactor) && reactor->now_ns - reactor->last_work_ns >= reactor->poll_ns)
             sleep_on_all(reactor);
     }
     io_uring_queue_exit(&reactor->ring);

@@ -49,6 +49,10 @@ int vn_reactor_post(struct vn_reactor *reactor, struct vn_message *message);
 /* From any other thread: run fn(arg) on the reactor and wait for its answer. */
 int vn_reactor_call(struct vn_reactor *reactor, int (*fn)(void *arg), void *arg);
 
+/* One turn of the loop: takes what has completed, runs everything once, submits. True: something was done.
+ * For the loop itself, and for tests and measurements, which may call it from within vn_reactor_call. */
+bool vn_reactor_turn(struct vn_reactor *reactor);
+
 struct vn_reactor *vn_reactor_self(void); /* NULL on a thread that is none */
 uint32_t vn_reactor_index(const struct vn_reactor *reactor);
 uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor); /* read once a turn */
