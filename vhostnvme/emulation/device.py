@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from vhostnvme.emulation.placement import choose_reactor
 from vhostnvme.errors import ConfigError
 from vhostnvme.guest.qemu import vfio_user_device
 from vhostnvme.native import (
@@ -37,7 +38,7 @@ _FILE_NAMESPACE = uuid.UUID("6f2c1c0e-8a53-5d0b-9d7e-3f0a4a3f5b11")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceOptions:
-    """What a device shall be. `queues` 0 means as many as there can be.
+    """What a device shall be. `queues` 0 means as many as there can be, `reactor` None any.
 
     Raises:
         ConfigError: something that the device cannot be.
@@ -49,7 +50,7 @@ class DeviceOptions:
     queues: int = 0
     serial: str | None = None
     model: str | None = None
-    reactor: int = 0
+    reactor: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.namespaces) <= NAMESPACES_MAX:
@@ -79,7 +80,7 @@ class Device:
     def __init__(self, runtime: Runtime, options: DeviceOptions) -> None:
         self.options = options
         self.socket = options.socket.absolute()
-        self._runtime = runtime
+        self.runtime = runtime
         self._namespaces: dict[int, tuple[DiskSpec, Namespace]] = {}
         self._controller: Controller | None = None
         self._made_folder = False
@@ -108,14 +109,15 @@ class Device:
         try:
             for nsid, spec in enumerate(self.options.namespaces, 1):
                 self._namespaces[nsid] = (spec, self._open_namespace(spec))
+            reactor = self.options.reactor
             self._controller = Controller(
-                self._runtime,
+                self.runtime,
                 ControllerOptions(
                     serial=self.serial,
                     model=self.options.model,
                     max_queues=self.options.queues,
                     doorbells=self.options.doorbells,
-                    reactor=self.options.reactor,
+                    reactor=choose_reactor(self.runtime) if reactor is None else reactor,
                 ),
             )
             for nsid, (_, namespace) in self._namespaces.items():
@@ -124,6 +126,12 @@ class Device:
         except BaseException:
             await self.stop()
             raise
+
+    @property
+    def reactor(self) -> int:
+        """The reactor that it lives on."""
+        assert self._controller is not None, "the device has not been started"
+        return self._controller.options.reactor
 
     async def stop(self) -> None:
         """Closes the socket, waits for what is in flight, closes the files. Safe to repeat."""
@@ -199,7 +207,7 @@ class Device:
         return vfio_user_device(self.socket)
 
     def _open_namespace(self, spec: DiskSpec) -> Namespace:
-        namespace = Namespace(self._runtime, native_options(spec))
+        namespace = Namespace(self.runtime, native_options(spec))
         if isinstance(spec, FileSpec) and spec.direct and not namespace.info().direct:
             namespace.close()
             raise ConfigError(

@@ -41,6 +41,7 @@ class Runtime(Handle):
         out = ffi.new("vn_runtime **")
         check(lib.vn_runtime_create(opts, out))
         self._handle = out[0]
+        self.reactors = options.reactors
         self._fd: int = check(lib.vn_runtime_event_fd(self._handle))
         self._buffer = ffi.new("struct vn_event[]", _EVENT_BATCH)
         self._backlog: deque[Event] = deque(maxlen=_BACKLOG_EVENTS_MAX)
