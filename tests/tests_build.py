@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -42,6 +43,11 @@ class Build:
         """Builds one program and says where it is."""
         self._run("ninja", "-C", str(self._folder), name)
         return self._folder / name
+
+    def compiler(self) -> str:
+        """Like "gcc 12.2.0"."""
+        known = json.loads((self._folder / "meson-info/intro-compilers.json").read_text())
+        return f"{known['host']['c']['id']} {known['host']['c']['version']}"
 
     def _run(self, tool: str, *arguments: str) -> None:
         program = shutil.which(tool, path=self._env["PATH"])
