@@ -21,12 +21,13 @@
 
 #define REAP_BATCH 128u
 #define TIMER_SLACK_NS 1000ul
+#define REST_NS 100000 /* while others keep the reactor awake: who is idle for so long is left alone */
 #define CALL_RETRY_NS 100000 /* a full mailbox is looked at again after 0.1 ms */
 
 struct vn_reactor {
     struct io_uring ring;
     struct vn_mailbox box;
-    struct vn_poller *pollers;
+    struct vn_pollers pollers;
     struct vn_timer *timers; /* sorted by deadline */
     uint64_t now_ns, last_work_ns, poll_ns;
     bool stop;
@@ -91,22 +92,17 @@ void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op) {
 
 void vn_poller_add(struct vn_reactor *reactor, struct vn_poller *poller) {
     assert(self == reactor);
-    poller->prev = NULL;
-    poller->next = reactor->pollers;
-    if (poller->next)
-        poller->next->prev = poller;
-    reactor->pollers = poller;
+    vn_pollers_add(&reactor->pollers, poller, reactor->now_ns);
 }
 
 void vn_poller_remove(struct vn_reactor *reactor, struct vn_poller *poller) {
     assert(self == reactor);
-    if (poller->next)
-        poller->next->prev = poller->prev;
-    if (poller->prev)
-        poller->prev->next = poller->next;
-    else
-        reactor->pollers = poller->next;
-    poller->prev = poller->next = NULL;
+    vn_pollers_remove(&reactor->pollers, poller);
+}
+
+void vn_poller_wake(struct vn_reactor *reactor, struct vn_poller *poller) {
+    assert(self == reactor);
+    vn_pollers_wake(&reactor->pollers, poller);
 }
 
 void vn_timer_arm(struct vn_reactor *reactor, struct vn_timer *timer, uint64_t delay_ns) {
@@ -171,15 +167,6 @@ static bool run_mailbox(struct vn_reactor *reactor) {
     return work;
 }
 
-static bool run_pollers(struct vn_reactor *reactor) {
-    bool work = false;
-    for (struct vn_poller *poller = reactor->pollers, *next; poller; poller = next) {
-        next = poller->next;
-        work |= poller->poll(poller);
-    }
-    return work;
-}
-
 static bool reap(struct vn_reactor *reactor) {
     struct io_uring_cqe *cqes[REAP_BATCH];
     unsigned n = io_uring_peek_batch_cqe(&reactor->ring, cqes, REAP_BATCH);
@@ -221,12 +208,7 @@ static void sleep_on_all(struct vn_reactor *reactor) {
     if (!vn_mailbox_sleep(&reactor->box))
         return;
     uint64_t sleep_ns = UINT64_MAX;
-    bool stay_awake = false;
-    for (struct vn_poller *poller = reactor->pollers; poller; poller = poller->next) {
-        stay_awake |= poller->before_sleep && poller->before_sleep(poller);
-        if (poller->max_sleep_ns && poller->max_sleep_ns < sleep_ns)
-            sleep_ns = poller->max_sleep_ns;
-    }
+    bool stay_awake = vn_pollers_before_sleep(&reactor->pollers, reactor->now_ns, &sleep_ns);
     if (reactor->timers) {
         uint64_t deadline = reactor->timers->deadline_ns;
         uint64_t left = deadline > reactor->now_ns ? deadline - reactor->now_ns : 0;
@@ -241,10 +223,7 @@ static void sleep_on_all(struct vn_reactor *reactor) {
         count(&reactor->sleeps, 1);
     }
     vn_mailbox_awake(&reactor->box);
-    for (struct vn_poller *poller = reactor->pollers; poller; poller = poller->next) {
-        if (poller->after_sleep)
-            poller->after_sleep(poller);
-    }
+    vn_pollers_after_sleep(&reactor->pollers);
 }
 
 static int ring_init(struct io_uring *ring) {
@@ -267,9 +246,12 @@ bool vn_reactor_turn(struct vn_reactor *reactor) {
     assert(self == reactor);
     reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
     bool work = reap(reactor);
-    work |= run_mailbox(reactor);
-    work |= run_pollers(reactor);
-    work |= run_timers(reactor);
+    bool work_told = run_mailbox(reactor);
+    work |= work_told;
+    reactor->pollers.ask_all |= work_told;
+    work |= vn_pollers_run(&reactor->pollers, reactor->now_ns);
+    reactor->pollers.ask_all = run_timers(reactor);
+    work |= reactor->pollers.ask_all;
     enter(reactor);
     count(&reactor->rounds, 1);
     if (work)
@@ -307,6 +289,7 @@ int vn_reactor_start(uint32_t index, uint32_t poll_us, struct vn_reactor **out) 
     int err = vn_mailbox_init(&reactor->box);
     if (err)
         goto out_free;
+    vn_pollers_init(&reactor->pollers, reactor->poll_ns > REST_NS ? reactor->poll_ns : REST_NS);
     sem_init(&reactor->started, 0, 0);
 
     /* The reactor takes no signals: they are Python's business. But one that its own memory access raises cannot be
@@ -349,7 +332,7 @@ static int set_stop(void *arg) {
 void vn_reactor_stop(struct vn_reactor *reactor) {
     vn_reactor_call(reactor, set_stop, reactor);
     pthread_join(reactor->thread, NULL);
-    assert(!reactor->pollers && !reactor->timers);
+    assert(!reactor->pollers.active && !reactor->pollers.resting && !reactor->timers);
     sem_destroy(&reactor->started);
     vn_mailbox_fini(&reactor->box);
     free(reactor);

@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/poller.h"
+
 #define VN_REACTOR_ENTRIES 1024 /* submission slots; a full ring answers NULL, which backends turn into BUSY */
 
 struct vn_reactor;
@@ -17,15 +19,6 @@ struct vn_reactor;
  * done runs on the reactor; for multishot operations again and again while cqe_flags has IORING_CQE_F_MORE. */
 struct vn_uring_op {
     void (*done)(struct vn_uring_op *op, int res, uint32_t cqe_flags);
-};
-
-/* Something that is asked for work on every turn. */
-struct vn_poller {
-    bool (*poll)(struct vn_poller *poller);         /* true: it did something */
-    bool (*before_sleep)(struct vn_poller *poller); /* arm whatever wakes us, look again; true: stay awake */
-    void (*after_sleep)(struct vn_poller *poller);
-    uint64_t max_sleep_ns;                          /* 0: any; else wake up after that and look */
-    struct vn_poller *prev, *next;
 };
 
 /* One shot at a time of the monotonic clock, with a millisecond's precision at worst. */
@@ -64,6 +57,7 @@ void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op);
 
 void vn_poller_add(struct vn_reactor *reactor, struct vn_poller *poller);
 void vn_poller_remove(struct vn_reactor *reactor, struct vn_poller *poller);
+void vn_poller_wake(struct vn_reactor *reactor, struct vn_poller *poller); /* it has something to do */
 void vn_timer_arm(struct vn_reactor *reactor, struct vn_timer *timer, uint64_t delay_ns);
 void vn_timer_disarm(struct vn_reactor *reactor, struct vn_timer *timer);
 

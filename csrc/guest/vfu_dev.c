@@ -22,9 +22,7 @@
 
 #define MSIX_TABLE_BYTES 0x1000u
 #define MESSAGES_A_TURN 64 /* vfio-user messages handled before the guests have their turn */
-#define IDLE_SLEEP_MIN_NS 20000ull
-#define IDLE_SLEEP_MAX_NS 1000000ull
-#define IDLE_SHORT_SLEEPS 100 /* of IDLE_SLEEP_MIN_NS, before they become longer */
+#define IDLE_SLEEP_MAX_NS 1000000ull /* a host that cannot wake us is looked at that often at least */
 #define POLL_RETRY_NS 1000000ull
 #define RAM_BYTES_MIN (1u << 20) /* smaller unshared regions are ROMs and the like, and no loss */
 
@@ -167,12 +165,6 @@ static int on_reset(vfu_ctx_t *ctx, vfu_reset_type_t type) {
 }
 
 /* --- The socket --- */
-/* A host that cannot wake us is looked at often for a while after its last command, then ever more seldom. */
-static void begin_idle(struct vn_vfu_dev *dev) {
-    dev->idle_sleep_ns = IDLE_SLEEP_MIN_NS;
-    dev->idle_sleeps = 0;
-}
-
 static void choose_doorbells(struct vn_vfu_dev *dev) {
     /* A client that takes several descriptors with a message is QEMU: trapped, posted doorbells wake us and,
      * with shadow doorbells, cost nothing while we are awake. One that negotiates nothing polls, and never
@@ -180,7 +172,6 @@ static void choose_doorbells(struct vn_vfu_dev *dev) {
     bool wakes_us = vfu_get_client_max_fds(dev->ctx) > 1;
     dev->mapped = dev->wanted == VN_DOORBELLS_MAPPED || (dev->wanted == VN_DOORBELLS_AUTO && !wakes_us);
     dev->ctrl->dbbuf_supported = !dev->mapped;
-    begin_idle(dev);
     if (setup_bar0(dev) < 0)
         vn_event_emit(dev->ctrl->events, VN_EVENT_MESSAGE, dev->ctrl->id, (uint64_t)errno, 0,
                       "the doorbell page cannot be offered: %s", strerror(errno));
@@ -234,6 +225,7 @@ static void on_poll(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
     struct vn_vfu_dev *dev = vn_container_of(op, struct vn_vfu_dev, poll_op);
     if (!(cqe_flags & IORING_CQE_F_MORE))
         dev->poll_armed = false;
+    vn_poller_wake(dev->reactor, &dev->poller);
     if (res == -ECANCELED)
         return;
     dev->readable = true;
@@ -256,7 +248,7 @@ static void dev_arm_poll(struct vn_vfu_dev *dev) {
 }
 
 static void on_retry(struct vn_timer *timer) {
-    (void)timer; /* being awake is enough: dev_poll arms what is not armed */
+    (void)timer; /* to be asked is enough: dev_poll arms what is not armed */
 }
 
 /* Closing has got as far as it can when nothing of ours is in the kernel or in a backend any more. */
@@ -311,8 +303,6 @@ static bool dev_poll(struct vn_poller *poller) {
         close_step(dev);
     else if (!dev->poll_armed && !dev->retry_timer.armed)
         dev_arm_poll(dev);
-    if (work)
-        begin_idle(dev);
     return work;
 }
 
@@ -323,14 +313,23 @@ static bool dev_before_sleep(struct vn_poller *poller) {
         return false;
     bool nobody_kicks = dev->mapped && dev->state == VN_DEV_ATTACHED && ctrl->state == VN_CTRL_READY;
     bool offers_again = ctrl->busy_first || ctrl->shutdown_waits; /* to a backend that was busy */
-    poller->max_sleep_ns = nobody_kicks || offers_again ? dev->idle_sleep_ns : 0;
-    if (dev->idle_sleeps++ >= IDLE_SHORT_SLEEPS)
-        dev->idle_sleep_ns = vn_min_u64(2 * dev->idle_sleep_ns, IDLE_SLEEP_MAX_NS);
+    poller->max_sleep_ns = nobody_kicks || offers_again ? IDLE_SLEEP_MAX_NS : 0;
     if (atomic_load_explicit(&dev->memory_lost, memory_order_relaxed))
         return true;
     bool deferred = (dev->readable && !dev->quiesce_pending) || (dev->quiesce_pending && ctrl->nr_inflight == 0);
     /* arming touches the guest's memory, and may find that it is gone */
     return deferred || vn_doorbell_arm(dev) || atomic_load_explicit(&dev->memory_lost, memory_order_relaxed);
+}
+
+/* Nothing is under way: what comes next comes by the socket, by a look at the doorbells, by mail or by a timer. */
+static bool dev_can_rest(struct vn_poller *poller) {
+    const struct vn_vfu_dev *dev = vn_container_of(poller, struct vn_vfu_dev, poller);
+    const struct vn_ctrl *ctrl = dev->ctrl;
+    if (dev->state == VN_DEV_DEAD)
+        return true;
+    return dev->state != VN_DEV_CLOSING && dev->poll_armed && !dev->readable && !dev->lost && !dev->quiesce_pending &&
+           !atomic_load_explicit(&dev->memory_lost, memory_order_relaxed) && ctrl->nr_inflight == 0 &&
+           !ctrl->busy_first && !ctrl->shutdown && !ctrl->shutdown_waits && !ctrl->on_drained && !ctrl->irq_due;
 }
 
 /* --- Making and closing --- */
@@ -430,7 +429,7 @@ int vn_vfu_dev_open(struct vn_vfu_dev *dev, struct vn_ctrl *ctrl, const char *pa
     dev->reactor = ctrl->reactor;
     dev->wanted = doorbells;
     dev->poll_op.done = on_poll;
-    dev->poller = (struct vn_poller){.poll = dev_poll, .before_sleep = dev_before_sleep};
+    dev->poller = (struct vn_poller){.poll = dev_poll, .before_sleep = dev_before_sleep, .can_rest = dev_can_rest};
     dev->retry_timer.fn = on_retry;
     dev->quiesce_timer.fn = on_quiesce_timeout;
     size_t path_bytes = strlen(path) + 1;

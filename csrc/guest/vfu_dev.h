@@ -37,8 +37,6 @@ struct vn_vfu_dev {
     struct vn_timer retry_timer; /* when there was no room in the ring for our poll */
     struct vn_timer quiesce_timer;
     const uint8_t *msix_control; /* two bytes of the PCI configuration space */
-    uint64_t idle_sleep_ns; /* of a host that cannot wake us: the next one, and ... */
-    uint32_t idle_sleeps;   /* ... how many there were since its last command */
 
     struct vn_guest_mem mem;
     int doorbell_fd;

@@ -221,8 +221,9 @@ static void test_idle(void) {
     vn_reactor_call(reactor, remove_sleeper, NULL);
 
     max_sleep_ns = 2000000;
-    atomic_store(&nr_awoken, 0);
     vn_reactor_call(reactor, add_sleeper, &max_sleep_ns);
+    usleep(100000); /* the first looks are closer together */
+    atomic_store(&nr_awoken, 0);
     usleep(200000);
     uint32_t nr = atomic_load(&nr_awoken);
     vn_reactor_call(reactor, remove_sleeper, NULL);

@@ -45,16 +45,15 @@ def statistics(runtime: Runtime, devices: Sequence[Device]) -> dict[str, Any]:
     """The statistics that the module describes."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     status = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    infos = [(device.reactor, device.info()) for device in devices]
+    reactors = [runtime.reactor_stats(index) for index in range(runtime.reactors)]
+    infos = [(device.reactor, device.info()) for device in devices]  # wakes the reactors
     return {
         "seconds": time.monotonic(),
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "rss_bytes": int(status[1]) * resource.getpagesize(),
         "descriptors": _entries("/proc/self/fd"),
         "threads": _entries("/proc/self/task"),
-        "reactors": [
-            dataclasses.asdict(runtime.reactor_stats(index)) for index in range(runtime.reactors)
-        ],
+        "reactors": [dataclasses.asdict(reactor) for reactor in reactors],
         "devices": [
             {
                 "reactor": reactor,
