@@ -4,12 +4,20 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define vn_container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define VN_ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
 
 static inline uint64_t vn_min_u64(uint64_t a, uint64_t b) {
     return a < b ? a : b;
+}
+
+/* For any thread; on a reactor vn_reactor_now_ns costs nothing. */
+static inline uint64_t vn_monotonic_ns(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
 }
 
 /* A counter with one writer that other threads may read: whole, and cheap (no locked instruction). */

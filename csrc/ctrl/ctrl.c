@@ -48,7 +48,7 @@ int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct v
                  struct vn_event_queue *events, uint64_t id) {
     memset(ctrl, 0, sizeof(*ctrl));
     ctrl->id = id;
-    ctrl->created_ns = vn_reactor_now_ns(reactor);
+    ctrl->created_ns = vn_monotonic_ns(); /* not the reactor's: this is another thread */
     ctrl->reactor = reactor;
     ctrl->events = events;
     ctrl->max_queues = opts->max_queues ? opts->max_queues : VN_MAX_IO_QUEUES;
