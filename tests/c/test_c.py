@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from tests_build import Build
+from tests_performance import build as release_build
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = sorted(path.stem for path in HERE.glob("test_*.c"))
-THREADED = ("test_event", "test_mailbox", "test_reactor")
+THREADED = ("test_event", "test_mailbox", "test_reactor", "test_wakeup")
 TIME_LIMIT_S = 110
+LONG = os.environ.get("VHOSTNVME_LONG", "") not in ("", "0")
+LONG_TIME_LIMIT_S = 3600
 
 # A program that leaks, or does what C does not define, has failed.
 SANITIZERS = {
@@ -49,15 +53,27 @@ def test_c_threads(tsan_build: Build, program: str, tmp_path: Path) -> None:
     run([setarch, "--addr-no-randomize", str(path)] if setarch else [str(path)], tmp_path)
 
 
-def run(command: list[str], tmp_path: Path) -> None:
+@pytest.mark.skipif(not LONG, reason="takes some ten minutes: VHOSTNVME_LONG=1 asks for it")
+@pytest.mark.timeout(LONG_TIME_LIMIT_S + 600)
+def test_no_wake_up_is_lost_in_ten_million_cycles(top: Path, tmp_path: Path) -> None:
+    path = release_build(top).target("tests/c/test_wakeup")
+    run([str(path)], tmp_path, {"VN_TEST_CYCLES": "10000000"}, LONG_TIME_LIMIT_S)
+
+
+def run(
+    command: list[str],
+    tmp_path: Path,
+    env: Mapping[str, str] | None = None,
+    time_limit_s: int = TIME_LIMIT_S,
+) -> None:
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env={**os.environ, **SANITIZERS},
+        env={**os.environ, **SANITIZERS, **(env or {})},
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=TIME_LIMIT_S,
+        timeout=time_limit_s,
         check=False,
     )
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"[-8000:]
