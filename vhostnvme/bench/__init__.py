@@ -1,1 +1,1 @@
-"""Benchmarks: this program beside QEMU's own devices, in one guest, in one run. Ratios count."""
+"""Benchmarks: this program beside others, in turns, in one run. Ratios count."""

@@ -2,166 +2,228 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
 import shlex
-import statistics
-import time
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
 
-from vhostnvme.bench.contestants import Disk
+from vhostnvme.bench.contestants import STORAGE_DAEMON, Disk, storage_daemon
+from vhostnvme.bench.fio import fio_words, parse_fio
+from vhostnvme.bench.processes import daemon, process_cpu_s
+from vhostnvme.bench.samples import Case, Load, Results, Sample, rotated
 from vhostnvme.emulation.device import DeviceOptions
 from vhostnvme.emulation.server import serving
-from vhostnvme.errors import GuestError
+from vhostnvme.errors import GuestError, ProvisionError
 from vhostnvme.guest.vm import Guest
 from vhostnvme.native import RuntimeOptions
 from vhostnvme.storage.spec import parse_spec
 
-FIO_RAMP_S = 1
-# Waits for the disk, checks that it is one (a missing one would be written as a plain file in
-# devtmpfs), and prints its name.
+SECTION = "guest"
+FIO_RAMP_S = 0.4
+# CPU is counted from the end of the ramp until so much of the measured time has passed.
+CPU_WINDOW = 0.9
+# Prints the name of a disk once the kernel has found it; `test -b`, because a missing one would be
+# written as a plain file in devtmpfs.
 FIND_DISK = """
 for i in 1 2 3 4 5 6 7 8 9 10; do
   for d in /sys/block/*; do
-    s=$(cat $d/device/serial 2>/dev/null || cat $d/serial 2>/dev/null)
-    if [ "$(echo $s)" = {serial} ]; then test -b /dev/${{d##*/}} && echo /dev/${{d##*/}}; exit; fi
+    {match} || continue
+    test -b /dev/${{d##*/}} && echo /dev/${{d##*/}}; exit
   done
   sleep 0.3
 done
 exit 1
 """
+MATCH_SERIAL = (
+    '[ "$(echo $(cat $d/device/serial 2>/dev/null || cat $d/serial 2>/dev/null))" = {serial} ]'
+)
+MATCH_ADDRESS = "readlink -f $d | grep -q /{address}/"
+# Runs fio, and marks two moments in its run by the number of I/Os that the disk has completed, so
+# that the host counts CPU time and I/Os over the same interval. fio's start, which takes an
+# emulated processor as long as the load, is in neither.
+RUN_FIO = """
+ios() {{ read -r r a b c w rest <{stat}; echo $((r + w)); }}
+start=$(ios)
+{fio} >/tmp/fio.json 2>/tmp/fio.err & fio=$!
+while [ $(($(ios) - start)) -lt 8 ] && kill -0 $fio 2>/dev/null; do sleep 0.05; done
+sleep {ramp}; echo mark $(ios) >&2
+sleep {window}; echo mark $(ios) >&2
+wait $fio; code=$?
+cat /tmp/fio.json; cat /tmp/fio.err >&2
+exit $code
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One kind of load: `block_size` in bytes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestOptions:
+    """`seconds` of each fio run after its ramp; `poll_us` of our server, None for its default."""
 
-    rw: str
-    block_size: int
-    depth: int
-
-    @property
-    def label(self) -> str:
-        return f"{self.rw} {self.block_size >> 10}K depth {self.depth}"
-
-
-@dataclass(slots=True)
-class Samples:
-    """What the rounds gave for one disk and one cell."""
-
-    iops: list[float] = field(default_factory=list)
-    latency_p50_us: list[float] = field(default_factory=list)
-    latency_p99_us: list[float] = field(default_factory=list)
-    host_cpu_s_per_10k: list[float] = field(default_factory=list)
-
-
-Results = dict[tuple[str, str, Cell], Samples]
-
-
-def cells(depths: Iterable[int], patterns: Iterable[str], block_size: int = 4096) -> list[Cell]:
-    return [Cell(rw, block_size, depth) for rw in patterns for depth in depths]
-
-
-def process_cpu_s(pid: int) -> float:
-    """User and system time of a process with all its threads, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    rounds: int
+    seconds: float
+    cpus: int = 2
+    poll_us: int | None = None
 
 
 async def compare(
-    disks: list[Disk],
-    loads: list[Cell],
-    *,
-    rounds: int,
-    seconds: int,
-    cpus: int = 2,
-    poll_us: int | None = None,
+    disks: Sequence[Disk],
+    loads: Sequence[Load],
+    options: GuestOptions,
+    results: Results,
     report: Callable[[str], None],
-) -> tuple[Results, str]:
-    """Boots one guest with all disks and runs every load on each, `rounds` times, in turns.
+) -> dict[str, str]:
+    """Boots one guest with all disks and runs every load on each, round after round, in turns.
 
     Args:
-        seconds: how long each fio runs after its ramp.
+        results: the samples are added to it as they come.
         report: gets a line about what goes on.
 
     Returns:
-        The samples by (contestant, backing, cell), and the accelerator's name.
+        What the guest is: `accel`, `qemu`, `guest_kernel`, `guest_fio`.
 
     Raises:
         GuestError: the guest does not boot, a disk is missing, or fio fails.
+        ProvisionError, PeerError: there is no qemu-storage-daemon, or it does not start.
     """
-    runtime = RuntimeOptions() if poll_us is None else RuntimeOptions(poll_us=poll_us)
-    results: Results = {}
     async with AsyncExitStack() as stack:
-        folder = Path(disks[0].path).parent
-        ours = [
-            DeviceOptions(
-                socket=folder / disk.serial / "cntrl",
-                namespaces=(parse_spec(f"file:{disk.path}"),),
-                serial=disk.serial,
-                doorbells=disk.contestant.doorbells,
-            )
-            for disk in disks
-            if disk.contestant.is_ours
-        ]
-        devices = await stack.enter_async_context(serving(ours, runtime, log_level=30))
-        extra = [word for disk in disks for word in disk.qemu_arguments()]
-        guest = await stack.enter_async_context(
-            Guest(disks=[device.socket for device in devices], cpus=cpus, extra_args=extra)
-        )
+        guest, servers = await _boot(stack, disks, options)
         accel = guest.accel.name if guest.accel else "unknown"
-        report(f"guest up after {guest.boot_seconds:.1f} s on {accel}")
+        report(f"guest: up after {guest.boot_seconds:.1f} s on {accel}")
         await guest.run("modprobe virtio_blk", timeout=30)
         paths = {disk.serial: await find_disk(guest, disk) for disk in disks}
-        for turn in range(rounds):
-            for load in loads:
-                for disk in disks:
-                    key = (disk.contestant.name, disk.backing, load)
-                    samples = results.setdefault(key, Samples())
-                    await measure(guest, paths[disk.serial], load, seconds, samples)
+        for turn in range(options.rounds):
+            for place, load in enumerate(loads):
+                for disk in rotated(disks, turn * (len(disks) // 2 + 1) + place):
+                    case = Case(SECTION, disk.backing, load, disk.contestant.name)
+                    path, server = paths[disk.serial], servers.get(disk.serial)
+                    sample = await measure(guest, path, load, options.seconds, server)
+                    results.add(case, sample)
                     report(
-                        f"round {turn + 1}/{rounds} {disk.backing:5} {load.label:24}"
-                        f" {disk.contestant.name:20} {samples.iops[-1]:9,.0f} IOPS"
+                        f"guest: round {turn + 1}/{options.rounds} {disk.backing:5}"
+                        f" {load.label:24} {disk.contestant.name:20} {sample.iops:9,.0f} IOPS"
                     )
-    return results, accel
+        kernel = (await guest.run("uname -r", timeout=30)).stdout.strip()
+        fio = (await guest.run("fio --version", timeout=30)).stdout.strip()
+        qemu = guest.artifacts.qemu.version if guest.artifacts else "unknown"
+    return {"accel": accel, "qemu": qemu, "guest_kernel": kernel, "guest_fio": fio}
+
+
+async def _boot(
+    stack: AsyncExitStack, disks: Sequence[Disk], options: GuestOptions
+) -> tuple[Guest, dict[str, int]]:
+    """The servers, then the guest; and the process that serves a disk, if it is not QEMU."""
+    runtime = RuntimeOptions()
+    if options.poll_us is not None:
+        runtime = RuntimeOptions(poll_us=options.poll_us)
+    ours = [
+        DeviceOptions(
+            socket=disk.socket,
+            namespaces=(parse_spec(f"file:{disk.path}"),),
+            serial=disk.serial,
+            doorbells=disk.contestant.doorbells,
+        )
+        for disk in disks
+        if disk.contestant.is_ours
+    ]
+    devices = await stack.enter_async_context(serving(ours, runtime, log_level=30))
+    servers = {disk.serial: os.getpid() for disk in disks if disk.contestant.is_ours}
+    for disk in disks:
+        if disk.contestant.in_daemon:
+            servers[disk.serial] = await stack.enter_async_context(_storage_daemon(disk))
+    guest = await stack.enter_async_context(
+        Guest(
+            disks=[device.socket for device in devices],
+            cpus=options.cpus,
+            extra_args=[word for disk in disks for word in disk.qemu_arguments()],
+        )
+    )
+    return guest, servers
+
+
+def _storage_daemon(disk: Disk) -> AbstractAsyncContextManager[int]:
+    program = storage_daemon()
+    if program is None:
+        raise ProvisionError(
+            f"There is no {STORAGE_DAEMON} on this machine: install it (Debian has it in"
+            " qemu-system-common or qemu-utils), or leave vhost-user-blk out by --contestants."
+        )
+    disk.socket.parent.mkdir(exist_ok=True)
+    return daemon(
+        [*program, *disk.daemon_arguments()],
+        what=STORAGE_DAEMON,
+        log=disk.socket.with_name("log"),
+        ready=disk.pidfile,
+    )
 
 
 async def find_disk(guest: Guest, disk: Disk) -> str:
-    """The disk's block device in the guest."""
-    found = await guest.run(FIND_DISK.format(serial=shlex.quote(disk.serial)), timeout=30)
+    """The disk's block device in the guest.
+
+    Raises:
+        GuestError: it is not there, or is no block device.
+    """
+    if disk.pci_address:
+        match = MATCH_ADDRESS.format(address=disk.pci_address)
+    else:
+        match = MATCH_SERIAL.format(serial=shlex.quote(disk.serial))
+    found = await guest.run(FIND_DISK.format(match=match), timeout=30)
     if found.exit_code or not found.stdout.strip():
         raise GuestError(
-            f"The guest has no disk with serial number {disk.serial} ({disk.contestant.name})."
+            f"The guest has no block device for {disk.contestant.name} ({disk.serial}):"
+            " the guest's kernel log says why."
         )
     return found.stdout.strip()
 
 
-async def measure(guest: Guest, path: str, load: Cell, seconds: int, samples: Samples) -> None:
-    """One fio run. CPU time: this process's (our server) and QEMU's, over fio's whole life."""
-    command = (
-        f"fio --name=load --filename={path} --rw={load.rw} --bs={load.block_size}"
-        f" --iodepth={load.depth} --ioengine=io_uring --direct=1 --time_based=1"
-        f" --ramp_time={FIO_RAMP_S} --runtime={seconds} --randrepeat=1 --norandommap=1"
-        " --output-format=json"
+async def measure(
+    guest: Guest, path: str, load: Load, seconds: float, server: int | None
+) -> Sample:
+    """One fio run in the guest. CPU time: QEMU's, and that of `server`, a process id.
+
+    Raises:
+        GuestError: fio failed.
+    """
+    fio = " ".join(fio_words(path, load, seconds=seconds, ramp_s=FIO_RAMP_S))
+    command = RUN_FIO.format(
+        fio=fio,
+        stat=f"/sys/block/{path.rpartition('/')[2]}/stat",
+        ramp=FIO_RAMP_S,
+        window=round(seconds * CPU_WINDOW, 3),
     )
-    cpu = process_cpu_s(guest.pid) + time.process_time()
-    done = (await guest.run(command, timeout=60 + 4 * seconds)).check()
-    cpu = process_cpu_s(guest.pid) + time.process_time() - cpu
-    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
-    side = job["write" if "write" in load.rw else "read"]
-    if job["error"] or not side["total_ios"]:
-        raise GuestError(f"fio failed in the guest on {path}: error {job['error']}.")
-    percentiles = side["clat_ns"]["percentile"]
-    samples.iops.append(side["iops"])
-    samples.latency_p50_us.append(percentiles["50.000000"] / 1000)
-    samples.latency_p99_us.append(percentiles["99.000000"] / 1000)
-    # The ramp's I/Os are not in total_ios, but they cost as much as the others.
-    total = side["total_ios"] * (seconds + FIO_RAMP_S) / seconds
-    samples.host_cpu_s_per_10k.append(cpu / total * 10_000)
+    output = bytearray()
+    said = bytearray()
+    cpu: list[float] = []
+
+    def keep(stream: str, data: bytes) -> None:
+        if stream == "stdout":
+            output.extend(data)
+            return
+        marks = said.count(b"mark ")
+        said.extend(data)
+        if said.count(b"mark ") > marks:
+            cpu.append(process_cpu_s(guest.pid) + (process_cpu_s(server) if server else 0.0))
+
+    async with asyncio.timeout(90 + 6 * seconds):
+        code = await guest.stream(command, keep)
+    if code:
+        lines = said.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
+        raise GuestError(f"fio failed in the guest on {path}: {lines[0]}")
+    answer = parse_fio(output.decode(errors="replace"), load)
+    return Sample(
+        iops=answer.iops,
+        latency_us=answer.latency_us,
+        cpu_s_per_10k=cpu_per_10k(said.decode(errors="replace"), cpu),
+    )
 
 
-def median(values: list[float]) -> float:
-    return statistics.median(values) if values else 0.0
+def cpu_per_10k(said: str, cpu: Sequence[float]) -> float:
+    """CPU seconds for 10,000 I/Os from the two marks and the CPU times read at each.
+
+    Raises:
+        GuestError: there are no two marks with I/Os between them.
+    """
+    marks = [int(line.split()[1]) for line in said.splitlines() if line.startswith("mark ")]
+    if len(marks) != 2 or len(cpu) != 2 or marks[1] <= marks[0]:
+        raise GuestError(f"the guest's disk did no I/O between two marks ({marks})")
+    return (cpu[1] - cpu[0]) / (marks[1] - marks[0]) * 10_000

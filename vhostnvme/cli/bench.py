@@ -1,4 +1,4 @@
-"""`vhostnvme bench`: this program beside QEMU's own devices."""
+"""`vhostnvme bench`: this program beside QEMU's own devices, and beside fio on the host."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from vhostnvme.cli import arguments
 
+QUICK_DEPTHS = (1, 32)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Writes bench.json and bench.png into the output folder. Ratios of one run count;"
+        "Writes bench.json and pictures into the output folder. Ratios of one run count;"
         " absolute figures depend on the machine."
     )
     parser.add_argument(
@@ -18,37 +20,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("bench-output"),
         metavar="FOLDER",
-        help="where JSON and picture go (default: bench-output)",
+        help="where JSON and pictures go (default: bench-output)",
+    )
+    parser.add_argument(
+        "--sections",
+        type=words,
+        default=("guest", "host", "engine", "scaling"),
+        metavar="NAME,NAME",
+        help="guest: beside QEMU's disks; host: beside fio; engine: mem and null;"
+        " scaling: many devices (default: all)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one round, depths 1 and 32: a first look"
     )
     parser.add_argument(
         "--rounds",
         type=arguments.whole_number(1, 100),
-        default=3,
         metavar="N",
-        help="how often every disk has its turn (default: 3)",
+        help="how often each has its turn (default: 3)",
     )
     parser.add_argument(
-        "--time",
-        type=arguments.whole_number(1, 600),
-        default=3,
+        "--seconds",
+        type=arguments.seconds,
+        default=1.0,
         metavar="S",
-        help="seconds of each fio run (default: 3)",
+        help="of each run, after its warm-up (default: 1)",
     )
     parser.add_argument(
         "--depths",
-        default="1,4,32",
+        type=numbers,
         metavar="N,N",
-        help="queue depths (default: 1,4,32)",
+        help="queue depths (default: 1,32 in the guest, 1,32,128 elsewhere)",
     )
     parser.add_argument(
         "--patterns",
-        default="randread,randwrite",
+        type=words,
+        default=("randread", "randwrite"),
         metavar="RW,RW",
-        help="fio's names of access patterns (default: randread,randwrite)",
+        help="fio's names of access patterns in the guest (default: randread,randwrite)",
     )
     parser.add_argument(
         "--backings",
-        default="disk,ram",
+        type=words,
+        default=("disk", "ram"),
         metavar="KIND,KIND",
         help="where the files lie: disk (--folder), ram (/dev/shm), or both (default)",
     )
@@ -60,10 +74,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--contestants",
+        type=words,
         metavar="NAME,NAME",
-        help="only these (default: all; the first is always vhostnvme)",
+        help="only these in the guest; vhostnvme always takes part (default: all but"
+        " 'vhostnvme mapped')",
     )
-    parser.add_argument("--poll-us", type=arguments.whole_number(0, 1_000_000), metavar="N")
+    parser.add_argument(
+        "--poll-us",
+        type=arguments.whole_number(0, 1_000_000),
+        metavar="N",
+        help="as of serve, for our server in the guest section",
+    )
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(arguments.whole_number(1, 1024)(word) for word in words(text))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,13 +101,14 @@ def run(args: argparse.Namespace) -> int:
     return bench(
         BenchOptions(
             output=args.output,
-            rounds=args.rounds,
-            seconds=args.time,
-            depths=tuple(int(depth) for depth in args.depths.split(",")),
-            patterns=tuple(args.patterns.split(",")),
-            backings=tuple(args.backings.split(",")),
+            sections=args.sections,
+            rounds=args.rounds or (1 if args.quick else 3),
+            seconds=args.seconds,
+            depths=args.depths or (QUICK_DEPTHS if args.quick else None),
+            patterns=args.patterns,
+            backings=args.backings,
             folder=args.folder,
-            contestants=tuple(args.contestants.split(",")) if args.contestants else None,
+            contestants=args.contestants,
             poll_us=args.poll_us,
         )
     )
