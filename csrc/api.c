@@ -159,8 +159,66 @@ int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out) {
         .write_zeroes = sum.write_zeroes,
         .errors = sum.errors,
         .bounced = vn_backend_bounced(ns->backend),
+        .limited = {ns->limits, vn_ns_nr_waiting(ns), sum.waits.throttled, sum.waits.waited_ns},
     };
     memcpy(out->uuid, ns->uuid, sizeof(out->uuid));
+    return 0;
+}
+
+static int check_limits(const struct vn_limits *limits) {
+    for (uint32_t i = 0; i < VN_NR_LIMITS; i++) {
+        uint64_t rate_max = i < VN_LIMIT_BANDWIDTH ? VN_LIMIT_IOPS_MAX : VN_LIMIT_BANDWIDTH_MAX;
+        if (limits->of[i].rate > rate_max)
+            return fail(-EINVAL, "a limit of %llu %s a second is too high: at most %llu, or none",
+                        (unsigned long long)limits->of[i].rate, i < VN_LIMIT_BANDWIDTH ? "commands" : "bytes",
+                        (unsigned long long)rate_max);
+        if (limits->of[i].burst_us > VN_LIMIT_BURST_US_MAX)
+            return fail(-EINVAL, "a burst is worth an hour of its limit at most");
+    }
+    return 0;
+}
+
+/* The clock of the reactors. */
+static uint64_t now_ns(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+struct limit_call {
+    struct vn_ns_chan *nsc;
+    struct vn_ctrl *ctrl;
+    struct vn_limiter limiter;
+};
+
+static int limit_ns_on_reactor(void *arg) {
+    struct limit_call *call = arg;
+    vn_ns_chan_limit(call->nsc, &call->limiter);
+    return 0;
+}
+
+static void limit_channels(vn_ns *ns, struct limit_call *call) {
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        if ((call->nsc = ns->chans[i]))
+            vn_reactor_call(call->nsc->chan->reactor, limit_ns_on_reactor, call);
+    }
+}
+
+/* First every reactor gets the new rates, then the marks follow, so that nobody ever uses new marks at an old, higher
+ * rate; then what waits is looked at once more. */
+int vn_ns_set_limits(vn_ns *ns, const struct vn_limits *limits) {
+    int err = check_limits(limits);
+    if (err)
+        return err;
+    struct limit_call call = {0};
+    struct vn_limiter old = {.marks = ns->marks};
+    vn_limiter_set(&old, &ns->limits);
+    call.limiter.marks = ns->marks;
+    vn_limiter_set(&call.limiter, limits);
+    ns->limits = *limits;
+    limit_channels(ns, &call);
+    vn_limiter_change(&old, &call.limiter, now_ns());
+    limit_channels(ns, &call);
     return 0;
 }
 
@@ -218,6 +276,8 @@ static int attach_on_reactor(void *arg) {
     int err = vn_ns_chan_open(call->ns, call->ctrl->reactor, call->nsid, &call->nsc);
     if (err)
         return err;
+    call->nsc->ctrl_throttle = &call->ctrl->throttle;
+    vn_ns_chan_limit(call->nsc, NULL);
     vn_ns_table_add(&call->ctrl->namespaces, call->nsc);
     vn_aer_ns_changed(call->ctrl, call->nsid);
     return 0;
@@ -251,7 +311,7 @@ static int detach_on_reactor(void *arg) {
         nsc->closing = true; /* no new command finds it */
         vn_aer_ns_changed(call->ctrl, call->nsid);
     }
-    if (nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc))
+    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc))
         return -EAGAIN;
     vn_ns_table_remove(&call->ctrl->namespaces, call->nsid);
     vn_ns_chan_close(nsc);
@@ -325,6 +385,8 @@ static int info_on_reactor(void *arg) {
         .errors = ctrl->counters.errors,
         .interrupts = ctrl->counters.interrupts,
         .doorbell_writes = ctrl->counters.doorbell_writes,
+        .limited = {ctrl->limits, ctrl->throttle.nr_waiting, ctrl->counters.waits.throttled,
+                    ctrl->counters.waits.waited_ns},
     };
     for (size_t i = 1; i < VN_NR_QUEUES; i++) {
         call->out->nr_sqs += ctrl->sqs[i].exists;
@@ -339,6 +401,26 @@ int vn_ctrl_get_info(vn_ctrl *ctrl, struct vn_ctrl_info *out) {
         struct vn_ctrl_info *out;
     } call = {handle_of(ctrl), out};
     return vn_reactor_call(ctrl->reactor, info_on_reactor, &call);
+}
+
+static int limit_ctrl_on_reactor(void *arg) {
+    struct limit_call *call = arg;
+    struct vn_ctrl *ctrl = call->ctrl;
+    call->limiter.marks = ctrl->limit_marks;
+    vn_limiter_change(&ctrl->throttle.limiter, &call->limiter, vn_reactor_now_ns(ctrl->reactor));
+    vn_throttle_set(&ctrl->throttle, &call->limiter);
+    vn_ns_table_limits_changed(&ctrl->namespaces);
+    return 0;
+}
+
+int vn_ctrl_set_limits(vn_ctrl *ctrl, const struct vn_limits *limits) {
+    int err = check_limits(limits);
+    if (err)
+        return err;
+    struct limit_call call = {.ctrl = ctrl};
+    vn_limiter_set(&call.limiter, limits);
+    ctrl->limits = *limits;
+    return vn_reactor_call(ctrl->reactor, limit_ctrl_on_reactor, &call);
 }
 
 /* The device first, so that no new command comes; then the namespaces, one by one. */

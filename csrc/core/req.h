@@ -53,6 +53,7 @@ struct vn_req {
     uint8_t state;    /* enum vn_req_state */
     uint8_t nr_frames;
     bool cancelled; /* the host has gone or reset: do not touch iov any more, complete soon */
+    uint8_t limits; /* whether it has paid, and where it waits for tokens: ns/throttle.h */
     struct vn_req_frame frames[VN_REQ_LAYERS];
     uint64_t engine[20]; /* scratch of the backend at the bottom, from submit to completion */
     uint64_t filter[12]; /* scratch of filters: four words for each of three */

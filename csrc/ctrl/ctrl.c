@@ -65,6 +65,7 @@ int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct v
     else
         snprintf(ctrl->subnqn, sizeof(ctrl->subnqn), "nqn.2026-11.io.vhostnvme:%s", ctrl->serial);
     ctrl->drain_timer.fn = on_drain_timeout;
+    vn_ns_throttle_ctrl(&ctrl->throttle, reactor, ctrl->limit_marks, &ctrl->counters.waits);
     ctrl->power_cycles = 1;
     int err = make_pool(ctrl);
     if (err)
@@ -198,6 +199,7 @@ void vn_ctrl_execute(struct vn_req *req) {
     req->result = 0;
     req->status = 0;
     req->cancelled = false;
+    req->limits = 0;
     req->abort_req = NULL;
     req->ns = NULL;
     req->error_location = 0xffff;
@@ -297,11 +299,10 @@ vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length) {
 
 void vn_ctrl_cancel(struct vn_req *req) {
     req->cancelled = true;
-    if (req->state == VN_REQ_TAKEN)
-        vn_chan_cancel(req->ns->chan, req);
+    vn_ns_cancel(req);
 }
 
-/* Cancel what backends hold, end what waits for a busy one. */
+/* Cancel what backends hold, end what waits for a busy one or for tokens. */
 void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
     for (size_t i = 0; i < VN_NR_QUEUES; i++) {
         for (struct vn_req *req = ctrl->sqs[i].inflight; req; req = req->next)
@@ -309,7 +310,14 @@ void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
     }
     if (ctrl->shutdown_req.state == VN_REQ_TAKEN)
         vn_ctrl_cancel(&ctrl->shutdown_req);
+    vn_throttle_end_cancelled(&ctrl->throttle);
+    vn_ns_table_end_cancelled(&ctrl->namespaces);
     vn_ctrl_retry_busy(ctrl);
+}
+
+void vn_ctrl_release(struct vn_ctrl *ctrl) {
+    vn_throttle_release(&ctrl->throttle, NULL);
+    vn_ns_table_release(&ctrl->namespaces);
 }
 
 /* A backend that never answers must not hold up a reset: what it has is given up, and goes back to the pool

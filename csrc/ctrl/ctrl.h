@@ -90,6 +90,7 @@ struct vn_ctrl_counters { /* one writer: the reactor */
     uint64_t reads, writes; /* host commands, for the SMART log */
     uint64_t read_bytes, write_bytes;
     uint64_t media_errors;
+    struct vn_throttle_counters waits; /* for tokens of the controller's own limits */
 };
 
 struct vn_ctrl {
@@ -119,6 +120,9 @@ struct vn_ctrl {
     bool irq_due;    /* some completion queue has irq_due */
     struct vn_cq cqs[VN_NR_QUEUES];
     struct vn_ns_table namespaces;
+    struct vn_throttle throttle; /* of its own limits, over all namespaces */
+    uint64_t limit_marks[VN_NR_LIMITS];
+    struct vn_limits limits;     /* control thread only */
     struct vn_features features;
 
     struct vn_req *io_pool, *admin_pool; /* free requests */
@@ -181,6 +185,8 @@ bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
 void vn_ctrl_make_busy(struct vn_req *req);
 /* Ask the backend that holds it, or the busy list, to end a command soon. */
 void vn_ctrl_cancel(struct vn_req *req);
+/* What waits for tokens need not wait any longer: it is a debt that later commands pay. */
+void vn_ctrl_release(struct vn_ctrl *ctrl);
 /* End a command that no backend holds. Permanent errors get DNR here. */
 void vn_ctrl_end(struct vn_req *req, vn_status status);
 /* Copy to or from the host's data pointer; the status of a bad pointer. Data beyond bytes is zeros. */

@@ -65,6 +65,7 @@ static bool flush_next(struct vn_req *req) {
     if (!req->step)
         return false;
     req->ns = vn_ns_table_get(&req->ctrl->namespaces, req->step);
+    req->limits = 0; /* one command for the limits of each namespace, and so many for the controller's */
     return true;
 }
 

@@ -149,7 +149,7 @@ static void shutdown_step(struct vn_ctrl *ctrl) {
     bool wanted = (ctrl->csts & VN_CSTS_SHST_MASK) == VN_CSTS_SHST_OCCURRING; /* else a reset has ended it */
     while (wanted && (ctrl->shutdown_nsid = vn_ns_table_next(&ctrl->namespaces, ctrl->shutdown_nsid))) {
         struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, ctrl->shutdown_nsid);
-        *req = (struct vn_req){.op = VN_OP_FLUSH, .ctrl = ctrl, .ns = nsc};
+        *req = (struct vn_req){.op = VN_OP_FLUSH, .ctrl = ctrl, .ns = nsc, .limits = VN_REQ_PAID}; /* no limit holds it up */
         vn_req_set_state(req, VN_REQ_FETCHED);
         vn_req_push(req, on_shutdown_flush, ctrl);
         if (vn_ns_submit(nsc, req) == VN_BUSY) { /* offered again on the next turn */

@@ -128,6 +128,7 @@ static int on_quiesce(vfu_ctx_t *ctx) {
         return 0;
     dev->quiesce_pending = true;
     dev->quiesce_cancelled = false;
+    vn_ctrl_release(dev->ctrl);
     vn_timer_arm(dev->reactor, &dev->quiesce_timer, VN_DRAIN_BOUND_NS / 2);
     errno = EBUSY;
     return -1;

@@ -70,6 +70,36 @@ int vn_runtime_event_fd(vn_runtime *rt);
 /* Moves up to max events into buf; returns how many. */
 int vn_runtime_events(vn_runtime *rt, struct vn_event *buf, uint32_t max);
 
+/* --- Limits --- */
+/* What a limit counts. Every command is one: a Read or Compare counts as a read, all others as a write; Flush, Write
+ * Zeroes and Dataset Management have no bytes. A command goes on when all limits that concern it let it. */
+enum vn_limit_kind {
+    VN_LIMIT_IOPS = 0, /* commands a second */
+    VN_LIMIT_READ_IOPS = 1,
+    VN_LIMIT_WRITE_IOPS = 2,
+    VN_LIMIT_BANDWIDTH = 3, /* bytes a second */
+    VN_LIMIT_READ_BANDWIDTH = 4,
+    VN_LIMIT_WRITE_BANDWIDTH = 5,
+};
+#define VN_NR_LIMITS 6
+#define VN_LIMIT_IOPS_MAX 100000000
+#define VN_LIMIT_BANDWIDTH_MAX 68719476736ull /* 64 GiB/s */
+#define VN_LIMIT_BURST_US_MAX 3600000000ull   /* an hour */
+struct vn_limit {
+    uint64_t rate;     /* a second; 0: no limit */
+    uint64_t burst_us; /* what is not used is saved up for so long, and can be spent at once; 0: 100 ms */
+};
+struct vn_limits {
+    struct vn_limit of[6]; /* VN_NR_LIMITS, which cffi does not take here; by enum vn_limit_kind */
+};
+/* What commands have waited for tokens. */
+struct vn_limit_info {
+    struct vn_limits limits;
+    uint64_t waiting;   /* now */
+    uint64_t throttled; /* commands that had to wait, since the start */
+    uint64_t waited_ns; /* all of them together */
+};
+
 /* --- Namespaces --- */
 #define VN_NS_READ_ONLY 1u
 #define VN_NS_CREATE 2u      /* make the file when it is missing (size must be given) */
@@ -101,9 +131,13 @@ struct vn_ns_info {
     uint8_t uuid[16];
     uint64_t reads, writes, read_bytes, write_bytes, flushes, deallocates, write_zeroes, errors;
     uint64_t bounced; /* transfers copied because the guest's buffer was not aligned for O_DIRECT */
+    struct vn_limit_info limited;
 };
 int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out);
 int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out);
+/* For all controllers together that have it attached. At once, also for what waits: tokens that are there stay, up to
+ * the new burst. -EINVAL: beyond the bounds above. */
+int vn_ns_set_limits(vn_ns *ns, const struct vn_limits *limits);
 /* -EBUSY while a controller has it attached. */
 int vn_ns_close(vn_ns *ns);
 
@@ -134,6 +168,7 @@ struct vn_ctrl_info {
     uint32_t nr_sqs, nr_cqs; /* I/O queues */
     uint32_t inflight;
     uint64_t commands, admin_commands, errors, interrupts, doorbell_writes;
+    struct vn_limit_info limited;
 };
 int vn_ctrl_create(vn_runtime *rt, const struct vn_ctrl_opts *opts, vn_ctrl **out);
 uint64_t vn_ctrl_id(const vn_ctrl *ctrl);
@@ -144,6 +179,8 @@ int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid);
  * replaced, a live one is refused with -EADDRINUSE. */
 int vn_ctrl_listen(vn_ctrl *ctrl, const char *path);
 int vn_ctrl_get_info(vn_ctrl *ctrl, struct vn_ctrl_info *out);
+/* Over all its namespaces, whose own limits hold as well; else as vn_ns_set_limits. */
+int vn_ctrl_set_limits(vn_ctrl *ctrl, const struct vn_limits *limits);
 /* Closes the socket, drains for at most 4 s, frees; the end is told by VN_EVENT_CTRL_DESTROYED. */
 int vn_ctrl_destroy(vn_ctrl *ctrl);
 

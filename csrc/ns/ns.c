@@ -103,24 +103,11 @@ void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out) {
     }
 }
 
-int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid, struct vn_ns_chan **out) {
-    struct vn_ns_chan *nsc = calloc(1, sizeof(*nsc));
-    if (!nsc)
-        return -ENOMEM;
-    nsc->ns = ns;
-    nsc->nsid = nsid;
-    int err = vn_chan_open(ns->backend, reactor, &nsc->chan);
-    if (err) {
-        free(nsc);
-        return err;
-    }
-    *out = nsc;
-    return 0;
-}
-
-void vn_ns_chan_close(struct vn_ns_chan *nsc) {
-    vn_chan_close(nsc->chan);
-    nsc->chan = NULL; /* the rest is freed by the control thread, which still sums its counters */
+uint64_t vn_ns_nr_waiting(const struct vn_ns *ns) {
+    uint64_t nr = 0;
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++)
+        nr += ns->chans[i] ? vn_counted(&ns->chans[i]->throttle.nr_waiting) : 0;
+    return nr;
 }
 
 static void count_io(struct vn_ns_chan *nsc, const struct vn_req *req) {
@@ -159,13 +146,8 @@ static void on_done(struct vn_req *req, void *ctx) {
     vn_req_complete(req, req->status);
 }
 
-enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req) {
-    bool writes = req->op != VN_OP_READ && req->op != VN_OP_COMPARE && req->op != VN_OP_FLUSH;
-    if (nsc->ns->read_only && writes) {
-        vn_req_set_state(req, VN_REQ_TAKEN);
-        vn_req_complete(req, vn_status_dnr(VN_SC_NS_WRITE_PROTECTED));
-        return VN_TAKEN;
-    }
+/* The backend's turn. */
+static enum vn_submit forward(struct vn_ns_chan *nsc, struct vn_req *req) {
     vn_req_push(req, on_done, nsc);
     nsc->inflight++;
     enum vn_submit answer = vn_chan_submit(nsc->chan, req);
@@ -174,4 +156,76 @@ enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req) {
         vn_req_pop(req);
     }
     return answer;
+}
+
+/* The namespace's limits first: what waits for them does not hold up the controller's other namespaces. */
+static enum vn_submit pass(struct vn_req *req) {
+    struct vn_ns_chan *nsc = req->ns;
+    if (!(req->limits & VN_REQ_PAID_NS) && !vn_throttle_admit(&nsc->throttle, req))
+        return VN_TAKEN;
+    if (!(req->limits & VN_REQ_PAID_CTRL) && nsc->ctrl_throttle && !vn_throttle_admit(nsc->ctrl_throttle, req))
+        return VN_TAKEN;
+    return forward(nsc, req);
+}
+
+enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req) {
+    bool writes = req->op != VN_OP_READ && req->op != VN_OP_COMPARE && req->op != VN_OP_FLUSH;
+    if (nsc->ns->read_only && writes) {
+        vn_req_set_state(req, VN_REQ_TAKEN);
+        vn_req_complete(req, vn_status_dnr(VN_SC_NS_WRITE_PROTECTED));
+        return VN_TAKEN;
+    }
+    return __builtin_expect(nsc->limited, 0) ? pass(req) : forward(nsc, req);
+}
+
+void vn_ns_cancel(struct vn_req *req) {
+    if (req->limits & VN_REQ_WAITS_NS)
+        vn_throttle_cancel(&req->ns->throttle, req);
+    else if (req->limits & VN_REQ_WAITS_CTRL)
+        vn_throttle_cancel(req->ns->ctrl_throttle, req);
+    else if (req->state == VN_REQ_TAKEN)
+        vn_chan_cancel(req->ns->chan, req);
+}
+
+uint32_t vn_ns_release(struct vn_ns_chan *nsc) {
+    uint32_t nr = vn_throttle_release(&nsc->throttle, NULL);
+    return nr + (nsc->ctrl_throttle ? vn_throttle_release(nsc->ctrl_throttle, nsc) : 0);
+}
+
+void vn_ns_throttle_ctrl(struct vn_throttle *throttle, struct vn_reactor *reactor, uint64_t *marks,
+                         struct vn_throttle_counters *counters) {
+    *throttle = (struct vn_throttle){.pass = pass, .paid = VN_REQ_PAID_CTRL, .waits = VN_REQ_WAITS_CTRL};
+    vn_throttle_init(throttle, reactor, marks, counters);
+}
+
+void vn_ns_chan_limit(struct vn_ns_chan *nsc, const struct vn_limiter *limiter) {
+    if (limiter)
+        vn_throttle_set(&nsc->throttle, limiter);
+    nsc->limited = nsc->throttle.limiter.any || (nsc->ctrl_throttle && nsc->ctrl_throttle->limiter.any);
+}
+
+int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid, struct vn_ns_chan **out) {
+    struct vn_ns_chan *nsc = calloc(1, sizeof(*nsc));
+    if (!nsc)
+        return -ENOMEM;
+    nsc->ns = ns;
+    nsc->nsid = nsid;
+    int err = vn_chan_open(ns->backend, reactor, &nsc->chan);
+    if (err) {
+        free(nsc);
+        return err;
+    }
+    nsc->throttle = (struct vn_throttle){.pass = pass, .paid = VN_REQ_PAID_NS, .waits = VN_REQ_WAITS_NS};
+    vn_throttle_init(&nsc->throttle, reactor, ns->marks, &nsc->counters.waits);
+    struct vn_limiter limiter;
+    vn_limiter_set(&limiter, &ns->limits); /* the control thread waits for us */
+    vn_ns_chan_limit(nsc, &limiter);
+    *out = nsc;
+    return 0;
+}
+
+void vn_ns_chan_close(struct vn_ns_chan *nsc) {
+    vn_throttle_fini(&nsc->throttle);
+    vn_chan_close(nsc->chan);
+    nsc->chan = NULL; /* the rest is freed by the control thread, which still sums its counters */
 }

@@ -7,11 +7,13 @@
 
 #include "backend/backend.h"
 #include "include/vhostnvme.h"
+#include "ns/throttle.h"
 
 #define VN_NS_MAX_CHANS 64 /* controllers that may share one namespace */
 
 struct vn_ns_counters { /* one writer: the channel's reactor */
     uint64_t reads, writes, read_bytes, write_bytes, flushes, deallocates, write_zeroes, errors;
+    struct vn_throttle_counters waits;
 };
 
 struct vn_ns {
@@ -23,6 +25,8 @@ struct vn_ns {
     vn_runtime *owner;                         /* whose handle it is; control thread only */
     struct vn_ns_chan *chans[VN_NS_MAX_CHANS]; /* control thread only */
     struct vn_ns_counters past;                /* of channels that have closed; control thread only */
+    struct vn_limits limits;                   /* control thread only */
+    uint64_t marks[VN_NR_LIMITS]; /* of the limits' buckets, for all channels together; atomic */
 };
 
 /* Owner: reactor. */
@@ -32,7 +36,10 @@ struct vn_ns_chan {
     uint32_t nsid;
     uint32_t inflight;
     bool closing;
+    bool limited; /* by the namespace's limits or the controller's */
     struct vn_ns_counters counters;
+    struct vn_throttle throttle;
+    struct vn_throttle *ctrl_throttle; /* of the controller over all its namespaces; NULL: none */
 };
 
 /* Control thread. error receives a sentence on failure. */
@@ -42,12 +49,23 @@ bool vn_ns_is_attached(const struct vn_ns *ns);
 int vn_ns_add_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
 void vn_ns_drop_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
 void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out);
+uint64_t vn_ns_nr_waiting(const struct vn_ns *ns); /* for tokens, now */
 
 /* Reactor. */
 int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid, struct vn_ns_chan **out);
 void vn_ns_chan_close(struct vn_ns_chan *nsc);
-/* req->op, io_flags, offset, length and iov are set; checks access, counts, submits. */
+/* req->op, io_flags, offset, length and iov are set; checks access and limits, counts, submits. TAKEN: also when it is
+ * still FETCHED and waits for tokens; it comes back by vn_req_complete as any other. */
 enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req);
+/* The request, which this namespace or its backend may have, is to end soon: see backend.h. */
+void vn_ns_cancel(struct vn_req *req);
+/* What waits for tokens goes on, in debt. Answers how many there are. */
+uint32_t vn_ns_release(struct vn_ns_chan *nsc);
+/* The limits of the namespace are these; NULL: as they were, but the controller's have changed. */
+void vn_ns_chan_limit(struct vn_ns_chan *nsc, const struct vn_limiter *limiter);
+/* Makes the throttle of a controller over all its namespaces; each channel gets it as ctrl_throttle. */
+void vn_ns_throttle_ctrl(struct vn_throttle *throttle, struct vn_reactor *reactor, uint64_t *marks,
+                         struct vn_throttle_counters *counters);
 /* Whether blocks [slba, slba + nr_blocks) exist; safe against overflow (Base 0/80h, nvmevirt's defect). */
 static inline bool vn_ns_has_blocks(const struct vn_ns *ns, uint64_t slba, uint64_t nr_blocks) {
     return nr_blocks <= ns->nr_blocks && slba <= ns->nr_blocks - nr_blocks;

@@ -27,3 +27,26 @@ uint32_t vn_ns_table_next(const struct vn_ns_table *table, uint32_t nsid) {
     }
     return 0;
 }
+
+void vn_ns_table_end_cancelled(const struct vn_ns_table *table) {
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        struct vn_ns_chan *nsc = table->by_nsid[nsid];
+        if (nsc && nsc->throttle.nr_waiting)
+            vn_throttle_end_cancelled(&nsc->throttle);
+    }
+}
+
+void vn_ns_table_release(const struct vn_ns_table *table) {
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        struct vn_ns_chan *nsc = table->by_nsid[nsid];
+        if (nsc && nsc->throttle.nr_waiting)
+            vn_throttle_release(&nsc->throttle, NULL);
+    }
+}
+
+void vn_ns_table_limits_changed(const struct vn_ns_table *table) {
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        if (table->by_nsid[nsid])
+            vn_ns_chan_limit(table->by_nsid[nsid], NULL);
+    }
+}

@@ -20,5 +20,10 @@ int vn_ns_table_add(struct vn_ns_table *table, struct vn_ns_chan *nsc);
 void vn_ns_table_remove(struct vn_ns_table *table, uint32_t nsid);
 /* The next attached NSID above nsid, 0 when there is none. */
 uint32_t vn_ns_table_next(const struct vn_ns_table *table, uint32_t nsid);
+/* What waits for tokens, of namespaces that are going too: ends what is cancelled; lets all go on. */
+void vn_ns_table_end_cancelled(const struct vn_ns_table *table);
+void vn_ns_table_release(const struct vn_ns_table *table);
+/* The controller's limits have changed. */
+void vn_ns_table_limits_changed(const struct vn_ns_table *table);
 
 #endif
