@@ -13,6 +13,7 @@ from pathlib import Path
 from vhostnvme.emulation.placement import choose_reactor
 from vhostnvme.errors import ConfigError
 from vhostnvme.guest.qemu import vfio_user_device
+from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.native import (
     Controller,
     ControllerInfo,
@@ -51,6 +52,7 @@ class DeviceOptions:
     serial: str | None = None
     model: str | None = None
     reactor: int | None = None
+    limits: Limits = NO_LIMITS  # of all namespaces together
 
     def __post_init__(self) -> None:
         if not 0 < len(self.namespaces) <= NAMESPACES_MAX:
@@ -118,6 +120,7 @@ class Device:
                     max_queues=self.options.queues,
                     doorbells=self.options.doorbells,
                     reactor=choose_reactor(self.runtime) if reactor is None else reactor,
+                    limits=self.options.limits,
                 ),
             )
             for nsid, (_, namespace) in self._namespaces.items():
@@ -203,6 +206,20 @@ class Device:
         _, namespace = self._namespaces.pop(nsid)
         namespace.close()
 
+    def set_limits(self, limits: Limits, nsid: int | None = None) -> None:
+        """Limits one namespace, or all together; at once, also for what waits.
+
+        Raises:
+            ConfigError: there is no such namespace.
+        """
+        assert self._controller is not None, "the device has not been started"
+        if nsid is None:
+            self._controller.set_limits(limits)
+        elif nsid in self._namespaces:
+            self._namespaces[nsid][1].set_limits(limits)
+        else:
+            raise ConfigError(f"there is no namespace {nsid} on this device")
+
     def qemu_arguments(self) -> list[str]:
         return vfio_user_device(self.socket)
 
@@ -276,6 +293,7 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         error_errno=error.errno if error else 0,
         error_after=error.after if error else 0,
         error_seed=error.seed if error else 0,
+        limits=spec.limits,
     )
 
 

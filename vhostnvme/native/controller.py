@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from vhostnvme.errors import NativeError
 from vhostnvme.native.handle import EBADF, Handle
 from vhostnvme.native.library import check, ffi, lib
+from vhostnvme.native.limits import limit_info, native_limits
 from vhostnvme.native.types import ControllerInfo, ControllerOptions, Doorbells
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vhostnvme.limits import Limits
     from vhostnvme.native.namespace import Namespace
     from vhostnvme.native.runtime import Runtime
 
@@ -40,6 +42,8 @@ class Controller(Handle):
         self._handle = out[0]
         self.id: int = lib.vn_ctrl_id(self._handle)
         runtime.controllers.append(self)
+        if options.limits:
+            self.set_limits(options.limits)
 
     @property
     def handle(self) -> Any:
@@ -85,7 +89,12 @@ class Controller(Handle):
             errors=out.errors,
             interrupts=out.interrupts,
             doorbell_writes=out.doorbell_writes,
+            limited=limit_info(out.limited),
         )
+
+    def set_limits(self, limits: Limits) -> None:
+        """Over all its namespaces, whose own limits hold as well; at once, also for what waits."""
+        check(lib.vn_ctrl_set_limits(self.handle, native_limits(limits)))
 
     def close(self) -> None:
         """Closes the socket, drains and frees; blocks for a few seconds at worst."""

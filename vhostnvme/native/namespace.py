@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from vhostnvme.native.handle import Handle
 from vhostnvme.native.library import check, ffi, lib
+from vhostnvme.native.limits import limit_info, native_limits
 from vhostnvme.native.types import NamespaceInfo, NamespaceOptions
 
 if TYPE_CHECKING:
+    from vhostnvme.limits import Limits
     from vhostnvme.native.runtime import Runtime
 
 
@@ -48,6 +50,8 @@ class Namespace(Handle):
         check(lib.vn_ns_open(runtime.handle, opts, out))
         self._handle = out[0]
         runtime.namespaces.append(self)
+        if options.limits:
+            self.set_limits(options.limits)
 
     def info(self) -> NamespaceInfo:
         out = ffi.new("struct vn_ns_info *")
@@ -68,7 +72,12 @@ class Namespace(Handle):
             write_zeroes=out.write_zeroes,
             errors=out.errors,
             bounced=out.bounced,
+            limited=limit_info(out.limited),
         )
+
+    def set_limits(self, limits: Limits) -> None:
+        """For all controllers together that have it attached; at once, also for what waits."""
+        check(lib.vn_ns_set_limits(self.handle, native_limits(limits)))
 
     def close(self) -> None:
         """Closes the file.

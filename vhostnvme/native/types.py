@@ -6,6 +6,7 @@ import enum
 import uuid
 from dataclasses import dataclass
 
+from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.native.library import lib
 
 
@@ -94,6 +95,17 @@ class NamespaceOptions:
     error_errno: int = 0
     error_after: int = 0
     error_seed: int = 0
+    limits: Limits = NO_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class LimitInfo:
+    """Limits as they are, the commands that wait now, and what has waited since the start."""
+
+    limits: Limits
+    waiting: int
+    throttled: int
+    waited_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +127,7 @@ class NamespaceInfo:
     write_zeroes: int
     errors: int
     bounced: int
+    limited: LimitInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +143,7 @@ class ControllerOptions:
     doorbells: Doorbells = Doorbells.AUTO
     reactor: int = 0
     cntlid: int = 0
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,3 +164,4 @@ class ControllerInfo:
     errors: int
     interrupts: int
     doorbell_writes: int
+    limited: LimitInfo

@@ -18,11 +18,13 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, TypeVar
 from urllib.parse import quote, unquote
 
 from vhostnvme.errors import ConfigError
+from vhostnvme.limits import NAMES, NO_LIMITS, Limits, format_limit, option_of, parse_limit
 from vhostnvme.units import format_duration_us, format_size, parse_duration_us, parse_size
 
 BLOCK_SIZES = (512, 4096)
@@ -60,6 +62,7 @@ class DiskSpec:
     delay_us: int = 0
     error: ErrorFilter | None = None
     record: str | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +152,10 @@ def _common_options(spec: DiskSpec) -> dict[str, str]:
             options["error-seed"] = str(spec.error.seed)
     if spec.record is not None:
         options["record"] = spec.record
+    for name in NAMES:
+        value = getattr(spec.limits, name)
+        if value != getattr(NO_LIMITS, name):
+            options[option_of(name)] = format_limit(name, value)
     return options
 
 
@@ -303,6 +310,7 @@ class _Common(TypedDict):
     delay_us: int
     error: ErrorFilter | None
     record: str | None
+    limits: Limits
 
 
 def _take_common(options: _Options) -> _Common:
@@ -313,6 +321,7 @@ def _take_common(options: _Options) -> _Common:
         "delay_us": options.take("delay", _parse_delay, 0),
         "error": _take_error(options),
         "record": options.take("record", _parse_record, None),
+        "limits": _take_limits(options),
     }
 
 
@@ -330,6 +339,17 @@ def _take_error(options: _Options) -> ErrorFilter | None:
         seed=options.take("error-seed", _whole_number(_UINT64_MAX), 0),
     )
     return error if ppm else None
+
+
+def _take_limits(options: _Options) -> Limits:
+    values = {
+        name: options.take(option_of(name), partial(parse_limit, name), getattr(NO_LIMITS, name))
+        for name in NAMES
+    }
+    limits = Limits(**values)
+    if not limits and limits != NO_LIMITS:
+        raise ConfigError("option 'burst' says nothing without a limit: add iops=N or another")
+    return limits
 
 
 def _check_size(size: int | None, block_size: int) -> None:

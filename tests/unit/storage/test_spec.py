@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhostnvme.errors import ConfigError
+from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.storage.spec import (
     OPERATIONS,
     DiskSpec,
@@ -45,6 +46,16 @@ SOME_UUID = "12345678-1234-5678-1234-567812345678"
         ("null:1T?delay=100us", NullSpec(size=1 << 40, delay_us=100)),
         (f"mem:1G?uuid={SOME_UUID}", MemorySpec(size=GIB, uuid=uuid.UUID(SOME_UUID))),
         ("mem:1G?record=w.log", MemorySpec(size=GIB, record="w.log")),
+        ("mem:1G?iops=none", MemorySpec(size=GIB)),
+        (
+            "mem:1G?iops=1000&read-iops=5&write-bandwidth=100M&burst=2s",
+            MemorySpec(
+                size=GIB,
+                limits=Limits(
+                    iops=1000, read_iops=5, write_bandwidth=100 << 20, burst_us=2_000_000
+                ),
+            ),
+        ),
         (
             "mem:1G?error=0.5%&error-ops=write,read&error-errno=ENOSPC&error-after=9&error-seed=3",
             MemorySpec(
@@ -81,7 +92,7 @@ def test_a_spec_parses(text: str, spec: DiskSpec) -> None:
         ("file:d?readonly=yes", "neither on nor off"),
         ("file:d?readonly=on&preallocate=on", "read-only"),
         ("file:d?sise=1G", "did you mean 'size'?"),
-        ("file:d?zzzz=1", "write one of block, create"),
+        ("file:d?zzzz=1", "write one of bandwidth, block"),
         ("file:d?size", "NAME=VALUE"),
         ("file:d?size=1G&size=1G", "there twice"),
         ("file:d?block=1024", "write 512 or 4096"),
@@ -99,6 +110,15 @@ def test_a_spec_parses(text: str, spec: DiskSpec) -> None:
         ("null:1T?error=1%&error-ops=raed", "did you mean 'read'?"),
         ("null:1T?error=1%&error-errno=EOOPS", "no errno"),
         ("null:1T?error=1%&error-after=-1", "whole number"),
+        ("null:1T?iops=fast", "whole number of commands a second"),
+        ("null:1T?iops=1K", "whole number of commands a second"),
+        ("null:1T?iops=100000001", "100000000 a second"),
+        ("null:1T?write-bandwidth=65G", "64G a second"),
+        ("null:1T?read-bandwidth=1X", "K, M, G or T"),
+        ("null:1T?burst=1s", "nothing without a limit"),
+        ("null:1T?iops=1&burst=1", "us, ms or s"),
+        ("null:1T?iops=1&burst=3601s", "3600s"),
+        ("null:1T?iops=1&burst=0s", "1us"),
         ("null:1T?uuid=zebra", "no UUID"),
         ("null:1T?uuid=00000000-0000-0000-0000-000000000000", "names nothing"),
         ("nvme+tcp://10.0.0.1:4420/nqn.a/1", "not in this release"),
@@ -171,6 +191,15 @@ common = {
     "delay_us": st.integers(0, 60_000_000),
     "error": st.none() | errors,
     "record": st.none() | paths,
+    "limits": st.builds(
+        Limits,
+        iops=st.integers(1, 100_000_000),
+        write_iops=st.integers(0, 100_000_000),
+        bandwidth=st.integers(0, 64 << 30),
+        read_bandwidth=st.integers(0, 64 << 30),
+        burst_us=st.integers(1, 3_600_000_000),
+    )
+    | st.just(NO_LIMITS),
 }
 sizes = st.integers(1, (1 << 51) - 1).map(lambda count: count * 4096)
 
