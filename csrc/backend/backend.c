@@ -120,7 +120,7 @@ static void check_iov(const struct vn_req *req) {
 
 static void check_contract(const struct vn_chan *chan, const struct vn_req *req) {
     const struct vn_backend *backend = chan->backend;
-    assert(vn_reactor_self() == chan->reactor);
+    assert(vn_reactor_is_here(chan->reactor));
     assert(req->state == VN_REQ_FETCHED || req->state == VN_REQ_TAKEN);
     assert((unsigned)req->op < VN_OP_COUNT);
     assert(req->nr_frames > 0);
@@ -135,7 +135,7 @@ static void check_contract(const struct vn_chan *chan, const struct vn_req *req)
 }
 
 int vn_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out) {
-    assert(vn_reactor_self() == reactor);
+    assert(vn_reactor_is_here(reactor));
     int err = backend->ops->chan_open(backend, reactor, out);
     if (err)
         return err;
@@ -144,7 +144,7 @@ int vn_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct 
 }
 
 void vn_chan_close(struct vn_chan *chan) {
-    assert(vn_reactor_self() == chan->reactor);
+    assert(vn_reactor_is_here(chan->reactor));
     chan->backend->ops->chan_close(chan);
 }
 
@@ -183,7 +183,7 @@ enum vn_submit vn_chan_submit(struct vn_chan *chan, struct vn_req *req) {
 }
 
 void vn_chan_cancel(struct vn_chan *chan, struct vn_req *req) {
-    assert(vn_reactor_self() == chan->reactor);
+    assert(vn_reactor_is_here(chan->reactor));
     assert(req->state == VN_REQ_TAKEN);
     if (chan->backend->ops->cancel)
         chan->backend->ops->cancel(chan, req);

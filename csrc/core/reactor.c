@@ -25,6 +25,7 @@
 #define CALL_RETRY_NS 100000 /* a full mailbox is looked at again after 0.1 ms */
 
 struct vn_reactor {
+    void *thread_pointer; /* first: vn_reactor_is_here */
     struct io_uring ring;
     struct vn_mailbox box;
     struct vn_pollers pollers;
@@ -68,7 +69,7 @@ uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor) {
 }
 
 struct io_uring_sqe *vn_reactor_sqe(struct vn_reactor *reactor, struct vn_uring_op *op) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     struct io_uring_sqe *sqe = io_uring_get_sqe(&reactor->ring);
     if (sqe) {
         io_uring_prep_nop(sqe);
@@ -262,6 +263,7 @@ bool vn_reactor_turn(struct vn_reactor *reactor) {
 static void *reactor_main(void *arg) {
     struct vn_reactor *reactor = arg;
     self = reactor;
+    reactor->thread_pointer = __builtin_thread_pointer();
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS); /* else the kernel adds up to 50 us to every sleep */
     reactor->start_result = ring_init(&reactor->ring);
     if (reactor->start_result < 0) {

@@ -47,6 +47,13 @@ int vn_reactor_call(struct vn_reactor *reactor, int (*fn)(void *arg), void *arg)
 bool vn_reactor_turn(struct vn_reactor *reactor);
 
 struct vn_reactor *vn_reactor_self(void); /* NULL on a thread that is none */
+
+/* Whether this is its thread. For every command, so it takes no thread-local variable: in a shared library
+ * that is a function call. A thread is known by its thread pointer, which is what the reactor begins with. */
+static inline bool vn_reactor_is_here(const struct vn_reactor *reactor) {
+    return *(void *const *)reactor == __builtin_thread_pointer();
+}
+
 uint32_t vn_reactor_index(const struct vn_reactor *reactor);
 uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor); /* read once a turn */
 

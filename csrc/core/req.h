@@ -74,7 +74,17 @@ struct vn_req {
     struct vn_req *prev, *next; /* pool, or the in-flight list of its queue */
 };
 
-void vn_req_set_state(struct vn_req *req, enum vn_req_state state);
+/* The one setter of a request's state. */
+static inline void vn_req_set_state(struct vn_req *req, enum vn_req_state state) {
+    uint8_t before = req->state;
+    bool may_follow = state == VN_REQ_FETCHED ? before == VN_REQ_FREE || before == VN_REQ_TAKEN /* for a next step */
+                      : state == VN_REQ_TAKEN ? before == VN_REQ_FETCHED
+                      : state == VN_REQ_DONE  ? before == VN_REQ_TAKEN || before == VN_REQ_FETCHED
+                                              : before == VN_REQ_DONE;
+    assert(may_follow);
+    (void)may_follow;
+    req->state = (uint8_t)state;
+}
 
 /* Have fn(req, ctx) called when everything below is done; req->status then holds the outcome. */
 static inline void vn_req_push(struct vn_req *req, void (*fn)(struct vn_req *, void *), void *ctx) {
@@ -90,6 +100,11 @@ static inline void vn_req_pop(struct vn_req *req) {
 }
 
 /* The only way back. Called exactly once for each TAKEN, on the owner thread, possibly from within submit. */
-void vn_req_complete(struct vn_req *req, vn_status status);
+static inline void vn_req_complete(struct vn_req *req, vn_status status) {
+    assert(req->nr_frames > 0);
+    req->status = status;
+    const struct vn_req_frame *frame = &req->frames[--req->nr_frames];
+    frame->fn(req, frame->ctx);
+}
 
 #endif
