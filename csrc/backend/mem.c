@@ -50,17 +50,20 @@ static void mem_zero(struct mem *mem, uint64_t offset, uint64_t length) {
     memset(mem->bytes + last, 0, end - last);
 }
 
-static vn_status mem_transfer(const struct mem *mem, const struct vn_req *req) {
-    uint8_t *at = mem->bytes + req->offset;
-    for (uint32_t i = 0; i < req->nr_iov; i++) {
-        const struct iovec *iov = &req->iov[i];
-        if (req->op == VN_OP_READ)
-            memcpy(iov->iov_base, at, iov->iov_len);
-        else if (req->op == VN_OP_WRITE)
-            memcpy(at, iov->iov_base, iov->iov_len);
-        else if (memcmp(at, iov->iov_base, iov->iov_len) != 0)
+static void mem_read(const uint8_t *at, const struct iovec *iov, uint32_t nr_iov) {
+    for (const struct iovec *end = iov + nr_iov; iov < end; at += iov++->iov_len)
+        memcpy(iov->iov_base, at, iov->iov_len);
+}
+
+static void mem_write(uint8_t *at, const struct iovec *iov, uint32_t nr_iov) {
+    for (const struct iovec *end = iov + nr_iov; iov < end; at += iov++->iov_len)
+        memcpy(at, iov->iov_base, iov->iov_len);
+}
+
+static vn_status mem_compare(const uint8_t *at, const struct iovec *iov, uint32_t nr_iov) {
+    for (const struct iovec *end = iov + nr_iov; iov < end; at += iov++->iov_len) {
+        if (memcmp(at, iov->iov_base, iov->iov_len) != 0)
             return VN_SC_COMPARE_FAILURE;
-        at += iov->iov_len;
     }
     return VN_SC_SUCCESS;
 }
@@ -70,9 +73,13 @@ static enum vn_submit mem_submit(struct vn_chan *chan, struct vn_req *req) {
     vn_status status = VN_SC_SUCCESS;
     switch (req->op) {
     case VN_OP_READ:
+        mem_read(mem->bytes + req->offset, req->iov, req->nr_iov);
+        break;
     case VN_OP_WRITE:
+        mem_write(mem->bytes + req->offset, req->iov, req->nr_iov);
+        break;
     case VN_OP_COMPARE:
-        status = mem_transfer(mem, req);
+        status = mem_compare(mem->bytes + req->offset, req->iov, req->nr_iov);
         break;
     case VN_OP_WRITE_ZEROES:
     case VN_OP_DEALLOCATE:
