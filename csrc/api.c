@@ -15,6 +15,8 @@
 #define ERROR_BYTES 512u
 #define DEFAULT_POLL_US 20u
 #define CLOSE_BOUND_MS 4000
+#define MOVE_BOUND_NS 1000000000ull
+#define MOVE_STEP_NS 50000
 #define ORPHANED 2 /* closed, but a backend still holds requests: the memory is never freed */
 
 struct vn_runtime {
@@ -380,6 +382,7 @@ static int info_on_reactor(void *arg) {
         .doorbells = dev->mapped ? VN_DOORBELLS_MAPPED : VN_DOORBELLS_TRAPPED,
         .shadow_doorbells = dev->shadow.gpa != 0,
         .inflight = ctrl->nr_inflight,
+        .reactor = vn_reactor_index(ctrl->reactor),
         .commands = ctrl->counters.commands,
         .admin_commands = ctrl->counters.admin_commands,
         .errors = ctrl->counters.errors,
@@ -421,6 +424,85 @@ int vn_ctrl_set_limits(vn_ctrl *ctrl, const struct vn_limits *limits) {
     vn_limiter_set(&call.limiter, limits);
     ctrl->limits = *limits;
     return vn_reactor_call(ctrl->reactor, limit_ctrl_on_reactor, &call);
+}
+
+/* --- Moving a controller to another reactor --- */
+struct move_call {
+    struct vn_ctrl_handle *handle;
+    struct vn_reactor *to;
+    struct vn_chan *chans[VN_MAX_NAMESPACES + 1]; /* by nsid: opened on the new reactor */
+};
+
+static int close_new_chans(void *arg) {
+    struct move_call *call = arg;
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        if (call->chans[nsid])
+            vn_chan_close(call->chans[nsid]);
+    }
+    return 0;
+}
+
+static int open_new_chans(void *arg) {
+    struct move_call *call = arg;
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        struct vn_ns_chan *nsc = call->handle->ctrl.namespaces.by_nsid[nsid];
+        int err = nsc ? vn_ns_chan_open_at(nsc, call->to, &call->chans[nsid]) : 0;
+        if (err) {
+            close_new_chans(call);
+            return err;
+        }
+    }
+    return 0;
+}
+
+static int leave_reactor(void *arg) {
+    struct move_call *call = arg;
+    struct vn_ctrl_handle *handle = call->handle;
+    int err = handle->listening ? vn_vfu_dev_leave(&handle->dev) : 0;
+    if (err)
+        return err;
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        if (call->chans[nsid])
+            vn_ns_chan_swap(handle->ctrl.namespaces.by_nsid[nsid], call->chans[nsid]);
+    }
+    vn_throttle_move(&handle->ctrl.throttle, call->to);
+    handle->ctrl.reactor = handle->dev.reactor = call->to;
+    return 0;
+}
+
+static int stay_on_reactor(void *arg) {
+    vn_vfu_dev_stay(arg);
+    return 0;
+}
+
+static int enter_reactor(void *arg) {
+    vn_vfu_dev_enter(arg);
+    return 0;
+}
+
+int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor) {
+    struct move_call call = {.handle = handle_of(ctrl)};
+    struct vn_reactor *from = ctrl->reactor;
+    if (reactor >= call.handle->rt->nr_reactors)
+        return fail(-EINVAL, "there is no reactor %u", reactor);
+    call.to = call.handle->rt->reactors[reactor];
+    if (call.to == from)
+        return 0;
+    int err = vn_reactor_call(call.to, open_new_chans, &call);
+    if (err)
+        return fail(err, "cannot open the controller's namespaces on reactor %u: %s", reactor, strerror(-err));
+    err = vn_reactor_call(from, leave_reactor, &call);
+    for (uint64_t end_ns = now_ns() + MOVE_BOUND_NS; err == -EAGAIN && now_ns() < end_ns;) {
+        nanosleep(&(struct timespec){.tv_nsec = MOVE_STEP_NS}, NULL);
+        err = vn_reactor_call(from, leave_reactor, &call);
+    }
+    if (err) {
+        vn_reactor_call(from, stay_on_reactor, &call.handle->dev);
+        vn_reactor_call(call.to, close_new_chans, &call);
+        return fail(-EBUSY, "the controller stays on reactor %u: its commands in flight do not end",
+                    vn_reactor_index(from));
+    }
+    return call.handle->listening ? vn_reactor_call(call.to, enter_reactor, &call.handle->dev) : 0;
 }
 
 /* The device first, so that no new command comes; then the namespaces, one by one. */

@@ -297,12 +297,13 @@ static bool dev_poll(struct vn_poller *poller) {
     }
     if (dev->lost)
         detached(dev);
-    work |= vn_doorbell_poll(dev);
+    if (dev->move == VN_MOVE_NONE)
+        work |= vn_doorbell_poll(dev);
     work |= vn_ctrl_retry_busy(dev->ctrl);
     vn_irq_flush(dev);
     if (dev->state == VN_DEV_CLOSING)
         close_step(dev);
-    else if (!dev->poll_armed && !dev->retry_timer.armed)
+    else if (!dev->poll_armed && !dev->retry_timer.armed && dev->move != VN_MOVE_LEAVES)
         dev_arm_poll(dev);
     return work;
 }
@@ -319,18 +320,17 @@ static bool dev_before_sleep(struct vn_poller *poller) {
         return true;
     bool deferred = (dev->readable && !dev->quiesce_pending) || (dev->quiesce_pending && ctrl->nr_inflight == 0);
     /* arming touches the guest's memory, and may find that it is gone */
-    return deferred || vn_doorbell_arm(dev) || atomic_load_explicit(&dev->memory_lost, memory_order_relaxed);
+    return deferred || (dev->move == VN_MOVE_NONE && vn_doorbell_arm(dev)) ||
+           atomic_load_explicit(&dev->memory_lost, memory_order_relaxed);
 }
 
-/* Nothing is under way: what comes next comes by the socket, by a look at the doorbells, by mail or by a timer. */
+/* What comes next comes by the socket, by a look at the doorbells, by mail or by a timer. */
 static bool dev_can_rest(struct vn_poller *poller) {
     const struct vn_vfu_dev *dev = vn_container_of(poller, struct vn_vfu_dev, poller);
-    const struct vn_ctrl *ctrl = dev->ctrl;
     if (dev->state == VN_DEV_DEAD)
         return true;
-    return dev->state != VN_DEV_CLOSING && dev->poll_armed && !dev->readable && !dev->lost && !dev->quiesce_pending &&
-           !atomic_load_explicit(&dev->memory_lost, memory_order_relaxed) && ctrl->nr_inflight == 0 &&
-           !ctrl->busy_first && !ctrl->shutdown && !ctrl->shutdown_waits && !ctrl->on_drained && !ctrl->irq_due;
+    return dev->state != VN_DEV_CLOSING && dev->move == VN_MOVE_NONE && dev->poll_armed && !dev->readable &&
+           vn_vfu_dev_is_still(dev);
 }
 
 /* --- Making and closing --- */

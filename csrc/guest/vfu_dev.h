@@ -16,6 +16,9 @@
 /* LISTENING: no client. ATTACHED: one. CLOSING: on the way to DEAD, draining. */
 enum vn_dev_state { VN_DEV_LISTENING, VN_DEV_ATTACHED, VN_DEV_CLOSING, VN_DEV_DEAD };
 
+/* To another reactor. DRAINS: fetches nothing. LEAVES: nothing is in flight, the poll is on its way out of the ring. */
+enum vn_dev_move { VN_MOVE_NONE, VN_MOVE_DRAINS, VN_MOVE_LEAVES };
+
 struct vn_shadow {
     uint64_t gpa, event_gpa;        /* of the two pages; 0: not configured */
     uint32_t *doorbells, *event_idx; /* NULL: not reachable now */
@@ -27,6 +30,7 @@ struct vn_vfu_dev {
     vfu_ctx_t *ctx;
     char path[108];
     enum vn_dev_state state;
+    enum vn_dev_move move;
     uint32_t wanted; /* enum vn_doorbells as configured */
     bool mapped;     /* what the connected client uses */
 
@@ -59,6 +63,14 @@ int vn_vfu_dev_start(struct vn_vfu_dev *dev);
 void vn_vfu_dev_close(struct vn_vfu_dev *dev);
 /* Control thread, when DEAD or never started. */
 void vn_vfu_dev_free(struct vn_vfu_dev *dev);
+
+/* move.c. On the old reactor: -EAGAIN until it has left, -EBUSY when it cannot; or let it stay after all. Between the
+ * two no reactor has it, and dev->reactor and ctrl->reactor change. Then on the new one. */
+int vn_vfu_dev_leave(struct vn_vfu_dev *dev);
+void vn_vfu_dev_stay(struct vn_vfu_dev *dev);
+void vn_vfu_dev_enter(struct vn_vfu_dev *dev);
+/* Nothing is under way in it: what comes next comes from outside. */
+bool vn_vfu_dev_is_still(const struct vn_vfu_dev *dev);
 
 /* doorbell.c: the rings. */
 bool vn_doorbell_poll(struct vn_vfu_dev *dev);

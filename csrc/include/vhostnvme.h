@@ -167,6 +167,7 @@ struct vn_ctrl_info {
     uint32_t shadow_doorbells;
     uint32_t nr_sqs, nr_cqs; /* I/O queues */
     uint32_t inflight;
+    uint32_t reactor; /* home */
     uint64_t commands, admin_commands, errors, interrupts, doorbell_writes;
     struct vn_limit_info limited;
 };
@@ -178,6 +179,9 @@ int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid);
 /* Opens the vfio-user socket at path (absolute, under 108 bytes; its folder must exist). A stale socket is
  * replaced, a live one is refused with -EADDRINUSE. */
 int vn_ctrl_listen(vn_ctrl *ctrl, const char *path);
+/* Gives the controller another home. Its commands in flight end first, within 1 s: else it stays, and the answer is
+ * -EBUSY. Its client notices a pause only. */
+int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor);
 int vn_ctrl_get_info(vn_ctrl *ctrl, struct vn_ctrl_info *out);
 /* Over all its namespaces, whose own limits hold as well; else as vn_ns_set_limits. */
 int vn_ctrl_set_limits(vn_ctrl *ctrl, const struct vn_limits *limits);

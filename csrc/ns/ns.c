@@ -3,6 +3,7 @@
  */
 #include "ns/ns.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,6 +109,17 @@ uint64_t vn_ns_nr_waiting(const struct vn_ns *ns) {
     for (size_t i = 0; i < VN_NS_MAX_CHANS; i++)
         nr += ns->chans[i] ? vn_counted(&ns->chans[i]->throttle.nr_waiting) : 0;
     return nr;
+}
+
+int vn_ns_chan_open_at(struct vn_ns_chan *nsc, struct vn_reactor *reactor, struct vn_chan **out) {
+    return vn_chan_open(nsc->ns->backend, reactor, out);
+}
+
+void vn_ns_chan_swap(struct vn_ns_chan *nsc, struct vn_chan *chan) {
+    assert(!nsc->inflight);
+    vn_chan_close(nsc->chan);
+    nsc->chan = chan;
+    vn_throttle_move(&nsc->throttle, chan->reactor);
 }
 
 static void count_io(struct vn_ns_chan *nsc, const struct vn_req *req) {

@@ -54,6 +54,9 @@ uint64_t vn_ns_nr_waiting(const struct vn_ns *ns); /* for tokens, now */
 /* Reactor. */
 int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid, struct vn_ns_chan **out);
 void vn_ns_chan_close(struct vn_ns_chan *nsc);
+/* To another reactor, while nothing is in flight: a channel opened there takes the place of the one here, which ends. */
+int vn_ns_chan_open_at(struct vn_ns_chan *nsc, struct vn_reactor *reactor, struct vn_chan **out);
+void vn_ns_chan_swap(struct vn_ns_chan *nsc, struct vn_chan *chan);
 /* req->op, io_flags, offset, length and iov are set; checks access and limits, counts, submits. TAKEN: also when it is
  * still FETCHED and waits for tokens; it comes back by vn_req_complete as any other. */
 enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req);

@@ -163,6 +163,11 @@ void vn_throttle_fini(struct vn_throttle *throttle) {
     vn_timer_disarm(throttle->reactor, &throttle->timer);
 }
 
+void vn_throttle_move(struct vn_throttle *throttle, struct vn_reactor *reactor) {
+    vn_throttle_fini(throttle);
+    throttle->reactor = reactor;
+}
+
 void vn_throttle_set(struct vn_throttle *throttle, const struct vn_limiter *limiter) {
     uint64_t *marks = throttle->limiter.marks;
     throttle->limiter = *limiter;

@@ -36,6 +36,8 @@ void vn_throttle_init(struct vn_throttle *throttle, struct vn_reactor *reactor, 
                       struct vn_throttle_counters *counters);
 /* Nothing waits any more. */
 void vn_throttle_fini(struct vn_throttle *throttle);
+/* Nothing waits: on the old reactor, the last thing there. */
+void vn_throttle_move(struct vn_throttle *throttle, struct vn_reactor *reactor);
 /* New rates; what waits is looked at on the next turn. */
 void vn_throttle_set(struct vn_throttle *throttle, const struct vn_limiter *limiter);
 /* True: the command has paid, and goes on. False: it waits, and is passed on when it is due. */

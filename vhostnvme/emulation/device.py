@@ -134,7 +134,7 @@ class Device:
     def reactor(self) -> int:
         """The reactor that it lives on."""
         assert self._controller is not None, "the device has not been started"
-        return self._controller.options.reactor
+        return self._controller.reactor
 
     async def stop(self) -> None:
         """Closes the socket, waits for what is in flight, closes the files. Safe to repeat."""

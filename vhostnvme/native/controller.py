@@ -27,6 +27,7 @@ class Controller(Handle):
         self._runtime = runtime
         self._closing = False
         self.options = options
+        self.reactor = options.reactor
         opts = ffi.new("struct vn_ctrl_opts *")
         # cffi does not keep what a struct's pointers point at: this list does, for the call.
         alive = [_text(options.serial), _text(options.model), _text(options.subnqn)]
@@ -71,6 +72,15 @@ class Controller(Handle):
         """Opens the vfio-user socket; `path` is absolute and shorter than 108 bytes."""
         check(lib.vn_ctrl_listen(self.handle, os.fsencode(path)))
 
+    def move(self, reactor: int) -> None:
+        """Gives it another reactor; blocks until its commands in flight have ended, at most 1 s.
+
+        Raises:
+            NativeError: EBUSY: they did not, and it stays where it is.
+        """
+        check(lib.vn_ctrl_move(self.handle, reactor))
+        self.reactor = reactor
+
     def info(self) -> ControllerInfo:
         out = ffi.new("struct vn_ctrl_info *")
         check(lib.vn_ctrl_get_info(self.handle, out))
@@ -84,6 +94,7 @@ class Controller(Handle):
             submission_queues=out.nr_sqs,
             completion_queues=out.nr_cqs,
             inflight=out.inflight,
+            reactor=out.reactor,
             commands=out.commands,
             admin_commands=out.admin_commands,
             errors=out.errors,

@@ -159,6 +159,7 @@ class ControllerInfo:
     submission_queues: int
     completion_queues: int
     inflight: int
+    reactor: int
     commands: int
     admin_commands: int
     errors: int
