@@ -61,14 +61,14 @@ static bool page_taken(const struct vn_host *host, uint64_t page) {
     return host->page_used[page / 64] >> (page % 64) & 1;
 }
 
-int vn_host_alloc(vn_host *host, uint64_t bytes, uint64_t *offset) {
+int vn_host_alloc_from(struct vn_host *host, uint64_t from, uint64_t bytes, uint64_t *offset) {
     uint64_t nr_pages = host->mem_bytes / VN_HOST_PAGE;
     uint64_t want = bytes / VN_HOST_PAGE + (bytes % VN_HOST_PAGE != 0);
     uint64_t run = 0;
 
     if (want == 0)
         return vn_host_fail(EINVAL, "an allocation of 0 bytes");
-    for (uint64_t page = 0; page < nr_pages; page++) {
+    for (uint64_t page = from / VN_HOST_PAGE; page < nr_pages; page++) {
         if (page % 64 == 0 && host->page_used[page / 64] == ~0ull) {
             run = 0;
             page += 63;
@@ -85,6 +85,10 @@ int vn_host_alloc(vn_host *host, uint64_t bytes, uint64_t *offset) {
     }
     return vn_host_fail(ENOMEM, "the host's shared memory has no %llu bytes left in one piece; open it with more",
                         (unsigned long long)bytes);
+}
+
+int vn_host_alloc(vn_host *host, uint64_t bytes, uint64_t *offset) {
+    return vn_host_alloc_from(host, 0, bytes, offset);
 }
 
 int vn_host_free(vn_host *host, uint64_t offset, uint64_t bytes) {

@@ -71,6 +71,8 @@ struct vn_host {
 /* memory.c */
 int vn_host_memory_init(struct vn_host *host, uint64_t bytes);
 void vn_host_memory_fini(struct vn_host *host);
+/* As vn_host_alloc, but not below `from`. */
+int vn_host_alloc_from(struct vn_host *host, uint64_t from, uint64_t bytes, uint64_t *offset);
 
 /* device.c */
 int vn_host_db_send(struct vn_host *host, uint32_t bar_offset, uint32_t value);

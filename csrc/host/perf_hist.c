@@ -1,4 +1,4 @@
-/* Reading a latency histogram: merge and quantiles. Called by perf.c after the load has ended.
+/* Reading a latency histogram: merge and quantiles. Called by perf_figures.c after the load has ended.
  */
 #include "host/perf_hist.h"
 
@@ -18,7 +18,7 @@ void vn_perf_hist_merge(struct vn_perf_hist *into, const struct vn_perf_hist *fr
     into->max = from->max > into->max ? from->max : into->max;
 }
 
-static uint64_t bucket_middle(uint32_t bucket) {
+uint64_t vn_perf_hist_middle(uint32_t bucket) {
     uint32_t shift;
 
     if (bucket < VN_PERF_HIST_STEPS)
@@ -38,7 +38,7 @@ uint64_t vn_perf_hist_quantile(const struct vn_perf_hist *hist, uint32_t ppm) {
     for (uint32_t i = 0; i < VN_PERF_HIST_BUCKETS; i++) {
         seen += hist->buckets[i];
         if (seen > rank) {
-            uint64_t value = bucket_middle(i);
+            uint64_t value = vn_perf_hist_middle(i);
 
             value = value < hist->min ? hist->min : value;
             return value > hist->max ? hist->max : value;

@@ -37,6 +37,8 @@ static inline void vn_perf_hist_add(struct vn_perf_hist *hist, uint64_t value) {
 
 void vn_perf_hist_reset(struct vn_perf_hist *hist);
 void vn_perf_hist_merge(struct vn_perf_hist *into, const struct vn_perf_hist *from);
+/* The middle of what the bucket holds. */
+uint64_t vn_perf_hist_middle(uint32_t bucket);
 /* The middle of the bucket that holds the value of this rank; ppm 500000 is the median. 0 when empty. */
 uint64_t vn_perf_hist_quantile(const struct vn_perf_hist *hist, uint32_t ppm);
 

@@ -183,26 +183,41 @@ enum vn_perf_pattern {
 #define VN_PERF_VERIFY 0x1  /* stamp writes with LBA, generation and CRC32C, and check reads of what this run wrote */
 #define VN_PERF_IRQ 0x2     /* sleep on interrupts in place of polling */
 #define VN_PERF_SHADOW 0x4  /* shadow doorbells where the controller has them */
+#define VN_PERF_FILL 0x8    /* write the whole range once before anything is measured */
+/* No server: the same loop against queues that a trivial peer answers, without looking at data. What comes out is the
+ * most that the load generator can do here. */
+#define VN_PERF_CEILING_THREAD 0x10 /* the peer is a polling thread of this process */
+#define VN_PERF_CEILING_INLINE 0x20 /* the load's own thread answers: the cost of the loop alone */
+
+struct vn_perf_bucket { /* of the latency histogram */
+    uint64_t ns; /* the middle of the bucket */
+    uint64_t nr;
+};
 
 struct vn_perf_opts {
-    const char *socket_path;
+    const char *const *socket_paths; /* one a device; not looked at for a ceiling */
+    uint32_t nr_devices;  /* 1 to 256, driven in turn by the calling thread */
     uint32_t host_flags;  /* VN_HOST_* */
     uint32_t flags;       /* VN_PERF_* */
     uint32_t pattern;     /* enum vn_perf_pattern */
     uint32_t read_percent; /* of a mixed pattern */
     uint32_t block_bytes; /* of one I/O: a multiple of the namespace's block */
     uint32_t depth;       /* commands in flight per queue, 1 to 4096 */
-    uint32_t nr_queues;   /* 1 to 128 */
+    uint32_t nr_queues;   /* per device, 1 to 128; 1024 of all devices together */
     uint32_t nsid;
     uint64_t time_ms;     /* measured time; 0: until nr_ios */
     uint64_t ramp_ms;     /* run before the measurement */
-    uint64_t nr_ios;      /* stop after so many measured; 0: until time_ms */
-    uint64_t rate_iops;   /* all queues together; 0: no limit */
+    uint64_t nr_ios;      /* stop after so many measured, of all devices; 0: until time_ms */
+    uint64_t rate_iops;   /* all devices and queues together; latency counts from when a command was due. 0: no limit */
     uint64_t lba_start;   /* range of logical blocks; count 0: to the end */
     uint64_t lba_count;
+    uint64_t range_bytes; /* lba_count in bytes, rounded down to blocks; 0: lba_count holds */
     uint64_t seed;
+    uint64_t memory_bytes; /* shared with each device; 0, or less than the load needs: what it needs */
+    uint64_t region_bytes; /* share it in regions of this size, and spread the buffers over all of them; 0: in one */
+    struct vn_perf_bucket *buckets; /* NULL, or room for the histogram: only buckets that hold something */
+    uint32_t max_buckets;
     uint32_t timeout_ms;  /* no completion for this long, with commands outstanding, ends the run; 0: 30000 */
-    uint32_t reserved;
 };
 
 struct vn_perf_latency { /* nanoseconds, 0 when there were none; percentiles within 1 % */
@@ -223,6 +238,19 @@ struct vn_perf_status {
     uint64_t nr;
 };
 
+struct vn_perf_device { /* one of the devices of a load, in the order of socket_paths */
+    uint64_t nr_reads;
+    uint64_t nr_writes;
+    uint64_t nr_errors;
+    struct vn_perf_latency all;
+    uint64_t nr_blocks; /* of the namespace */
+    uint32_t lba_bytes;
+    uint32_t doorbells_mapped;
+    uint32_t shadow_doorbells;
+    int32_t server_pid; /* 0 or less: not known */
+};
+
+/* Counted are the commands that were sent and completed within the measured interval. */
 struct vn_perf_result {
     uint64_t elapsed_ns; /* measured interval */
     uint64_t nr_reads;
@@ -238,22 +266,24 @@ struct vn_perf_result {
     struct vn_perf_latency writes;
     struct vn_perf_status statuses[8]; /* the first eight kinds; nr 0 ends the list */
     uint64_t host_cpu_ns;   /* this thread */
-    uint64_t server_cpu_ns; /* all threads of the server's process */
+    uint64_t server_cpu_ns; /* all threads of the servers' processes */
     uint64_t nr_doorbell_stores;
     uint64_t nr_doorbell_messages;
     uint64_t nr_interrupts; /* wake-ups by eventfd */
-    uint64_t nr_blocks;   /* of the namespace */
-    uint32_t lba_bytes;
-    uint32_t doorbells_mapped;
-    uint32_t shadow_doorbells;
-    int32_t server_pid;
+    uint64_t nr_behind;     /* commands that a rate limit made due by the end, and that found no free place */
+    uint64_t fill_bytes;    /* written by VN_PERF_FILL */
+    uint64_t fill_ns;
+    uint64_t memory_bytes;  /* shared with each device */
+    uint32_t nr_regions;    /* in so many pieces */
+    uint32_t nr_buckets;
     uint32_t server_cpu_known;
     uint32_t stopped;       /* 1: ended by vn_perf_stop */
 };
 
-/* Runs one load to its end. -EINVAL, -ENOTCONN (the server went away), -ETIMEDOUT, -EIO (the controller refused a set-up command).
- * A result is filled in as far as the run came, also on an error. */
-int vn_perf_run(const struct vn_perf_opts *opts, struct vn_perf_result *result);
+/* Runs one load to its end. devices: nr_devices of them, or NULL.
+ * -EINVAL, -ENOTCONN (a server went away), -ETIMEDOUT, -EIO (a controller refused a set-up command, or a fill failed).
+ * Results are filled in as far as the run came, also on an error. */
+int vn_perf_run(const struct vn_perf_opts *opts, struct vn_perf_result *result, struct vn_perf_device *devices);
 /* Ends every run of this process soon; callable from any thread. Runs started later are not affected. */
 void vn_perf_stop(void);
 

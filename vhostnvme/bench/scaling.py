@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vhostnvme.bench.samples import OURS, Case, Load, Results, Sample, median, rotated
-from vhostnvme.native.host import perf_run, perf_stop
+from vhostnvme.native.perf import perf_run, perf_stop
 from vhostnvme.testing.many import ManyDevices
 
 SECTION = "scaling"
@@ -71,7 +71,7 @@ async def measure(folder: Path, count: int, reactors: int, seconds: float) -> Sa
                 loop.run_in_executor(
                     threads,
                     perf_run,
-                    socket,
+                    [socket],
                     "randread",
                     {**options, "seed": index},
                 )

@@ -21,7 +21,7 @@ COMMANDS = (
     ("serve", "vhostnvme.cli.serve", "serve one NVMe controller on a vfio-user socket"),
     ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
     ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
-    ("perf", "vhostnvme.perf", "put load on a vfio-user NVMe server"),
+    ("perf", "vhostnvme.cli.perf", "put load on vfio-user NVMe servers"),
     ("bench", "vhostnvme.cli.bench", "compare with QEMU's own devices in one guest"),
 )
 

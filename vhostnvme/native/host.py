@@ -1,4 +1,4 @@
-"""The vfio-user NVMe host and its load generator, as the C library has them.
+"""The vfio-user NVMe host, as the C library has it.
 
 Thin on purpose: one method a C function, integers and bytes in and out; `vhostnvme.testing.host` is
 the comfortable side of it. A handle belongs to one thread at a time; calls let go of the GIL.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import enum
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vhostnvme.errors import NativeError, PeerError, ProtocolError
-from vhostnvme.native.library import ffi, lib, text_of
+from vhostnvme.errors import NativeError, PeerError
+from vhostnvme.native.host_errors import PeerTimeout, check
+from vhostnvme.native.library import ffi, lib
 
 __all__ = [
     "HostFlags",
@@ -25,15 +26,7 @@ __all__ = [
     "PeerTimeout",
     "RawCompletion",
     "RegionInfo",
-    "perf_run",
-    "perf_stop",
 ]
-
-_GONE = {errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
-
-
-class PeerTimeout(PeerError, TimeoutError):
-    """The server or controller did not do in time what it was asked for."""
 
 
 class HostFlags(enum.IntFlag):
@@ -104,27 +97,6 @@ class RawCompletion:
     status: int
 
 
-def _check(code: int) -> None:
-    """Raises what a negative code means.
-
-    Raises:
-        PeerTimeout: something did not happen in time.
-        PeerError: the server is not there or has gone.
-        ProtocolError: the server broke the protocol.
-        NativeError: everything else, with its errno; also what the server itself answered.
-    """
-    if code >= 0:
-        return
-    sentence = text_of(lib.vn_host_error()) or os.strerror(-code)
-    if -code == errno.ETIMEDOUT:
-        raise PeerTimeout(sentence)
-    if -code in _GONE:
-        raise PeerError(sentence)
-    if -code == errno.EPROTO:
-        raise ProtocolError(sentence)
-    raise NativeError(-code, sentence)
-
-
 def _fields(cls: Any, struct: Any) -> Any:
     return cls(**{name: getattr(struct, name) for name in cls.__dataclass_fields__})
 
@@ -152,7 +124,7 @@ class HostHandle:
         code = lib.vn_host_open(os.fsencode(path), opts, out)
         if code == -errno.ENOENT:
             raise PeerError(f"there is no socket at {path}; is the server running?")
-        _check(code)
+        check(code)
         self._handle = out[0]
         size = ffi.new("uint64_t *")
         address = lib.vn_host_memory(self._handle, size)
@@ -178,54 +150,54 @@ class HostHandle:
 
     def info(self) -> HostInfo:
         out = ffi.new("struct vn_host_info *")
-        _check(lib.vn_host_get_info(self.handle, out))
+        check(lib.vn_host_get_info(self.handle, out))
         info: HostInfo = _fields(HostInfo, out)
         return info
 
     def region(self, index: int) -> RegionInfo:
         out = ffi.new("struct vn_host_region *")
-        _check(lib.vn_host_get_region(self.handle, index, out))
+        check(lib.vn_host_get_region(self.handle, index, out))
         info: RegionInfo = _fields(RegionInfo, out)
         return info
 
     def region_read(self, region: int, offset: int, length: int) -> bytes:
         buf = ffi.new("uint8_t[]", max(length, 1))
-        _check(lib.vn_host_region_read(self.handle, region, offset, buf, length))
+        check(lib.vn_host_region_read(self.handle, region, offset, buf, length))
         return bytes(ffi.buffer(buf, length))
 
     def region_write(self, region: int, offset: int, data: bytes, posted: bool = False) -> None:
-        _check(lib.vn_host_region_write(self.handle, region, offset, data, len(data), posted))
+        check(lib.vn_host_region_write(self.handle, region, offset, data, len(data), posted))
 
     def reg_read(self, offset: int, width: int) -> int:
         return self._value("uint64_t *", lib.vn_host_reg_read, offset, width)
 
     def reg_write(self, offset: int, width: int, value: int) -> None:
-        _check(lib.vn_host_reg_write(self.handle, offset, width, value))
+        check(lib.vn_host_reg_write(self.handle, offset, width, value))
 
     def doorbell_write(self, bar_offset: int, value: int) -> None:
-        _check(lib.vn_host_doorbell_write(self.handle, bar_offset, value))
+        check(lib.vn_host_doorbell_write(self.handle, bar_offset, value))
 
     def device_reset(self) -> None:
-        _check(lib.vn_host_device_reset(self.handle))
+        check(lib.vn_host_device_reset(self.handle))
 
     def dma_map(
         self, offset: int, iova: int, size: int, flags: int = 3, with_fd: bool = True
     ) -> None:
-        _check(lib.vn_host_dma_map(self.handle, offset, iova, size, flags, with_fd))
+        check(lib.vn_host_dma_map(self.handle, offset, iova, size, flags, with_fd))
 
     def dma_unmap(self, iova: int, size: int) -> None:
-        _check(lib.vn_host_dma_unmap(self.handle, iova, size))
+        check(lib.vn_host_dma_unmap(self.handle, iova, size))
 
     def irqs_enable(self, kind: int, count: int) -> None:
-        _check(lib.vn_host_irqs_enable(self.handle, kind, count))
+        check(lib.vn_host_irqs_enable(self.handle, kind, count))
 
     def irqs_disable(self, kind: int) -> None:
-        _check(lib.vn_host_irqs_disable(self.handle, kind))
+        check(lib.vn_host_irqs_disable(self.handle, kind))
 
     def irqs_set(
         self, kind: int, flags: int, start: int, count: int, fds: Sequence[int] = ()
     ) -> None:
-        _check(lib.vn_host_irqs_set(self.handle, kind, flags, start, count, _fds(fds), len(fds)))
+        check(lib.vn_host_irqs_set(self.handle, kind, flags, start, count, _fds(fds), len(fds)))
 
     def irq_fd(self, vector: int) -> int:
         return self._value("int32_t *", lib.vn_host_irq_fd, vector)
@@ -234,12 +206,12 @@ class HostHandle:
         return self._value("uint64_t *", lib.vn_host_irq_wait, vector, timeout_us)
 
     def raw_send(self, data: bytes, fds: Sequence[int] = ()) -> None:
-        _check(lib.vn_host_raw_send(self.handle, data, len(data), _fds(fds), len(fds)))
+        check(lib.vn_host_raw_send(self.handle, data, len(data), _fds(fds), len(fds)))
 
     def raw_recv(self, length: int, timeout_ms: int) -> bytes:
         buf = ffi.new("uint8_t[]", length)
         received = ffi.new("uint32_t *")
-        _check(lib.vn_host_raw_recv(self.handle, buf, length, timeout_ms, received))
+        check(lib.vn_host_raw_recv(self.handle, buf, length, timeout_ms, received))
         return bytes(ffi.buffer(buf, received[0]))
 
     def message(
@@ -247,7 +219,7 @@ class HostHandle:
     ) -> bytes:
         buf = ffi.new("uint8_t[]", reply_bytes)
         length = ffi.new("uint32_t *")
-        _check(
+        check(
             lib.vn_host_message(
                 self.handle,
                 command,
@@ -266,13 +238,13 @@ class HostHandle:
         return self._value("uint64_t *", lib.vn_host_alloc, size)
 
     def free(self, offset: int, size: int) -> None:
-        _check(lib.vn_host_free(self.handle, offset, size))
+        check(lib.vn_host_free(self.handle, offset, size))
 
     def build_prps(
         self, sqe: bytes, data_offset: int, length: int, list_offset: int, list_bytes: int
     ) -> bytes:
         raw = ffi.new("uint8_t[64]", sqe)
-        _check(
+        check(
             lib.vn_host_build_prps(self.handle, raw, data_offset, length, list_offset, list_bytes)
         )
         return bytes(ffi.buffer(raw))
@@ -283,13 +255,13 @@ class HostHandle:
         opts = ffi.new("struct vn_host_enable_opts *")
         opts.asq_entries, opts.acq_entries = asq_entries, acq_entries
         opts.cc, opts.timeout_ms = cc, timeout_ms
-        _check(lib.vn_host_enable(self.handle, opts))
+        check(lib.vn_host_enable(self.handle, opts))
 
     def disable(self) -> None:
-        _check(lib.vn_host_disable(self.handle))
+        check(lib.vn_host_disable(self.handle))
 
     def shutdown(self, abrupt: bool = False) -> None:
-        _check(lib.vn_host_shutdown(self.handle, abrupt))
+        check(lib.vn_host_shutdown(self.handle, abrupt))
 
     def wait_csts(self, mask: int, value: int, timeout_ms: int = 0) -> int:
         return self._value("uint32_t *", lib.vn_host_wait_csts, mask, value, timeout_ms)
@@ -316,12 +288,12 @@ class HostHandle:
         return self._value("uint16_t *", lib.vn_host_submit, sqid, ffi.from_buffer(sqe), flags)
 
     def ring(self, sqid: int) -> None:
-        _check(lib.vn_host_ring(self.handle, sqid))
+        check(lib.vn_host_ring(self.handle, sqid))
 
     def poll(self, cqid: int, most: int = 256) -> list[RawCompletion]:
         cqes = ffi.new("struct vn_host_cqe[]", most)
         nr = ffi.new("uint32_t *")
-        _check(lib.vn_host_poll(self.handle, cqid, cqes, most, nr))
+        check(lib.vn_host_poll(self.handle, cqid, cqes, most, nr))
         return [_fields(RawCompletion, cqes[i]) for i in range(nr[0])]
 
     def wait(self, cqid: int, timeout_us: int) -> RawCompletion:
@@ -342,54 +314,11 @@ class HostHandle:
 
     def _value(self, ctype: str, function: Any, *args: Any) -> int:
         out = ffi.new(ctype)
-        _check(function(self.handle, *args, out))
+        check(function(self.handle, *args, out))
         return int(out[0])
 
     def _answer(self, function: Any, *args: Any) -> RawCompletion:
         cqe = ffi.new("struct vn_host_cqe *")
-        _check(function(self.handle, *args, cqe))
+        check(function(self.handle, *args, cqe))
         completion: RawCompletion = _fields(RawCompletion, cqe)
         return completion
-
-
-def perf_run(path: str | Path, pattern: str, options: Mapping[str, int]) -> dict[str, Any]:
-    """Runs one load to its end, without the GIL.
-
-    Args:
-        path: the server's vfio-user socket.
-        pattern: `read`, `write`, `rw`, `randread`, `randwrite` or `randrw`.
-        options: fields of `struct vn_perf_opts`, with `verify`, `irq` and `shadow` as 0 or 1.
-
-    Returns:
-        The fields of `struct vn_perf_result`: integers in ns, bytes and counts, a dictionary of
-        them for each of `all`, `reads` and `writes`, and `statuses` as {status: count}.
-
-    Raises:
-        PeerError, PeerTimeout, ProtocolError, NativeError: as `HostHandle`; EINVAL for options that
-            the controller or the namespace cannot serve, EIO when it refuses a set-up command.
-    """
-    opts = ffi.new("struct vn_perf_opts *")
-    socket_path = ffi.new("char[]", os.fsencode(path))
-    opts.socket_path = socket_path
-    opts.pattern = getattr(lib, f"VN_PERF_{pattern.upper()}")
-    for name, value in options.items():
-        if name in ("verify", "irq", "shadow"):
-            opts.flags |= getattr(lib, f"VN_PERF_{name.upper()}") if value else 0
-        else:
-            setattr(opts, name, value)
-    out = ffi.new("struct vn_perf_result *")
-    _check(lib.vn_perf_run(opts, out))
-    result: dict[str, Any] = _integers(out)
-    result.update({name: _integers(getattr(out, name)) for name in ("all", "reads", "writes")})
-    result["statuses"] = {entry.status: entry.nr for entry in out.statuses if entry.nr}
-    return result
-
-
-def perf_stop() -> None:
-    """Ends every load of this process soon; from any thread."""
-    lib.vn_perf_stop()
-
-
-def _integers(struct: Any) -> dict[str, int]:
-    values = {name: getattr(struct, name) for name in dir(struct) if name != "reserved"}
-    return {name: value for name, value in values.items() if isinstance(value, int)}
