@@ -277,6 +277,7 @@ static bool issue(struct file_io *io) {
     io_uring_sqe_set_data(sqe, &io->op);
     show(fc->file, io->phase, sqe);
     io->in_flight = true;
+    vn_reactor_io_begin(fc->chan.reactor);
     return true;
 }
 
@@ -342,11 +343,16 @@ static bool may_retry(struct file_io *io, int res) {
     return (res == -EINTR || res == -EAGAIN) && !req_of(io)->cancelled && io->retries++ < RETRIES_MAX;
 }
 
+static void ended(struct file_io *io) {
+    io->in_flight = false;
+    vn_reactor_io_end(io->chan->chan.reactor);
+}
+
 static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
     struct file_io *io = vn_container_of(op, struct file_io, op);
     struct vn_req *req = req_of(io);
     (void)cqe_flags;
-    io->in_flight = false;
+    ended(io);
     res = checked(io, res);
     if (may_retry(io, res)) {
         go_on(io);
@@ -381,7 +387,7 @@ static void on_range(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
     struct file_io *io = vn_container_of(op, struct file_io, op);
     struct file_chan *fc = io->chan;
     (void)cqe_flags;
-    io->in_flight = false;
+    ended(io);
     res = checked(io, res);
     if (may_retry(io, res)) {
         go_on(io);

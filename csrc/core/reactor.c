@@ -22,6 +22,7 @@
 #define REAP_BATCH 128u
 #define TIMER_SLACK_NS 1000ul
 #define REST_NS 100000 /* while others keep the reactor awake: who is idle for so long is left alone */
+#define BUSY_DEVICE 64u /* storage operations in flight that keep any device at work while more are prepared */
 #define CALL_RETRY_NS 100000 /* a full mailbox is looked at again after 0.1 ms */
 
 struct vn_reactor {
@@ -31,8 +32,9 @@ struct vn_reactor {
     struct vn_pollers pollers;
     struct vn_timer *timers; /* sorted by deadline */
     uint64_t now_ns, last_work_ns, poll_ns;
-    bool stop;
+    bool stop, worked; /* worked: in its last turn */
     uint32_t index;
+    uint32_t nr_io_prepared, nr_io_submitted; /* storage operations: not yet with the kernel, and with it */
     pthread_t thread;
     clockid_t cpu_clock;
     struct vn_uring_op wake_op;
@@ -76,6 +78,28 @@ struct io_uring_sqe *vn_reactor_sqe(struct vn_reactor *reactor, struct vn_uring_
         io_uring_sqe_set_data(sqe, op);
     }
     return sqe;
+}
+
+static void io_submitted(struct vn_reactor *reactor) {
+    reactor->nr_io_submitted += reactor->nr_io_prepared;
+    reactor->nr_io_prepared = 0;
+}
+
+/* The kernel hands a burst to the device when it has prepared all of it, microseconds for each; a device that has
+ * less to do than that would wait. So pieces of 1, 2, 4, ... go ahead to an idle one, and none to a busy one
+ * (docs/decisions/0004-io-uring.md). This runs no completions: they come at the turn's end. */
+void vn_reactor_io_begin(struct vn_reactor *reactor) {
+    assert(self == reactor);
+    if (++reactor->nr_io_prepared <= reactor->nr_io_submitted || reactor->nr_io_submitted >= BUSY_DEVICE)
+        return;
+    io_uring_submit(&reactor->ring);
+    count(&reactor->enters, 1);
+    io_submitted(reactor);
+}
+
+void vn_reactor_io_end(struct vn_reactor *reactor) {
+    assert(reactor->nr_io_submitted);
+    reactor->nr_io_submitted--;
 }
 
 void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op) {
@@ -181,13 +205,15 @@ static bool reap(struct vn_reactor *reactor) {
     return n > 0;
 }
 
-/* At most one io_uring_enter a turn: it submits what the turn has prepared and runs finished work. */
+/* At a turn's end: submits what the turn has prepared and runs finished work, in one io_uring_enter, or in none when
+ * there is neither. */
 static void enter(struct vn_reactor *reactor) {
     bool task_work = *reactor->ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
     if (!io_uring_sq_ready(&reactor->ring) && !task_work)
         return;
     io_uring_submit_and_get_events(&reactor->ring);
     count(&reactor->enters, 1);
+    io_submitted(reactor);
 }
 
 static void arm_wake(struct vn_reactor *reactor) {
@@ -246,6 +272,8 @@ static int ring_init(struct io_uring *ring) {
 bool vn_reactor_turn(struct vn_reactor *reactor) {
     assert(self == reactor);
     reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
+    if (reactor->worked) /* from its end: submitting alone may take longer than poll_us */
+        reactor->last_work_ns = reactor->now_ns;
     bool work = reap(reactor);
     bool work_told = run_mailbox(reactor);
     work |= work_told;
@@ -255,8 +283,7 @@ bool vn_reactor_turn(struct vn_reactor *reactor) {
     work |= reactor->pollers.ask_all;
     enter(reactor);
     count(&reactor->rounds, 1);
-    if (work)
-        reactor->last_work_ns = reactor->now_ns;
+    reactor->worked = work;
     return work;
 }
 

@@ -57,8 +57,13 @@ static inline bool vn_reactor_is_here(const struct vn_reactor *reactor) {
 uint32_t vn_reactor_index(const struct vn_reactor *reactor);
 uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor); /* read once a turn */
 
-/* A prepared-to-be submission slot for op, or NULL when the ring is full this turn. Submitted at the turn's end. */
+/* A prepared-to-be submission slot for op, or NULL when the ring is full this turn. Submitted at the turn's end,
+ * or with a storage operation that is prepared after it: fill it in before you ask for the next. */
 struct io_uring_sqe *vn_reactor_sqe(struct vn_reactor *reactor, struct vn_uring_op *op);
+/* For operations on storage, which is slow to start: _begin when the slot is filled, _end when it has completed.
+ * A burst to an idle device then starts before all of it is prepared. */
+void vn_reactor_io_begin(struct vn_reactor *reactor);
+void vn_reactor_io_end(struct vn_reactor *reactor);
 /* Ask for the cancellation of op; it still completes exactly once. */
 void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op);
 

@@ -319,6 +319,98 @@ static int cancel_first(void *arg) {
     return 0;
 }
 
+/* --- Storage operations --- */
+#define NR_BURST 32
+static struct test_op burst[NR_BURST];
+
+static void on_burst(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
+    vn_reactor_io_end(reactor);
+    on_op(op, res, cqe_flags);
+}
+
+/* Answers how often the kernel was entered meanwhile. */
+static int start_burst(void *arg) {
+    struct vn_reactor_counters before, after;
+    vn_reactor_counters(reactor, &before);
+    for (int i = 0; i < *(int *)arg; i++) {
+        burst[i] = (struct test_op){.op.done = on_burst};
+        CHECK(vn_reactor_sqe(reactor, &burst[i].op));
+        vn_reactor_io_begin(reactor);
+    }
+    vn_reactor_counters(reactor, &after);
+    return (int)(after.enters - before.enters);
+}
+
+/* An idle device gets the first of a burst at once, and more and more as it has more to do; what is prepared on a
+ * busy one goes at the turn's end. */
+static void test_burst(void) {
+    static const int sizes[][2] = {{1, 1}, {2, 1}, {3, 2}, {7, 3}, {31, 5}, {32, 5}, {1, 1}};
+    for (uint32_t i = 0; i < VN_ARRAY_SIZE(sizes); i++) {
+        int size = sizes[i][0];
+        CHECK_EQ(vn_reactor_call(reactor, start_burst, &size), sizes[i][1]);
+        for (int j = 0; j < size; j++)
+            wait_done();
+        for (int j = 0; j < size; j++)
+            CHECK_EQ(atomic_load(&burst[j].nr_done), 1);
+    }
+}
+
+/* --- How long it looks for more --- */
+#define LOOKS_US 20000
+
+struct looker {
+    struct vn_poller poller;
+    struct vn_reactor *reactor;
+    uint32_t works, nr_looked, nr_before_sleep;
+};
+
+/* Works longer than the reactor looks for more. */
+static bool work_long(struct vn_poller *poller) {
+    struct looker *looker = vn_container_of(poller, struct looker, poller);
+    if (!looker->works) {
+        looker->nr_looked++;
+        return false;
+    }
+    looker->works--;
+    usleep(2 * LOOKS_US);
+    return true;
+}
+
+static bool end_looks(struct vn_poller *poller) {
+    struct looker *looker = vn_container_of(poller, struct looker, poller);
+    if (!looker->works && !looker->nr_before_sleep) {
+        looker->nr_before_sleep = looker->nr_looked;
+        sem_post(&done);
+    }
+    return false;
+}
+
+static int add_looker(void *arg) {
+    struct looker *looker = arg;
+    vn_poller_add(looker->reactor, &looker->poller);
+    return 0;
+}
+
+static int remove_looker(void *arg) {
+    struct looker *looker = arg;
+    vn_poller_remove(looker->reactor, &looker->poller);
+    return 0;
+}
+
+/* That time begins when the work ends, not when it began. Whoever is kept from the CPU for all of it tries again. */
+static void test_looks_after_work(void) {
+    struct looker looker = {.works = 0};
+    for (int tries = 0; looker.nr_before_sleep < 2 && tries < 20; tries++) {
+        looker = (struct looker){.poller = {.poll = work_long, .before_sleep = end_looks}, .works = 1};
+        CHECK_EQ(vn_reactor_start(4, LOOKS_US, &looker.reactor), 0);
+        vn_reactor_call(looker.reactor, add_looker, &looker);
+        wait_done();
+        vn_reactor_call(looker.reactor, remove_looker, &looker);
+        vn_reactor_stop(looker.reactor);
+    }
+    CHECK(looker.nr_before_sleep >= 2);
+}
+
 /* A full ring answers NULL for the rest of the turn, and cancel makes room for itself even then. */
 static int fill_ring(void *arg) {
     (void)arg;
@@ -363,6 +455,8 @@ int main(void) {
     test_posts();
     test_callers();
     test_ops();
+    test_burst();
+    test_looks_after_work();
     vn_reactor_stop(reactor);
     for (int i = 0; i < 50; i++) { /* starting and stopping at once */
         CHECK_EQ(vn_reactor_start(0, 0, &reactor), 0);
