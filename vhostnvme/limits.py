@@ -89,3 +89,13 @@ def format_limit(name: str, value: int) -> str:
     if name == "burst_us":
         return format_duration_us(value)
     return str(value) if name in IOPS else format_size(value)
+
+
+def format_limits(limits: Limits) -> str:
+    """All that are set, as they are written in a SPEC, on one line."""
+    if not limits:
+        return "none"
+    shown = [name for name in NAMES if getattr(limits, name)]
+    return " ".join(
+        f"{option_of(name)}={format_limit(name, getattr(limits, name))}" for name in shown
+    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from vhostnvme.errors import ConfigError
+from vhostnvme.limits import BANDWIDTHS, IOPS, NAMES, option_of, parse_limit
 from vhostnvme.storage.spec import DiskSpec, parse_spec
 from vhostnvme.units import parse_size
 
@@ -52,3 +54,26 @@ def seconds(text: str) -> float:
     if not 0 < value <= 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return value
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """An option for each limit; `given_limits` finds them again."""
+    group = parser.add_argument_group("limits (`none` for no limit)")
+    for name in NAMES:
+        metavar, line = "N", "commands a second"
+        if name in BANDWIDTHS:
+            metavar, line = "SIZE", "bytes a second, with K, M, G"
+        elif name not in IOPS:
+            metavar, line = "TIME", "save up unused commands and bytes for so long (default 100ms)"
+        group.add_argument(
+            f"--{option_of(name)}",
+            dest=name,
+            type=checked(partial(parse_limit, name)),
+            metavar=metavar,
+            help=line,
+        )
+
+
+def given_limits(args: argparse.Namespace) -> dict[str, int]:
+    """The limits that were given, by their names in Limits."""
+    return {name: getattr(args, name) for name in NAMES if getattr(args, name) is not None}

@@ -19,6 +19,8 @@ EXIT_USAGE = 2
 # Only the module of the command that is asked for is imported.
 COMMANDS = (
     ("serve", "vhostnvme.cli.serve", "serve one NVMe controller on a vfio-user socket"),
+    ("status", "vhostnvme.cli.status", "show what a running server does"),
+    ("limit", "vhostnvme.cli.limit", "limit a running server, or one of its namespaces"),
     ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
     ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
     ("perf", "vhostnvme.cli.perf", "put load on vfio-user NVMe servers"),

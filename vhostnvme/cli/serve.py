@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="I/O queue pairs at most (default: 64)",
     )
+    arguments.add_limits(parser)
     parser.add_argument("--serial", help="serial number, up to 20 characters")
     parser.add_argument("--model", help="model name, up to 40 characters")
     parser.add_argument(
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vhostnvme.emulation import DeviceOptions
     from vhostnvme.emulation.service import Announcement, serve
+    from vhostnvme.limits import Limits
     from vhostnvme.native import Doorbells, RuntimeOptions
 
     device = DeviceOptions(
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         queues=args.queues,
         serial=args.serial,
         model=args.model,
+        limits=Limits(**arguments.given_limits(args)),
     )
     runtime = RuntimeOptions(reactors=args.reactors)
     if args.poll_us is not None:

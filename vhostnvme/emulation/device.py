@@ -212,13 +212,23 @@ class Device:
         Raises:
             ConfigError: there is no such namespace.
         """
+        self._limited(nsid).set_limits(limits)
+
+    def limits(self, nsid: int | None = None) -> Limits:
+        """The limits of one namespace, or of all together.
+
+        Raises:
+            ConfigError: there is no such namespace.
+        """
+        return self._limited(nsid).info().limited.limits
+
+    def _limited(self, nsid: int | None) -> Controller | Namespace:
         assert self._controller is not None, "the device has not been started"
         if nsid is None:
-            self._controller.set_limits(limits)
-        elif nsid in self._namespaces:
-            self._namespaces[nsid][1].set_limits(limits)
-        else:
+            return self._controller
+        if nsid not in self._namespaces:
             raise ConfigError(f"there is no namespace {nsid} on this device")
+        return self._namespaces[nsid][1]
 
     def qemu_arguments(self) -> list[str]:
         return vfio_user_device(self.socket)

@@ -9,8 +9,13 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from vhostnvme.control.paths import control_path
+from vhostnvme.control.server import ControlServer
+from vhostnvme.emulation import control
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.server import serving
 from vhostnvme.errors import ConfigError
@@ -45,6 +50,7 @@ async def serve(
     def on_signal() -> None:
         if stop.is_set():
             options.socket.unlink(missing_ok=True)
+            control_path(options.socket).unlink(missing_ok=True)
             os._exit(1)
         stop.set()
 
@@ -55,13 +61,28 @@ async def serve(
     for number in numbers:
         loop.add_signal_handler(number, on_signal)
     try:
-        async with serving([options], runtime_options) as (device,):
+        async with serving([options], runtime_options) as (device,), _controlled(device):
             _announce(device, announcement)
             await stop.wait()
             _log.info("ending")
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _controlled(device: Device) -> AsyncIterator[None]:
+    """The control socket, for as long as it lasts; a device does its work without one as well."""
+    server = ControlServer(control_path(device.socket))
+    control.register(server, device)
+    try:
+        await server.start()
+    except ConfigError as error:
+        _log.warning("%s: `vhostnvme status` and `limit` will not find this server", error)
+    try:
+        yield
+    finally:
+        await server.stop()
 
 
 def description(device: Device) -> dict[str, object]:

@@ -54,6 +54,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
             "999999",
         ),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--serial", "x" * 21], "serial"),
+        (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--iops", "x"], "whole number"),
+        (["limit"], "SOCKET|DIR"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(
