@@ -50,11 +50,13 @@ class Disturbance:
 def watch(notes: dict[str, Disturbance], section: str) -> Iterator[None]:
     """Notes the disturbance of a section whose processes have all ended when it ends."""
     began, (busy, stolen), own = time.monotonic(), _machine_cpu_s(), _own_cpu_s()
-    yield
-    seconds = max(time.monotonic() - began, 1e-3)
-    busy_after, stolen_after = _machine_cpu_s()
-    others = (busy_after - busy) - (_own_cpu_s() - own)
-    notes[section] = Disturbance(max(others, 0.0) / seconds, (stolen_after - stolen) / seconds)
+    try:
+        yield
+    finally:
+        seconds = max(time.monotonic() - began, 1e-3)
+        busy_after, stolen_after = _machine_cpu_s()
+        others = (busy_after - busy) - (_own_cpu_s() - own)
+        notes[section] = Disturbance(max(others, 0.0) / seconds, (stolen_after - stolen) / seconds)
 
 
 def _own_cpu_s() -> float:

@@ -45,6 +45,7 @@ def _row(results: Results, case: Case) -> dict[str, Any]:
         "server_cpu_s_per_10k": results.server_cpu(case),
         "ratio": results.ratio(case),
         "best_peer": best.contestant if best else None,
+        "cpu_ratio": results.cpu_ratio(case),
         "samples": [
             {
                 "iops": sample.iops,

@@ -92,6 +92,9 @@ def summary_table(results: Results, section: str) -> Table:
     table.add_column("IOPS", justify="right", no_wrap=True)
     table.add_column("best peer", no_wrap=True)
     table.add_column("IOPS", justify="right", no_wrap=True)
+    thrifty = any(results.cpu_ratio(case) is not None for case in _cases(results, section))
+    if thrifty:
+        table.add_column("CPU of an I/O:\nleast peer / ours", justify="right")
     for group in results.groups(section):
         for case in group:
             ratio, best = results.ratio(case), results.best_peer(case)
@@ -104,6 +107,7 @@ def summary_table(results: Results, section: str) -> Table:
                     f"{results.iops(case):,.0f}",
                     best.contestant,
                     f"{results.iops(best):,.0f}",
+                    *([f"{results.cpu_ratio(case) or 0:.2f}"] if thrifty else []),
                 )
     return table
 

@@ -93,16 +93,15 @@ class Results:
         return median(sample.iops for sample in self.samples[case])
 
     def latency_us(self, case: Case, percentile: float) -> float | None:
-        """The median over the rounds; None when no round had enough I/Os to tell."""
-        values = [
-            sample.latency_us[percentile]
-            for sample in self.samples[case]
-            if percentile in sample.latency_us
-        ]
-        return median(values) if values else None
+        """The median over the rounds; None when a round had too few I/Os to tell."""
+        samples = self.samples[case]
+        if any(percentile not in sample.latency_us for sample in samples):
+            return None
+        return median(sample.latency_us[percentile] for sample in samples)
 
     def percentiles(self, case: Case) -> list[float]:
-        return sorted({each for sample in self.samples[case] for each in sample.latency_us})
+        """Those that every round could tell: medians of fewer rounds could fall along a curve."""
+        return sorted(set.intersection(*(set(each.latency_us) for each in self.samples[case])))
 
     def cpu(self, case: Case) -> float:
         return median(sample.cpu_s_per_10k for sample in self.samples[case])
@@ -112,16 +111,18 @@ class Results:
         values = [share for share in shares if share is not None]
         return median(values) if values else None
 
-    def best_peer(self, case: Case) -> Case | None:
-        """The peer with the highest median IOPS in the same place under the same load."""
-        peers = [
+    def peers(self, case: Case) -> list[Case]:
+        """The others in the same place under the same load."""
+        place = (case.section, case.backing, case.load)
+        return [
             other
             for other in self.samples
-            if not other.is_ours
-            and (other.section, other.backing, other.load)
-            == (case.section, case.backing, case.load)
+            if not other.is_ours and (other.section, other.backing, other.load) == place
         ]
-        return max(peers, key=self.iops, default=None)
+
+    def best_peer(self, case: Case) -> Case | None:
+        """The peer with the highest median IOPS."""
+        return max(self.peers(case), key=self.iops, default=None)
 
     def ratio(self, case: Case) -> float | None:
         """A case of ours to its best peer; None without one."""
@@ -129,6 +130,17 @@ class Results:
         if best is None or not case.is_ours or not self.iops(best):
             return None
         return self.iops(case) / self.iops(best)
+
+    def cpu_ratio(self, case: Case) -> float | None:
+        """The least CPU time that a peer takes for an I/O, to that of a case of ours.
+
+        Above 1: ours takes less. A busy machine disturbs it far less than IOPS. None without a
+        peer, and where the load's time is in it: a host that polls takes what there is.
+        """
+        least = min((self.cpu(peer) for peer in self.peers(case)), default=None)
+        if least is None or not case.is_ours or self.server_cpu(case) is not None:
+            return None
+        return least / self.cpu(case) if self.cpu(case) else None
 
 
 def median(values: Iterable[float]) -> float:

@@ -61,14 +61,29 @@ def test_a_percentile_needs_an_io_above_it(nr_ios: int, left: list[float]) -> No
     assert list(percentiles_that_tell(known, nr_ios)) == left
 
 
-def test_latency_is_the_median_of_the_rounds_that_can_tell() -> None:
+def test_latency_is_a_median_only_when_every_round_can_tell() -> None:
     results, ours = Results(), case("vhostnvme")
     results.add(ours, Sample(1.0, {50.0: 10.0}, 0.5))
-    results.add(ours, Sample(1.0, {50.0: 20.0, 99.9: 70.0}, 0.5))
+    results.add(ours, Sample(1.0, {50.0: 20.0, 99.9: 7.0}, 0.5))
     assert results.latency_us(ours, 50.0) == 15.0
-    assert results.latency_us(ours, 99.9) == 70.0
-    assert results.latency_us(ours, 99.99) is None
-    assert results.percentiles(ours) == [50.0, 99.9]
+    assert results.latency_us(ours, 99.9) is None
+    assert results.percentiles(ours) == [50.0]
+
+
+def test_the_cpu_ratio_is_to_the_thriftiest_peer_not_the_fastest() -> None:
+    results, ours = Results(), case("vhostnvme")
+    results.add(ours, Sample(100.0, {}, 2.0))
+    results.add(case("virtio-blk"), Sample(900.0, {}, 4.0))
+    results.add(case("qemu nvme"), Sample(10.0, {}, 3.0))
+    assert results.cpu_ratio(ours) == pytest.approx(1.5)
+    assert results.cpu_ratio(case("virtio-blk")) is None
+
+
+def test_a_polling_load_has_no_cpu_ratio() -> None:
+    results, ours = Results(), case("vhostnvme")
+    results.add(ours, Sample(100.0, {}, 2.0, 0.5))
+    results.add(case("fio"), Sample(100.0, {}, 1.0))
+    assert results.cpu_ratio(ours) is None
 
 
 def test_everyone_is_first_once() -> None:
