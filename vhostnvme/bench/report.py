@@ -94,7 +94,7 @@ def summary_table(results: Results, section: str) -> Table:
     table.add_column("IOPS", justify="right", no_wrap=True)
     thrifty = any(results.cpu_ratio(case) is not None for case in _cases(results, section))
     if thrifty:
-        table.add_column("CPU of an I/O:\nleast peer / ours", justify="right")
+        table.add_column("CPU an I/O:\npeer / ours", justify="right", no_wrap=True)
     for group in results.groups(section):
         for case in group:
             ratio, best = results.ratio(case), results.best_peer(case)
