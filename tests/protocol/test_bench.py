@@ -12,7 +12,8 @@ import pytest
 from vhostnvme.bench import host, scaling
 from vhostnvme.bench.samples import Load, Results
 
-SECONDS = 0.05
+# On a busy machine a shorter run may see no completion at all.
+SECONDS = 0.4
 
 
 @pytest.fixture
@@ -49,8 +50,7 @@ def test_engines_are_compared_in_turns(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("children")
-def test_scaling_counts_every_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "RAMP_S", 0.02)
+def test_scaling_counts_every_device(tmp_path: Path) -> None:
     results = Results()
     asyncio.run(
         scaling.scale(

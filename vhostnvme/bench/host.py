@@ -83,7 +83,7 @@ async def compare_files(
                 for backing, path in files.items():
                     for name in rotated(names, turn + place):
                         if name == OURS:
-                            sample = await perf(sockets[backing], load, seconds=seconds)
+                            sample = await perf([sockets[backing]], load, seconds=seconds)
                         else:
                             extra = FIXED_WORDS if name == FIO_FIXED else ()
                             sample = await native_fio(fio, path, load, seconds, extra)
@@ -132,11 +132,11 @@ async def compare_engines(
         for name, spec in (("mem", f"mem:{memory_bytes}"), ("null", NULL_SPEC)):
             sockets[name] = await stack.enter_async_context(server(folder, name, spec))
         report(f"engine: filling {memory_bytes >> 20} MiB of memory")
-        await fill(sockets["mem"], memory_bytes)
+        await fill(sockets["mem"])
         for turn in range(rounds):
             for place, load in enumerate(loads):
                 for name in rotated(list(sockets), turn + place):
-                    sample = await perf(sockets[name], load, seconds=seconds)
+                    sample = await perf([sockets[name]], load, seconds=seconds)
                     results.add(Case(ENGINE_SECTION, "memory", load, f"{OURS} {name}"), sample)
                     report(
                         f"engine: round {turn + 1}/{rounds} {load.label:24} {name:5}"

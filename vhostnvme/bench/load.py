@@ -17,7 +17,6 @@ PROGRAM = (sys.executable, "-m", "vhostnvme")
 PERF_RAMP_S = 0.3
 # perf's names of percentiles.
 PERCENTILE_NAMES = {50.0: "p50", 90.0: "p90", 99.0: "p99", 99.9: "p99_9", 99.99: "p99_99"}
-FILL_BLOCK_BYTES = 128 << 10
 
 
 @asynccontextmanager
@@ -36,23 +35,31 @@ async def server(
         yield socket
 
 
-async def perf(socket: Path, load: Load, *, seconds: float, ramp_s: float = PERF_RAMP_S) -> Sample:
-    """One run of the load generator, which polls.
+async def perf(
+    sockets: Sequence[Path], load: Load, *, seconds: float, ramp_s: float = PERF_RAMP_S
+) -> Sample:
+    """One run of the load generator: one thread that polls all of these devices.
 
     Raises:
-        PeerError: the server refused or failed a command.
+        PeerError: a server refused or failed a command.
     """
     answer = await _perf(
-        socket,
+        sockets,
         *("--rw", load.rw, "--bs", str(load.block_size), "--qd", str(load.depth)),
-        *("--time", f"{seconds:g}", "--ramp", f"{ramp_s:g}"),
+        *("--time", f"{seconds:g}", "--warmup", f"{ramp_s:g}"),
         timeout_s=60 + 4 * seconds,
     )
     return sample_of(answer)
 
 
 def sample_of(answer: dict[str, Any]) -> Sample:
-    """A sample from perf's JSON object."""
+    """A sample from perf's JSON object.
+
+    Raises:
+        PeerError: no command was sent and completed in time.
+    """
+    if not answer["iops"]:
+        raise PeerError("vhostnvme perf completed no command: measure for more --seconds")
     latency = answer["latency_ns"]["all"]
     percentiles = {each: latency[name] / 1000 for each, name in PERCENTILE_NAMES.items()}
     server_cores = answer["cpu"]["server_cores"]
@@ -65,27 +72,22 @@ def sample_of(answer: dict[str, Any]) -> Sample:
     )
 
 
-async def fill(socket: Path, size_bytes: int) -> None:
+async def fill(socket: Path) -> None:
     """Writes the namespace once from end to end: memory that nobody wrote is not there yet.
 
     Raises:
         PeerError: a write failed.
     """
-    await _perf(
-        socket,
-        *("--rw", "write", "--bs", str(FILL_BLOCK_BYTES), "--qd", "8"),
-        *("--ios", str(size_bytes // FILL_BLOCK_BYTES)),
-        timeout_s=120,
-    )
+    await _perf([socket], "--fill", "--io-limit", "1", timeout_s=120)
 
 
-async def _perf(socket: Path, *words: str, timeout_s: float) -> dict[str, Any]:
+async def _perf(sockets: Sequence[Path], *words: str, timeout_s: float) -> dict[str, Any]:
     out, _ = await output_of(
-        [*PROGRAM, "perf", str(socket), *words, "--json"],
+        [*PROGRAM, "perf", *map(str, sockets), *words, "--json"],
         what="vhostnvme perf",
         timeout_s=timeout_s,
     )
     answer: dict[str, Any] = json.loads(out)
-    if answer["errors"] or not answer["iops"]:
+    if answer["errors"]:
         raise PeerError(f"vhostnvme perf met {answer['errors']} errors: {answer['statuses']}")
     return answer

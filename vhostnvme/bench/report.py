@@ -37,7 +37,7 @@ TITLES = {
     "guest": "In one guest, in turns: fio on our disk and on QEMU's",
     "host": "Without a VM: our server on a file, and fio with io_uring on the same file",
     "engine": "Without a file: memory and nothing behind the namespace, one reactor",
-    "scaling": "One server process, 1 to 64 devices, their hosts sleeping on interrupts",
+    "scaling": "One server process, 1 to 64 devices, one thread that loads them all",
 }
 
 

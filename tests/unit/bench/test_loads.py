@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vhostnvme.bench import contestants, host, scaling
+from vhostnvme.bench import contestants, host
 from vhostnvme.bench.contestants import CONTESTANTS, Disk, make_disks
 from vhostnvme.bench.fio import fio_words, parse_fio
 from vhostnvme.bench.guest import cpu_per_10k
@@ -59,15 +59,6 @@ def test_perf_is_read_with_the_cpu_time_of_both_sides() -> None:
     assert sample.server_cpu_s_per_10k == pytest.approx(0.25)
     assert sample.latency_us[99.9] == 9.0
     assert 99.99 not in sample.latency_us
-
-
-def test_many_hosts_are_added_up() -> None:
-    latency = {"p50": 1000, "p99": 2000, "p99_9": 3000}
-    answer = {"nr_reads": 1000, "elapsed_ns": 10**9, "host_cpu_ns": 10**8, "all": latency}
-    total = scaling.total_of([{**answer, "server_cpu_ns": 5 * 10**8}] * 4)
-    assert total.iops == pytest.approx(4000)
-    assert total.server_cpu_s_per_10k == pytest.approx(0.5 / 4000 * 10_000)
-    assert total.cpu_s_per_10k == pytest.approx(0.9 / 4000 * 10_000)
 
 
 def test_cpu_time_is_counted_between_the_marks() -> None:
