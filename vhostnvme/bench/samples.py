@@ -134,7 +134,7 @@ class Results:
     def cpu_ratio(self, case: Case) -> float | None:
         """The least CPU time that a peer takes for an I/O, to that of a case of ours.
 
-        Above 1: ours takes less. A busy machine disturbs it far less than IOPS. None without a
+        Above 1: ours takes less. A busy machine disturbs it less than IOPS. None without a
         peer, and where the load's time is in it: a host that polls takes what there is.
         """
         least = min((self.cpu(peer) for peer in self.peers(case)), default=None)
