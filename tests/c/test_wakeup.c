@@ -2,13 +2,16 @@
  * to sleep. A cycle submits some commands, posts some messages to the mailbox, or both, and waits for all of it. The
  * guest follows the rule for shadow doorbells (Base 5.8) to the letter: it rings the bell only past the event index.
  * The completion queue is half as large as the submission queue, so that the reactor also waits for the guest's head.
+ * With a busy neighbour the reactor stays awake, and it is the device alone that rests.
  *
  * VN_TEST_CYCLES=N: so many cycles. VN_TEST_SEED=N: other pauses.
  */
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
 
+#include "core/util.h"
 #include "ctrl/ctrl.h"
 #include "guest/vfu_dev.h"
 #include "host/nvme_host.h"
@@ -20,6 +23,7 @@
 #define NR_LETTERS 4u
 #define CYCLES 100000u
 #define CYCLES_TSAN 20000u
+#define REST_NS 100000u /* as in core/reactor.c: after that an idle device rests */
 #define LOST_S 20 /* a wake-up that has not come by then is lost: nothing else wakes an idle reactor */
 
 struct letter {
@@ -29,14 +33,16 @@ struct letter {
 };
 
 struct guest {
-    vn_runtime *rt;
     vn_ns *ns;
     vn_ctrl *ctrl;
     vn_host *host;
+    uint8_t *other_mapping; /* of its memory: the one that the device does not use now */
     uint64_t buffers; /* offset of a block for each entry of the submission queue */
     uint32_t nr_waiting;
     struct letter letters[NR_LETTERS];
     struct vn_test_random random;
+    bool no_letters, long_rests;
+    atomic_bool *ended; /* of a neighbour: go on until then */
     uint64_t cycle, nr_commands, nr_messages, nr_bells;
 };
 
@@ -119,21 +125,25 @@ static uint64_t below(struct guest *guest, uint64_t bound) {
     return vn_test_below(&guest->random, bound);
 }
 
-/* Most are as short as the reactor's way to sleep; some let it sleep soundly. */
-static void rest(struct guest *guest) {
-    uint64_t kind = below(guest, 256), turns = 0;
-    if (kind == 0)
-        nanosleep(&(struct timespec){.tv_nsec = (long)below(guest, 100000)}, NULL);
-    else if (kind < 200)
-        turns = below(guest, kind < 100 ? 300 : 3000);
-    for (volatile uint64_t turn = 0; turn < turns; turn++)
-        ;
-}
-
-static time_t now_s(void) {
+static uint64_t now_ns(void) {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec;
+    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
+}
+
+/* Most are as short as the reactor's way to sleep, or as long as it takes a device to rest; some let it sleep soundly. */
+static void rest(struct guest *guest) {
+    uint64_t kind = below(guest, 256), turns = 0;
+    if (guest->long_rests && kind < 64) {
+        for (uint64_t end = now_ns() + REST_NS - 4000 + below(guest, 8000); now_ns() < end;)
+            ;
+    } else if (kind == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = (long)below(guest, REST_NS)}, NULL);
+    } else if (kind < 200) {
+        turns = below(guest, kind < 100 ? 300 : 3000);
+    }
+    for (volatile uint64_t turn = 0; turn < turns; turn++)
+        ;
 }
 
 static int nudge(void *arg) {
@@ -157,7 +167,7 @@ static void tell_lost(struct guest *guest) {
 }
 
 static void await_all(struct guest *guest) {
-    time_t end = 0;
+    uint64_t end = 0;
     for (uint64_t looks = 1; consume(guest, 1 + (uint32_t)below(guest, CQ_ENTRIES)), nr_open(guest); looks++) {
         if (below(guest, 16) == 0)
             rest(guest);
@@ -165,8 +175,8 @@ static void await_all(struct guest *guest) {
             sched_yield();
         if (looks % 4096)
             continue;
-        end = end ? end : now_s() + LOST_S;
-        if (now_s() > end)
+        end = end ? end : now_ns() + LOST_S * 1000000000ull;
+        if (now_ns() > end)
             tell_lost(guest);
     }
 }
@@ -174,35 +184,38 @@ static void await_all(struct guest *guest) {
 static void run_cycle(struct guest *guest) {
     /* One of a kind mostly: it meets no reactor that the one before has woken. */
     uint64_t kind = below(guest, 8);
-    if (kind < 3)
+    if (kind < 3 && !guest->no_letters)
         post(guest, below(guest, 4) ? 1 : 1 + (uint32_t)below(guest, NR_LETTERS));
-    if (kind > 1)
+    if (kind > 1 || guest->no_letters)
         submit(guest, below(guest, 2) ? 1 : 1 + (uint32_t)below(guest, SQ_ENTRIES - 1), below(guest, 2));
-    if (kind == 7)
+    if (kind == 7 && !guest->no_letters)
         post(guest, 1);
     await_all(guest);
     rest(guest);
 }
 
 /* --- The device --- */
-/* The guest's memory at the guest's own addresses, for TSan to see that both mean the same. */
-static int share_addresses(void *arg) {
+/* The guest's memory at the guest's own addresses, for TSan to see that both mean the same; and back to its mapping. */
+static int swap_addresses(void *arg) {
     struct guest *guest = arg;
     struct vn_vfu_dev *dev = guest->ctrl->door_ctx;
     CHECK_EQ(dev->mem.nr, 1);
-    dev->mem.regions[0].hva = guest->host->mem;
+    uint8_t *other = guest->other_mapping ? guest->other_mapping : guest->host->mem;
+    guest->other_mapping = dev->mem.regions[0].hva;
+    dev->mem.regions[0].hva = other;
     vn_doorbell_remap(dev);
     return 0;
 }
 
-static void guest_open(struct guest *guest, uint32_t poll_us, bool shadows) {
+static void guest_open(struct guest *guest, vn_runtime *rt, bool shadows, const char *name) {
     char path[300];
     struct vn_host_cqe cqe;
     struct vn_ns_opts ns = {.backend = "mem", .size = 1 << 20, .block_size = 512};
-    snprintf(path, sizeof(path), "%s/cntrl", vn_test_dir());
-    CHECK_EQ(vn_runtime_create(&(struct vn_runtime_opts){.poll_us = poll_us}, &guest->rt), 0);
-    CHECK_EQ(vn_ns_open(guest->rt, &ns, &guest->ns), 0);
-    CHECK_EQ(vn_ctrl_create(guest->rt, &(struct vn_ctrl_opts){.doorbells = VN_DOORBELLS_TRAPPED}, &guest->ctrl), 0);
+    snprintf(path, sizeof(path), "%s/%s", vn_test_dir(), name);
+    for (uint32_t i = 0; i < NR_LETTERS; i++)
+        guest->letters[i].message.fn = read_letter;
+    CHECK_EQ(vn_ns_open(rt, &ns, &guest->ns), 0);
+    CHECK_EQ(vn_ctrl_create(rt, &(struct vn_ctrl_opts){.doorbells = VN_DOORBELLS_TRAPPED}, &guest->ctrl), 0);
     CHECK_EQ(vn_ctrl_attach_ns(guest->ctrl, guest->ns, 1), 0);
     CHECK_EQ(vn_ctrl_listen(guest->ctrl, path), 0);
     struct vn_host_opts opts = {.flags = VN_HOST_TRAP_DOORBELLS, .timeout_ms = 30000, .memory_bytes = 2 << 20};
@@ -215,38 +228,71 @@ static void guest_open(struct guest *guest, uint32_t poll_us, bool shadows) {
     CHECK_EQ(vn_host_create_sq(guest->host, 1, SQ_ENTRIES, 1, 0, &cqe), 0);
     CHECK_EQ(cqe.status, 0);
     CHECK_EQ(vn_host_alloc(guest->host, SQ_ENTRIES * BLOCK, &guest->buffers), 0);
-    CHECK_EQ(vn_reactor_call(guest->ctrl->reactor, share_addresses, guest), 0);
+    CHECK_EQ(vn_reactor_call(guest->ctrl->reactor, swap_addresses, guest), 0);
 }
 
 static void guest_close(struct guest *guest) {
     struct vn_ctrl_info info;
+    CHECK_EQ(vn_reactor_call(guest->ctrl->reactor, swap_addresses, guest), 0);
     vn_host_close(guest->host);
     while (vn_ctrl_get_info(guest->ctrl, &info), info.attached)
         sched_yield();
     CHECK_EQ(vn_ctrl_destroy(guest->ctrl), 0);
     CHECK_EQ(vn_ns_close(guest->ns), 0);
-    CHECK_EQ(vn_runtime_destroy(guest->rt), 0);
 }
 
-static void stress(const char *name, uint32_t poll_us, bool shadows, uint64_t nr_cycles, struct vn_test_random *random) {
-    static struct guest guest;
+static void *live_next_door(void *arg) {
+    struct guest *guest = arg;
+    for (; !atomic_load(guest->ended); guest->cycle++)
+        run_cycle(guest);
+    return NULL;
+}
+
+struct kind {
+    const char *name;
+    uint32_t poll_us, min_sleeps_percent;
+    uint32_t share; /* of the cycles, in percent */
+    bool shadows, neighbour;
+};
+
+static void stress(const struct kind *kind, uint64_t nr_cycles, struct vn_test_random *random) {
+    static struct guest guest, neighbour;
+    vn_runtime *rt;
+    pthread_t thread;
+    atomic_bool ended = false;
     struct vn_reactor_stats stats;
-    guest = (struct guest){.random = {.state = vn_test_draw(random)}};
-    for (uint32_t i = 0; i < NR_LETTERS; i++)
-        guest.letters[i].message.fn = read_letter;
-    guest_open(&guest, poll_us, shadows);
+    guest = (struct guest){.random = {.state = vn_test_draw(random)}, .long_rests = kind->neighbour};
+    neighbour = (struct guest){.random = {.state = vn_test_draw(random)}, .no_letters = true, .ended = &ended};
+    CHECK_EQ(vn_runtime_create(&(struct vn_runtime_opts){.poll_us = kind->poll_us}, &rt), 0);
+    guest_open(&guest, rt, kind->shadows, "cntrl");
+    if (kind->neighbour) {
+        guest_open(&neighbour, rt, kind->shadows, "neighbour");
+        CHECK_EQ(pthread_create(&thread, NULL, live_next_door, &neighbour), 0);
+    }
     for (; guest.cycle < nr_cycles; guest.cycle++)
         run_cycle(&guest);
-    CHECK_EQ(vn_runtime_reactor_stats(guest.rt, 0, &stats), 0);
+    CHECK_EQ(vn_runtime_reactor_stats(rt, 0, &stats), 0);
+    if (kind->neighbour) {
+        atomic_store(&ended, true);
+        pthread_join(thread, NULL);
+        guest_close(&neighbour);
+    }
     guest_close(&guest);
+    CHECK_EQ(vn_runtime_destroy(rt), 0);
     printf("%s: %" PRIu64 " cycles, %" PRIu64 " commands, %" PRIu64 " letters, %" PRIu64 " doorbell messages, %" PRIu64
            " sleeps\n",
-           name, nr_cycles, guest.nr_commands, guest.nr_messages, guest.nr_bells, stats.sleeps);
+           kind->name, nr_cycles, guest.nr_commands, guest.nr_messages, guest.nr_bells, stats.sleeps);
     fflush(stdout);
-    CHECK(stats.sleeps > nr_cycles / 20); /* else nothing has been tested */
+    CHECK(stats.sleeps >= nr_cycles * kind->min_sleeps_percent / 100); /* else nothing has been tested */
 }
 
 int main(void) {
+    static const struct kind kinds[] = {
+        {.name = "shadow doorbells, no spinning", .share = 50, .shadows = true, .min_sleeps_percent = 5},
+        {.name = "shadow doorbells, spinning for 2 us", .share = 25, .poll_us = 2, .shadows = true, .min_sleeps_percent = 5},
+        {.name = "plain doorbells", .share = 20, .min_sleeps_percent = 5},
+        {.name = "shadow doorbells, a busy neighbour", .share = 5, .poll_us = 100, .shadows = true, .neighbour = true},
+    };
 #ifdef __SANITIZE_THREAD__
     uint64_t nr = CYCLES_TSAN;
 #else
@@ -256,8 +302,7 @@ int main(void) {
     if (text)
         nr = strtoull(text, NULL, 0);
     struct vn_test_random random = vn_test_seed();
-    stress("shadow doorbells, no spinning", 0, true, nr / 2, &random);
-    stress("shadow doorbells, spinning for 2 us", 2, true, nr / 4, &random);
-    stress("plain doorbells", 0, false, nr / 4, &random);
+    for (size_t i = 0; i < VN_ARRAY_SIZE(kinds); i++)
+        stress(&kinds[i], nr * kinds[i].share / 100, &random);
     return 0;
 }
