@@ -250,7 +250,7 @@ static void *live_next_door(void *arg) {
 
 struct kind {
     const char *name;
-    uint32_t poll_us, min_sleeps_percent;
+    uint32_t poll_us;
     uint32_t share; /* of the cycles, in percent */
     bool shadows, neighbour;
 };
@@ -283,14 +283,14 @@ static void stress(const struct kind *kind, uint64_t nr_cycles, struct vn_test_r
            " sleeps\n",
            kind->name, nr_cycles, guest.nr_commands, guest.nr_messages, guest.nr_bells, stats.sleeps);
     fflush(stdout);
-    CHECK(stats.sleeps >= nr_cycles * kind->min_sleeps_percent / 100); /* else nothing has been tested */
+    CHECK(stats.sleeps || kind->neighbour); /* else nothing has been tested; how many, is the machine's affair */
 }
 
 int main(void) {
     static const struct kind kinds[] = {
-        {.name = "shadow doorbells, no spinning", .share = 50, .shadows = true, .min_sleeps_percent = 5},
-        {.name = "shadow doorbells, spinning for 2 us", .share = 25, .poll_us = 2, .shadows = true, .min_sleeps_percent = 5},
-        {.name = "plain doorbells", .share = 20, .min_sleeps_percent = 5},
+        {.name = "shadow doorbells, no spinning", .share = 50, .shadows = true},
+        {.name = "shadow doorbells, spinning for 2 us", .share = 25, .poll_us = 2, .shadows = true},
+        {.name = "plain doorbells", .share = 20},
         {.name = "shadow doorbells, a busy neighbour", .share = 5, .poll_us = 100, .shadows = true, .neighbour = true},
     };
 #ifdef __SANITIZE_THREAD__
