@@ -18,6 +18,8 @@ int vn_vfu_dev_leave(struct vn_vfu_dev *dev) {
     if (dev->state == VN_DEV_CLOSING || dev->state == VN_DEV_DEAD || dev->ctrl->nr_orphans)
         return -EBUSY;
     if (!vn_vfu_dev_is_still(dev)) {
+        if (dev->move == VN_MOVE_NONE)
+            vn_ctrl_release(dev->ctrl); /* what waits for tokens goes on, and pays later */
         dev->move = VN_MOVE_DRAINS;
         return -EAGAIN;
     }

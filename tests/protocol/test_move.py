@@ -13,8 +13,9 @@ import pytest
 from tests_protocol import BLOCK, MAPPED, TRAPPED, Serve, Served, pattern, until
 
 from vhostnvme.errors import NativeError
+from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.native import Runtime, RuntimeOptions
-from vhostnvme.native.host import perf_run
+from vhostnvme.native.perf import perf_run
 from vhostnvme.testing import nvme
 
 NR_REACTORS = 3
@@ -79,7 +80,9 @@ def test_under_load_nothing_is_lost(serve: Serve, tmp_path: Path, disk: str) -> 
     outcome: list[dict[str, Any]] = []
     options = {"block_bytes": 4096, "depth": 16, "nr_queues": 2, "nsid": 1, "read_percent": 50}
     options |= {"seed": 1, "nr_ios": 6000, "verify": 1}
-    load = threading.Thread(target=lambda: outcome.append(perf_run(served.path, "randrw", options)))
+    load = threading.Thread(
+        target=lambda: outcome.append(perf_run([served.path], "randrw", options))
+    )
     load.start()
     until(lambda: served.controller.info().commands > 0, "the load begins")
     moves = 0
@@ -119,3 +122,18 @@ def test_where_it_is_and_where_nothing_is(serve: Serve) -> None:
     with pytest.raises(NativeError, match="there is no reactor 3"):
         served.controller.move(NR_REACTORS)
     assert home(served) == 0
+
+
+def test_what_waits_for_tokens_does_not_keep_it_here(serve: Serve) -> None:
+    served = serve("mem:1M", reactor=1, limits=Limits(bandwidth=1))
+    queue = served.connect().create_queue_pair(1, depth=64)
+    with queue.host.alloc(BLOCK) as buffer:
+        cids = [queue.submit(nvme.read(1, i, 1), buffer) for i in range(20)]
+        until(lambda: served.controller.info().limited.waiting == 19, "they wait")
+        served.controller.move(2)
+        assert home(served) == 2
+        assert all(queue.wait(cid).ok for cid in cids)
+        cid = queue.submit(nvme.read(1, 0, 1), buffer)
+        until(lambda: served.controller.info().limited.waiting == 1, "it waits there")
+        served.controller.set_limits(NO_LIMITS)
+        assert queue.wait(cid).ok
