@@ -212,6 +212,10 @@ static int map_memory(struct vn_host *host, uint64_t chunk) {
     for (uint64_t at = 0; at < host->mem_bytes; at += chunk) {
         uint64_t size = host->mem_bytes - at < chunk ? host->mem_bytes - at : chunk;
         int rc = vn_host_dma_map(host, at, host->iova_base + at, size, 3, !(host->flags & VN_HOST_MAP_WITHOUT_FD));
+
+        if (rc < 0 && host->conn.server_refused && at)
+            return vn_host_fail(-rc, "the server took %llu regions of memory and refused the next; share less memory, or larger"
+                                " regions", (unsigned long long)(at / chunk));
         if (rc < 0)
             return rc;
     }

@@ -100,6 +100,11 @@ def test_memory_in_many_regions(server: ServerProcess) -> None:
     assert result["nr_verified"] > 0 and result["nr_verify_errors"] == 0
 
 
+def test_more_regions_than_the_server_takes(server: ServerProcess) -> None:
+    with pytest.raises(NativeError, match=r"the server took [0-9]+ regions of memory and refused"):
+        load(server, "read", region_bytes=4096, memory_bytes=1 << 30)
+
+
 def test_several_devices_in_one_run(server: ServerProcess) -> None:
     with ServerProcess(["mem:16M"]) as other:
         options = DEFAULTS | {"seed": 1, "nr_ios": 3000, "nr_queues": 2, "verify": 1}

@@ -28,7 +28,7 @@ def run_load(args: argparse.Namespace) -> dict[str, Any]:
         PeerError, ProtocolError, NativeError: a server is not there, misbehaves or refuses.
     """
     options = make_options(args)
-    paths = [Path()] if args.ceiling else [find_socket(target) for target in args.targets]
+    paths = [Path()] if args.ceiling else find_sockets(args.targets)
     return _run_in_thread(paths, args.rw, options, args.histogram, args.cpu)
 
 
@@ -49,6 +49,21 @@ def find_socket(target: str) -> Path:
     if not stat.S_ISSOCK(path.stat().st_mode):
         raise ConfigError(f"{path} is no socket: give the path that the server listens on")
     return path
+
+
+def find_sockets(targets: Sequence[str]) -> list[Path]:
+    """The sockets of several targets, each once.
+
+    Raises:
+        ConfigError, VhostNvmeError: as `find_socket`; or a socket is there twice.
+    """
+    paths: list[Path] = []
+    for target in targets:
+        path = find_socket(target)
+        if any(path.samefile(other) for other in paths):
+            raise ConfigError(f"{path} is given twice: a server takes one host at a time")
+        paths.append(path)
+    return paths
 
 
 def _check_targets(args: argparse.Namespace) -> None:

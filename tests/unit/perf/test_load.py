@@ -10,7 +10,7 @@ import pytest
 
 from vhostnvme.cli.perf import add_arguments
 from vhostnvme.errors import ConfigError, VhostNvmeError
-from vhostnvme.perf.load import find_socket, make_options
+from vhostnvme.perf.load import find_socket, find_sockets, make_options
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -86,6 +86,8 @@ def test_targets(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         assert find_socket(str(tmp_path)) == find_socket(str(path)) == path
+    with pytest.raises(ConfigError, match="given twice"):
+        find_sockets([str(tmp_path), str(path)])
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is no socket"):
         find_socket(str(tmp_path / "file"))

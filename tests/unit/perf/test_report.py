@@ -107,16 +107,28 @@ def test_the_table_says_what_matters(capsys: pytest.CaptureFixture[str]) -> None
     report["rate"] = {"iops": 1000, "behind": 12}
     report["errors"], report["statuses"] = 3, {"0/80": 3}
     report["verify"] = {"blocks": 5, "errors": 1, "first_error_lba": 77}
+    report["devices"] = [{**report["devices"][0], "target": name} for name in ("/a", "/b")]
     print_table(report)
     text = capsys.readouterr().out
     for words in (
-        "randrw 4K, depth 32, 2 queues: ceiling of the load generator (inline)",
+        "/a ",
+        "/b ",
+        "randrw 4K, depth 32, 2 queues, 2 devices: ceiling of the load generator (inline)",
         "filled 16,777,216 bytes",
         "12 commands were due",
         "3 commands failed",
         "the first at LBA 77",
     ):
         assert words in text
+
+
+def test_a_command_that_has_just_become_due_is_no_missed_rate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = report_of()
+    report["rate"] = {"iops": 1000, "behind": 2}
+    print_table(report)
+    assert "were due" not in capsys.readouterr().out
 
 
 def test_the_exit_code_tells_failures(capsys: pytest.CaptureFixture[str]) -> None:
