@@ -13,7 +13,7 @@
 #include "guest/vfu_dev.h"
 
 #define ERROR_BYTES 512u
-#define DEFAULT_POLL_US 20u
+#define DEFAULT_POLL_US 100u
 #define CLOSE_BOUND_MS 4000
 #define MOVE_BOUND_NS 1000000000ull
 #define MOVE_STEP_NS 50000

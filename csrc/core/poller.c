@@ -109,21 +109,38 @@ static bool run_resting(struct vn_pollers *pollers, uint64_t now_ns) {
     return work;
 }
 
+/* Idle for long enough while others keep the reactor busy: if it cannot rest now, then it is tried again later. */
+static void try_rest(struct vn_pollers *pollers, struct vn_poller *poller, uint64_t now_ns) {
+    if (now_ns < poller->rest_at_ns || now_ns < poller->spin_until_ns || !poller->can_rest ||
+        poller->state != VN_POLLER_ACTIVE)
+        return;
+    poller->rest_at_ns = now_ns + pollers->rest_ns;
+    if (poller->can_rest(poller) && !(poller->before_sleep && poller->before_sleep(poller)))
+        rest(pollers, poller, now_ns);
+}
+
 /* Those that came back from rest just now were asked, and are not asked twice. */
 bool vn_pollers_run(struct vn_pollers *pollers, uint64_t now_ns) {
     struct vn_poller *first = pollers->active;
     bool work = pollers->ask_all || now_ns >= pollers->look_ns ? run_resting(pollers, now_ns) : false;
     for (struct vn_poller *poller = first, *next; poller; poller = next) {
         next = poller->next;
-        if (ask(pollers, poller, now_ns)) {
+        if (ask(pollers, poller, now_ns))
             work = true;
-        } else if (now_ns >= poller->rest_at_ns && poller->can_rest && poller->state == VN_POLLER_ACTIVE) {
-            poller->rest_at_ns = now_ns + pollers->rest_ns; /* if not now, then later */
-            if (poller->can_rest(poller) && !(poller->before_sleep && poller->before_sleep(poller)))
-                rest(pollers, poller, now_ns);
-        }
+        else
+            try_rest(pollers, poller, now_ns);
     }
     return work;
+}
+
+bool vn_pollers_spin(const struct vn_pollers *pollers, uint64_t now_ns) {
+    if (now_ns < pollers->contended_until_ns)
+        return false;
+    for (const struct vn_poller *poller = pollers->active; poller; poller = poller->next) {
+        if (poller->spin_from_ns <= now_ns && now_ns < poller->spin_until_ns)
+            return true;
+    }
+    return false;
 }
 
 bool vn_pollers_before_sleep(struct vn_pollers *pollers, uint64_t now_ns, uint64_t *sleep_ns) {
@@ -131,7 +148,10 @@ bool vn_pollers_before_sleep(struct vn_pollers *pollers, uint64_t now_ns, uint64
     uint64_t look_ns = UINT64_MAX;
     for (struct vn_poller *poller = pollers->active, *next; poller; poller = next) {
         next = poller->next;
-        if (poller->before_sleep && poller->before_sleep(poller))
+        poller->dozes = now_ns < poller->spin_from_ns;
+        if (poller->dozes)
+            look_ns = vn_min_u64(look_ns, poller->spin_from_ns);
+        else if (poller->before_sleep && poller->before_sleep(poller))
             stay_awake = true;
         else if (poller->can_rest && poller->can_rest(poller))
             rest(pollers, poller, now_ns);

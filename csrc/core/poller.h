@@ -18,11 +18,15 @@ struct vn_poller {
      * in turns that had mail or a timer; when that gave it work, or can_rest is no longer true, it rests no more. */
     bool (*can_rest)(struct vn_poller *poller);
     uint64_t max_sleep_ns; /* 0: any; else look again after that; sooner while its last work is not long ago */
+    /* Set by poll(). Before `from` it needs no look, and whatever wakes it need not be armed; between both the reactor
+     * stays awake for it; after `until` before_sleep is called. */
+    uint64_t spin_from_ns, spin_until_ns;
     struct vn_poller *prev, *next;
     uint64_t work_ns;    /* when it last had work */
     uint64_t rest_at_ns; /* try to let it rest, while others keep us awake */
     uint64_t look_ns;    /* resting: asked at that time */
     enum vn_poller_state state;
+    bool dozes; /* we sleep, until spin_from_ns at most, and nothing was armed; cleared by poll() */
 };
 
 struct vn_pollers {
@@ -30,6 +34,7 @@ struct vn_pollers {
     uint64_t look_ns; /* not later than the earliest look_ns of those that rest */
     uint64_t rest_ns; /* idle for so long: may rest */
     bool ask_all;     /* also those that rest, on the next turn */
+    uint64_t contended_until_ns; /* others want this core: no spinning */
 };
 
 void vn_pollers_init(struct vn_pollers *pollers, uint64_t rest_ns);
@@ -39,6 +44,8 @@ void vn_pollers_remove(struct vn_pollers *pollers, struct vn_poller *poller);
 void vn_pollers_wake(struct vn_pollers *pollers, struct vn_poller *poller);
 /* One turn. True: there was work. */
 bool vn_pollers_run(struct vn_pollers *pollers, uint64_t now_ns);
+/* Without work: true when one is about to have some, so that it is not worth while to sleep. */
+bool vn_pollers_spin(const struct vn_pollers *pollers, uint64_t now_ns);
 /* True: stay awake. Else *sleep_ns is cut to the time until one wants to be asked. */
 bool vn_pollers_before_sleep(struct vn_pollers *pollers, uint64_t now_ns, uint64_t *sleep_ns);
 void vn_pollers_after_sleep(struct vn_pollers *pollers);

@@ -23,6 +23,8 @@
 #define TIMER_SLACK_NS 1000ul
 #define REST_NS 100000 /* while others keep the reactor awake: who is idle for so long is left alone */
 #define BUSY_DEVICE 64u /* storage operations in flight that keep any device at work while more are prepared */
+#define PREEMPTED_NS 40000ull
+#define CONTENDED_NS 5000000ull
 #define CALL_RETRY_NS 100000 /* a full mailbox is looked at again after 0.1 ms */
 
 struct vn_reactor {
@@ -31,8 +33,9 @@ struct vn_reactor {
     struct vn_mailbox box;
     struct vn_pollers pollers;
     struct vn_timer *timers; /* sorted by deadline */
-    uint64_t now_ns, last_work_ns, poll_ns;
-    bool stop, worked; /* worked: in its last turn */
+    uint64_t now_ns, poll_ns;
+    bool stop;
+    bool spins; /* the last turn had no work, and the next one comes at once */
     uint32_t index;
     uint32_t nr_io_prepared, nr_io_submitted; /* storage operations: not yet with the kernel, and with it */
     pthread_t thread;
@@ -64,6 +67,10 @@ struct vn_reactor *vn_reactor_self(void) {
 
 uint32_t vn_reactor_index(const struct vn_reactor *reactor) {
     return reactor->index;
+}
+
+uint64_t vn_reactor_poll_ns(const struct vn_reactor *reactor) {
+    return reactor->poll_ns;
 }
 
 uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor) {
@@ -269,11 +276,19 @@ static int ring_init(struct io_uring *ring) {
     return err;
 }
 
+/* Between two turns that do nothing no time passes, unless another thread had this core meanwhile. Who spins in its
+ * way only slows down what it waits for, the guest's own processor perhaps. */
+static void note_preemption(struct vn_reactor *reactor, uint64_t before_ns) {
+    if (reactor->spins && reactor->now_ns - before_ns >= PREEMPTED_NS)
+        reactor->pollers.contended_until_ns = reactor->now_ns + CONTENDED_NS;
+    reactor->spins = false;
+}
+
 bool vn_reactor_turn(struct vn_reactor *reactor) {
     assert(self == reactor);
+    uint64_t before_ns = reactor->now_ns;
     reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
-    if (reactor->worked) /* from its end: submitting alone may take longer than poll_us */
-        reactor->last_work_ns = reactor->now_ns;
+    note_preemption(reactor, before_ns);
     bool work = reap(reactor);
     bool work_told = run_mailbox(reactor);
     work |= work_told;
@@ -283,7 +298,6 @@ bool vn_reactor_turn(struct vn_reactor *reactor) {
     work |= reactor->pollers.ask_all;
     enter(reactor);
     count(&reactor->rounds, 1);
-    reactor->worked = work;
     return work;
 }
 
@@ -299,11 +313,14 @@ static void *reactor_main(void *arg) {
     }
     reactor->wake_op.done = on_wake;
     arm_wake(reactor);
-    reactor->now_ns = reactor->last_work_ns = clock_ns(CLOCK_MONOTONIC);
+    reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
     sem_post(&reactor->started);
 
     while (!reactor->stop) {
-        if (!vn_reactor_turn(reactor) && reactor->now_ns - reactor->last_work_ns >= reactor->poll_ns)
+        if (vn_reactor_turn(reactor))
+            continue;
+        reactor->spins = vn_pollers_spin(&reactor->pollers, reactor->now_ns);
+        if (!reactor->spins)
             sleep_on_all(reactor);
     }
     io_uring_queue_exit(&reactor->ring);

@@ -1,5 +1,5 @@
 /* A reactor: one thread, one io_uring, and everything that lives on it. No locks: other threads reach it by
- * its mailbox only. It turns while there is work and for poll_us after, then sleeps in io_uring on all at once.
+ * its mailbox only. It turns while there is work or some is due, else it sleeps in io_uring on all at once.
  * Every function here but vn_reactor_start, _stop, _call and _post is for the reactor's own thread.
  */
 #ifndef VN_CORE_REACTOR_H
@@ -55,6 +55,7 @@ static inline bool vn_reactor_is_here(const struct vn_reactor *reactor) {
 }
 
 uint32_t vn_reactor_index(const struct vn_reactor *reactor);
+uint64_t vn_reactor_poll_ns(const struct vn_reactor *reactor); /* spin no longer than that for one event */
 uint64_t vn_reactor_now_ns(const struct vn_reactor *reactor); /* read once a turn */
 
 /* A prepared-to-be submission slot for op, or NULL when the ring is full this turn. Submitted at the turn's end,

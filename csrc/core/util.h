@@ -9,6 +9,10 @@
 #define vn_container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 #define VN_ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
 
+static inline uint64_t vn_max_u64(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
 static inline uint64_t vn_min_u64(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }

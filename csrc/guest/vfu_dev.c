@@ -274,6 +274,19 @@ static void close_step(struct vn_vfu_dev *dev) {
     dev->state = VN_DEV_DEAD;
 }
 
+/* A command came, or one ended: learn from how long that took, and plan the next wait. */
+static void plan_wait(struct vn_vfu_dev *dev) {
+    uint64_t now = vn_reactor_now_ns(dev->reactor);
+    struct vn_poller *poller = &dev->poller;
+    if (dev->wait)
+        vn_wait_observe(dev->wait, now - dev->wait_ns, poller->dozes && now >= poller->spin_from_ns);
+    dev->wait = dev->ctrl->nr_inflight ? &dev->completion_wait : &dev->command_wait;
+    dev->wait_ns = now;
+    struct vn_window window = vn_wait_window(dev->wait, vn_reactor_poll_ns(dev->reactor));
+    poller->spin_from_ns = now + window.from_ns;
+    poller->spin_until_ns = now + window.until_ns;
+}
+
 static bool dev_poll(struct vn_poller *poller) {
     struct vn_vfu_dev *dev = vn_container_of(poller, struct vn_vfu_dev, poller);
     if (dev->state == VN_DEV_DEAD)
@@ -297,10 +310,15 @@ static bool dev_poll(struct vn_poller *poller) {
     }
     if (dev->lost)
         detached(dev);
-    if (dev->move == VN_MOVE_NONE)
-        work |= vn_doorbell_poll(dev);
+    bool fetched = dev->move == VN_MOVE_NONE && vn_doorbell_poll(dev);
+    work |= fetched;
     work |= vn_ctrl_retry_busy(dev->ctrl);
     vn_irq_flush(dev);
+    uint64_t nr_done = dev->ctrl->counters.commands;
+    if (fetched || nr_done != dev->nr_done)
+        plan_wait(dev);
+    dev->nr_done = nr_done;
+    poller->dozes = false;
     if (dev->state == VN_DEV_CLOSING)
         close_step(dev);
     else if (!dev->poll_armed && !dev->retry_timer.armed && dev->move != VN_MOVE_LEAVES)
@@ -431,6 +449,8 @@ int vn_vfu_dev_open(struct vn_vfu_dev *dev, struct vn_ctrl *ctrl, const char *pa
     dev->wanted = doorbells;
     dev->poll_op.done = on_poll;
     dev->poller = (struct vn_poller){.poll = dev_poll, .before_sleep = dev_before_sleep, .can_rest = dev_can_rest};
+    vn_wait_init(&dev->command_wait);
+    vn_wait_init(&dev->completion_wait);
     dev->retry_timer.fn = on_retry;
     dev->quiesce_timer.fn = on_quiesce_timeout;
     size_t path_bytes = strlen(path) + 1;

@@ -7,6 +7,7 @@
 #include <libvfio-user.h>
 #include <stdatomic.h>
 
+#include "core/wait.h"
 #include "ctrl/ctrl.h"
 #include "guest/guest_mem.h"
 
@@ -42,6 +43,11 @@ struct vn_vfu_dev {
     struct vn_timer quiesce_timer;
     const uint8_t *msix_control; /* two bytes of the PCI configuration space */
 
+    struct vn_wait command_wait;    /* from the end of the last command to the next one */
+    struct vn_wait completion_wait; /* commands in flight: to the next end or the next command */
+    struct vn_wait *wait;           /* which of them goes on, or NULL */
+    uint64_t wait_ns;               /* when it began */
+    uint64_t nr_done;               /* commands that had ended by then */
     struct vn_guest_mem mem;
     int doorbell_fd;
     uint32_t *page;                                  /* the mappable doorbells */

@@ -28,7 +28,7 @@ const char *vn_version(void);
 /* --- Runtime --- */
 struct vn_runtime_opts {
     uint32_t nr_reactors;     /* 0 = 1 */
-    uint32_t poll_us;         /* spin this long after the last work before sleeping */
+    uint32_t poll_us;         /* spin no longer than that for an event that is about to come; 0: never */
     uint32_t flags;           /* none yet, must be 0 */
 };
 int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out);

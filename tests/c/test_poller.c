@@ -173,7 +173,39 @@ static void test_remove(void) {
     CHECK(!vn_pollers_run(&pollers, now_ns));
 }
 
+/* While its event cannot be there yet nothing is armed; around the time when it is due nobody sleeps; then it is armed. */
+static void test_doze_and_spin(void) {
+    make(0);
+    struct device *device = &devices[5];
+    sleep_ns(); /* the others rest */
+    vn_pollers_wake(&pollers, &device->poller);
+    device->work = 1;
+    vn_pollers_run(&pollers, now_ns);
+    CHECK_EQ(device->poller.state, VN_POLLER_ACTIVE);
+    uint32_t arms = device->nr_arms;
+    device->poller.spin_from_ns = now_ns + 40000;
+    device->poller.spin_until_ns = now_ns + 90000;
+
+    CHECK(!vn_pollers_spin(&pollers, now_ns));
+    CHECK_EQ(sleep_ns(), 40000);
+    CHECK(device->poller.dozes);
+    CHECK_EQ(device->nr_arms, arms);
+    now_ns += 40000;
+    CHECK(vn_pollers_spin(&pollers, now_ns));
+    pollers.contended_until_ns = now_ns + 1; /* unless others want the core */
+    CHECK(!vn_pollers_spin(&pollers, now_ns));
+    now_ns += 49999;
+    CHECK(vn_pollers_spin(&pollers, now_ns));
+    CHECK_EQ(device->nr_arms, arms);
+    now_ns += 1;
+    CHECK(!vn_pollers_spin(&pollers, now_ns));
+    CHECK_EQ(sleep_ns(), UINT64_MAX);
+    CHECK_EQ(device->nr_arms, arms + 1);
+    CHECK_EQ(device->poller.state, VN_POLLER_RESTS);
+}
+
 int main(void) {
+    test_doze_and_spin();
     test_idle_devices_are_left_alone();
     test_what_brings_one_back();
     test_looks_come_together();

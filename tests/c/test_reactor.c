@@ -361,62 +361,6 @@ static void test_burst(void) {
     }
 }
 
-/* --- How long it looks for more --- */
-#define LOOKS_US 20000
-
-struct looker {
-    struct vn_poller poller;
-    struct vn_reactor *reactor;
-    uint32_t works, nr_looked, nr_before_sleep;
-};
-
-/* Works longer than the reactor looks for more. */
-static bool work_long(struct vn_poller *poller) {
-    struct looker *looker = vn_container_of(poller, struct looker, poller);
-    if (!looker->works) {
-        looker->nr_looked++;
-        return false;
-    }
-    looker->works--;
-    usleep(2 * LOOKS_US);
-    return true;
-}
-
-static bool end_looks(struct vn_poller *poller) {
-    struct looker *looker = vn_container_of(poller, struct looker, poller);
-    if (!looker->works && !looker->nr_before_sleep) {
-        looker->nr_before_sleep = looker->nr_looked;
-        sem_post(&done);
-    }
-    return false;
-}
-
-static int add_looker(void *arg) {
-    struct looker *looker = arg;
-    vn_poller_add(looker->reactor, &looker->poller);
-    return 0;
-}
-
-static int remove_looker(void *arg) {
-    struct looker *looker = arg;
-    vn_poller_remove(looker->reactor, &looker->poller);
-    return 0;
-}
-
-/* That time begins when the work ends, not when it began. Whoever is kept from the CPU for all of it tries again. */
-static void test_looks_after_work(void) {
-    struct looker looker = {.works = 0};
-    for (int tries = 0; looker.nr_before_sleep < 2 && tries < 20; tries++) {
-        looker = (struct looker){.poller = {.poll = work_long, .before_sleep = end_looks}, .works = 1};
-        CHECK_EQ(vn_reactor_start(4, LOOKS_US, &looker.reactor), 0);
-        vn_reactor_call(looker.reactor, add_looker, &looker);
-        wait_done();
-        vn_reactor_call(looker.reactor, remove_looker, &looker);
-        vn_reactor_stop(looker.reactor);
-    }
-    CHECK(looker.nr_before_sleep >= 2);
-}
-
 /* A full ring answers NULL for the rest of the turn, and cancel makes room for itself even then. */
 static int fill_ring(void *arg) {
     (void)arg;
@@ -462,7 +406,6 @@ int main(void) {
     test_callers();
     test_ops();
     test_burst();
-    test_looks_after_work();
     vn_reactor_stop(reactor);
     for (int i = 0; i < 50; i++) { /* starting and stopping at once */
         CHECK_EQ(vn_reactor_start(0, 0, &reactor), 0);

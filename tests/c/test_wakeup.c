@@ -289,7 +289,8 @@ static void stress(const struct kind *kind, uint64_t nr_cycles, struct vn_test_r
 int main(void) {
     static const struct kind kinds[] = {
         {.name = "shadow doorbells, no spinning", .share = 50, .shadows = true},
-        {.name = "shadow doorbells, spinning for 2 us", .share = 25, .poll_us = 2, .shadows = true},
+        {.name = "shadow doorbells, spinning for 2 us", .share = 15, .poll_us = 2, .shadows = true},
+        {.name = "shadow doorbells, spinning for 100 us", .share = 10, .poll_us = 100, .shadows = true},
         {.name = "plain doorbells", .share = 20},
         {.name = "shadow doorbells, a busy neighbour", .share = 5, .poll_us = 100, .shadows = true, .neighbour = true},
     };

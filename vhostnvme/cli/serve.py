@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--poll-us",
         type=arguments.whole_number(0, 1_000_000),
         metavar="N",
-        help="look for more work for so long before sleeping, in microseconds",
+        help="spin at most N microseconds for what is due (default: 100; 0: sleep at once)",
     )
     parser.add_argument(
         "--reactors",

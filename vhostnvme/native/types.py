@@ -47,10 +47,10 @@ class Operation(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """`poll_us`: how long a reactor looks for more work before it sleeps."""
+    """`poll_us`: the longest that a reactor spins for what is about to come; 0: never."""
 
     reactors: int = 1
-    poll_us: int = 20
+    poll_us: int = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--doorbells", choices=_DOORBELLS, default="auto")
     parser.add_argument("--queues", type=int, default=0)
-    parser.add_argument("--poll-us", type=int, default=20)
+    parser.add_argument("--poll-us", type=int, default=100)
     try:
         asyncio.run(_serve(parser.parse_args(argv)))
     except VhostNvmeError as error:
