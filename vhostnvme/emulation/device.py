@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from vhostnvme.emulation.placement import choose_reactor
+from vhostnvme.emulation.placement import Placement
 from vhostnvme.errors import ConfigError
 from vhostnvme.guest.qemu import vfio_user_device
 from vhostnvme.limits import NO_LIMITS, Limits
@@ -79,10 +79,13 @@ class NamespaceStatus:
 class Device:
     """A device on a runtime: `start`, then `stop`; a failed start leaves nothing behind."""
 
-    def __init__(self, runtime: Runtime, options: DeviceOptions) -> None:
+    def __init__(
+        self, runtime: Runtime, options: DeviceOptions, placement: Placement | None = None
+    ) -> None:
         self.options = options
         self.socket = options.socket.absolute()
         self.runtime = runtime
+        self._placement = placement or Placement(runtime)
         self._namespaces: dict[int, tuple[DiskSpec, Namespace]] = {}
         self._controller: Controller | None = None
         self._made_folder = False
@@ -119,7 +122,7 @@ class Device:
                     model=self.options.model,
                     max_queues=self.options.queues,
                     doorbells=self.options.doorbells,
-                    reactor=choose_reactor(self.runtime) if reactor is None else reactor,
+                    reactor=self._placement.choose() if reactor is None else reactor,
                     limits=self.options.limits,
                 ),
             )
@@ -135,6 +138,15 @@ class Device:
         """The reactor that it lives on."""
         assert self._controller is not None, "the device has not been started"
         return self._controller.reactor
+
+    def move(self, reactor: int) -> None:
+        """To another reactor; blocks until its commands in flight have ended, 1 s at most.
+
+        Raises:
+            NativeError: EBUSY: they have not, and it stays where it is.
+        """
+        assert self._controller is not None, "the device has not been started"
+        self._controller.move(reactor)
 
     async def stop(self) -> None:
         """Closes the socket, waits for what is in flight, closes the files. Safe to repeat."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.events import sentence_of
+from vhostnvme.emulation.placement import Placement
 from vhostnvme.native import Runtime, RuntimeOptions
 
 _log = logging.getLogger(__name__)
@@ -32,17 +33,23 @@ async def serving(
     try:
         with Runtime(runtime_options) as runtime:
             async with asyncio.TaskGroup() as group:
-                watcher = group.create_task(_watch(runtime, running, log_level))
+                placement = Placement(runtime)
+                helpers = [
+                    group.create_task(_watch(runtime, running, log_level)),
+                    group.create_task(placement.run(running)),
+                ]
                 try:
                     for options in devices:
-                        device = Device(runtime, options)
+                        device = Device(runtime, options, placement)
                         await device.start()
                         running.append(device)
                     yield list(running)
                 finally:
+                    helpers.pop().cancel()  # nothing moves any more
                     for device in reversed(running):
                         await device.stop()
-                    watcher.cancel()
+                    for helper in helpers:
+                        helper.cancel()
     except BaseExceptionGroup as errors:
         # The group wraps the caller's own exception too: give it back as it was.
         if len(errors.exceptions) == 1:
