@@ -85,6 +85,11 @@ int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out) {
                       "container's seccomp profile pass it");
             goto out_stop;
         }
+        if (err == -ENOMEM) {
+            fail(err, "there is no memory for reactor %u: its io_uring takes 512 KiB of the locked memory that "
+                      "'ulimit -l' allows", rt->nr_reactors);
+            goto out_stop;
+        }
         if (err) {
             fail(err, "cannot start a reactor: %s", strerror(-err));
             goto out_stop;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import subprocess
 import sys
 import uuid
@@ -163,3 +164,21 @@ def test_reactors_count_what_they_do(runtime: Runtime) -> None:
     assert runtime.reactor_stats(0).rounds >= 0
     with pytest.raises(NativeError):
         runtime.reactor_stats(99)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without privileges")
+def test_a_plain_user_with_little_locked_memory_is_told_so() -> None:
+    """Root's own rings do not count; the usual limit of 8 MiB is enough for all reactors."""
+    program = (
+        "import os, resource\n"
+        "from vhostnvme.native import Runtime, RuntimeOptions\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (8 << 20, 8 << 20))\n"
+        "os.setresuid(65534, 65534, 65534)\n"
+        "Runtime(RuntimeOptions(reactors=16)).close()\n"
+        "print('all')\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))\n"
+        "Runtime()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "all\n"
+    assert "512 KiB of the locked memory that 'ulimit -l' allows" in done.stderr
