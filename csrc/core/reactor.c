@@ -25,6 +25,7 @@
 #define BUSY_DEVICE 64u /* storage operations in flight that keep any device at work while more are prepared */
 #define PREEMPTED_NS 40000ull
 #define CONTENDED_NS 5000000ull
+#define SQPOLL_IDLE_MS 1u /* the kernel's thread spins so long after the last submission; less cannot be asked for */
 #define CALL_RETRY_NS 100000 /* a full mailbox is looked at again after 0.1 ms */
 
 struct vn_reactor {
@@ -34,7 +35,7 @@ struct vn_reactor {
     struct vn_pollers pollers;
     struct vn_timer *timers; /* sorted by deadline */
     uint64_t now_ns, poll_ns;
-    bool stop;
+    bool stop, sqpoll;
     bool spins; /* the last turn had no work, and the next one comes at once */
     uint32_t index;
     uint32_t nr_io_prepared, nr_io_submitted; /* storage operations: not yet with the kernel, and with it */
@@ -87,6 +88,13 @@ struct io_uring_sqe *vn_reactor_sqe(struct vn_reactor *reactor, struct vn_uring_
     return sqe;
 }
 
+/* With a submitting thread in the kernel this is a system call only when that has fallen asleep. */
+static void submit(struct vn_reactor *reactor) {
+    bool enters = !reactor->sqpoll || (__atomic_load_n(reactor->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_NEED_WAKEUP);
+    io_uring_submit(&reactor->ring);
+    count(&reactor->enters, enters);
+}
+
 static void io_submitted(struct vn_reactor *reactor) {
     reactor->nr_io_submitted += reactor->nr_io_prepared;
     reactor->nr_io_prepared = 0;
@@ -99,8 +107,7 @@ void vn_reactor_io_begin(struct vn_reactor *reactor) {
     assert(self == reactor);
     if (++reactor->nr_io_prepared <= reactor->nr_io_submitted || reactor->nr_io_submitted >= BUSY_DEVICE)
         return;
-    io_uring_submit(&reactor->ring);
-    count(&reactor->enters, 1);
+    submit(reactor);
     io_submitted(reactor);
 }
 
@@ -109,13 +116,20 @@ void vn_reactor_io_end(struct vn_reactor *reactor) {
     reactor->nr_io_submitted--;
 }
 
-void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op) {
-    struct io_uring_sqe *sqe = vn_reactor_sqe(reactor, NULL);
-    if (!sqe) { /* rare and off the fast path: make room at once */
-        io_uring_submit(&reactor->ring);
-        count(&reactor->enters, 1);
-        sqe = vn_reactor_sqe(reactor, NULL);
+/* A slot in any case. That the ring is full is rare here, and off the fast path: room is made at once. */
+static struct io_uring_sqe *make_sqe(struct vn_reactor *reactor, struct vn_uring_op *op) {
+    struct io_uring_sqe *sqe = vn_reactor_sqe(reactor, op);
+    if (!sqe) {
+        submit(reactor);
+        if (reactor->sqpoll)
+            io_uring_sqring_wait(&reactor->ring); /* until its thread has taken some */
+        sqe = vn_reactor_sqe(reactor, op);
     }
+    return sqe;
+}
+
+void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op) {
+    struct io_uring_sqe *sqe = make_sqe(reactor, NULL);
     if (sqe) {
         io_uring_prep_cancel(sqe, op, 0);
         io_uring_sqe_set_data(sqe, NULL);
@@ -218,13 +232,17 @@ static void enter(struct vn_reactor *reactor) {
     bool task_work = *reactor->ring.sq.kflags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
     if (!io_uring_sq_ready(&reactor->ring) && !task_work)
         return;
-    io_uring_submit_and_get_events(&reactor->ring);
-    count(&reactor->enters, 1);
+    if (reactor->sqpoll && !task_work) {
+        submit(reactor);
+    } else {
+        io_uring_submit_and_get_events(&reactor->ring);
+        count(&reactor->enters, 1);
+    }
     io_submitted(reactor);
 }
 
 static void arm_wake(struct vn_reactor *reactor) {
-    struct io_uring_sqe *sqe = vn_reactor_sqe(reactor, &reactor->wake_op);
+    struct io_uring_sqe *sqe = make_sqe(reactor, &reactor->wake_op);
     assert(sqe);
     io_uring_prep_read(sqe, reactor->box.wake_fd, &reactor->wake_value, sizeof(reactor->wake_value), 0);
     io_uring_sqe_set_data(sqe, &reactor->wake_op);
@@ -258,6 +276,13 @@ static void sleep_on_all(struct vn_reactor *reactor) {
     }
     vn_mailbox_awake(&reactor->box);
     vn_pollers_after_sleep(&reactor->pollers);
+}
+
+static int ring_init_sqpoll(struct io_uring *ring) {
+    struct io_uring_params params = {.flags = IORING_SETUP_SQPOLL | IORING_SETUP_CQSIZE,
+                                     .sq_thread_idle = SQPOLL_IDLE_MS,
+                                     .cq_entries = 4 * VN_REACTOR_ENTRIES};
+    return io_uring_queue_init_params(VN_REACTOR_ENTRIES, ring, &params);
 }
 
 static int ring_init(struct io_uring *ring) {
@@ -306,7 +331,7 @@ static void *reactor_main(void *arg) {
     self = reactor;
     reactor->thread_pointer = __builtin_thread_pointer();
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS); /* else the kernel adds up to 50 us to every sleep */
-    reactor->start_result = ring_init(&reactor->ring);
+    reactor->start_result = reactor->sqpoll ? ring_init_sqpoll(&reactor->ring) : ring_init(&reactor->ring);
     if (reactor->start_result < 0) {
         sem_post(&reactor->started);
         return NULL;
@@ -328,10 +353,16 @@ static void *reactor_main(void *arg) {
 }
 
 int vn_reactor_start(uint32_t index, uint32_t poll_us, struct vn_reactor **out) {
+    return vn_reactor_start_as(&(struct vn_reactor_opts){.index = index, .poll_us = poll_us}, out);
+}
+
+int vn_reactor_start_as(const struct vn_reactor_opts *opts, struct vn_reactor **out) {
     struct vn_reactor *reactor = aligned_alloc(64, (sizeof(*reactor) + 63) & ~63ul);
     if (!reactor)
         return -ENOMEM;
-    *reactor = (struct vn_reactor){.index = index, .poll_ns = poll_us * 1000ull};
+    *reactor = (struct vn_reactor){.index = opts->index,
+                                   .poll_ns = opts->poll_us * 1000ull,
+                                   .sqpoll = opts->flags & VN_REACTOR_SQPOLL};
     int err = vn_mailbox_init(&reactor->box);
     if (err)
         goto out_free;
@@ -349,7 +380,7 @@ int vn_reactor_start(uint32_t index, uint32_t poll_us, struct vn_reactor **out) 
     if (err)
         goto out_mailbox;
     char name[16];
-    snprintf(name, sizeof(name), "vn-reactor-%u", index % 1000);
+    snprintf(name, sizeof(name), "vn-reactor-%u", opts->index % 1000);
     pthread_setname_np(reactor->thread, name);
     pthread_getcpuclockid(reactor->thread, &reactor->cpu_clock);
 

@@ -1,6 +1,6 @@
 /* A reactor: one thread, one io_uring, and everything that lives on it. No locks: other threads reach it by
  * its mailbox only. It turns while there is work or some is due, else it sleeps in io_uring on all at once.
- * Every function here but vn_reactor_start, _stop, _call and _post is for the reactor's own thread.
+ * Every function here but vn_reactor_start, _start_as, _stop, _call and _post is for the reactor's own thread.
  */
 #ifndef VN_CORE_REACTOR_H
 #define VN_CORE_REACTOR_H
@@ -34,7 +34,12 @@ struct vn_message {
     void (*fn)(struct vn_message *message);
 };
 
-int vn_reactor_start(uint32_t index, uint32_t poll_us, struct vn_reactor **out);
+#define VN_REACTOR_SQPOLL 1u /* a thread of the kernel submits, and spins for a while after the last submission */
+struct vn_reactor_opts {
+    uint32_t index, poll_us, flags;
+};
+int vn_reactor_start_as(const struct vn_reactor_opts *opts, struct vn_reactor **out);
+int vn_reactor_start(uint32_t index, uint32_t poll_us, struct vn_reactor **out); /* without flags */
 /* Ends the thread; nothing may live on it any more. */
 void vn_reactor_stop(struct vn_reactor *reactor);
 /* From any other thread: run fn(message) on the reactor soon. -EAGAIN when the mailbox is full. */

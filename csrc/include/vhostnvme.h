@@ -26,10 +26,11 @@ const char *vn_last_error(void);
 const char *vn_version(void);
 
 /* --- Runtime --- */
+#define VN_RUNTIME_SQPOLL 1u /* threads of the kernel submit the reactors' I/O */
 struct vn_runtime_opts {
     uint32_t nr_reactors;     /* 0 = 1 */
     uint32_t poll_us;         /* spin no longer than that for an event that is about to come; 0: never */
-    uint32_t flags;           /* none yet, must be 0 */
+    uint32_t flags;           /* VN_RUNTIME_* */
 };
 int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out);
 /* All controllers and namespaces must be closed before: -EBUSY otherwise. */

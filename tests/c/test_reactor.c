@@ -393,6 +393,34 @@ static void test_ops(void) {
     close(fds[1]);
 }
 
+/* A thread of the kernel submits: the same operations, and sleep that ends when one has completed. */
+static void test_sqpoll(void) {
+    struct vn_reactor_opts opts = {.poll_us = 30, .flags = VN_REACTOR_SQPOLL};
+    struct vn_reactor *other = reactor;
+    CHECK_EQ(vn_reactor_start_as(&opts, &reactor), 0);
+    for (int i = 0; i < 20; i++) {
+        int size = NR_BURST;
+        CHECK(vn_reactor_call(reactor, start_burst, &size) <= 5);
+        for (int j = 0; j < size; j++)
+            wait_done();
+    }
+    CHECK_EQ(pipe(fds), 0);
+    vn_reactor_call(reactor, start_reads, NULL);
+    usleep(5000); /* longer than that thread spins */
+    vn_reactor_call(reactor, cancel_first, NULL);
+    wait_done();
+    CHECK(ops[0].nr_done == 1 && ops[0].res == -ECANCELED && !ops[1].nr_done);
+    CHECK_EQ(write(fds[1], "x", 1), 1);
+    wait_done();
+    CHECK(ops[1].nr_done == 1 && ops[1].res == 1 && ops[1].byte == 'x');
+    CHECK(vn_reactor_call(reactor, fill_ring, NULL) > 0);
+    CHECK_EQ(vn_reactor_call(reactor, add_one, NULL), counter);
+    vn_reactor_stop(reactor);
+    close(fds[0]);
+    close(fds[1]);
+    reactor = other;
+}
+
 int main(void) {
     random_here = vn_test_seed();
     sem_init(&done, 0, 0);
@@ -406,6 +434,7 @@ int main(void) {
     test_callers();
     test_ops();
     test_burst();
+    test_sqpoll();
     vn_reactor_stop(reactor);
     for (int i = 0; i < 50; i++) { /* starting and stopping at once */
         CHECK_EQ(vn_reactor_start(0, 0, &reactor), 0);

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,16 @@ def test_it_does_exactly_what_was_asked(server: ServerProcess, pattern: str, que
     order = [latency[name] for name in ("min", "p50", "p90", "p99", "p99_9", "p99_99", "max")]
     assert order == sorted(order) and latency["nr"] == 2000
     assert result["devices"][0]["server_pid"] == server.process.pid and result["server_cpu_known"]
+
+
+def test_a_server_whose_io_the_kernel_submits(tmp_path: Path) -> None:
+    disk = f"file:{tmp_path / 'disk'}?size=16M"
+    with ServerProcess([disk], options=["--sqpoll"]) as server:
+        for depth in (1, 64):
+            options = {"block_bytes": 4096, "depth": depth, "verify": 1}
+            result = load(server, "randrw", **options, nr_ios=500)
+            assert result["nr_reads"] + result["nr_writes"] == 500
+            assert result["nr_errors"] == 0 and result["nr_verify_errors"] == 0
 
 
 @pytest.mark.parametrize("block_bytes", [512, 1536, 12800, 131072, 1 << 20])

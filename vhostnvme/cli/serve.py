@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="threads for I/O (default: 1)",
     )
     parser.add_argument(
+        "--sqpoll",
+        action="store_true",
+        help="let a thread of the kernel submit the I/O; needs a core of its own for each reactor",
+    )
+    parser.add_argument(
         "--queues",
         type=arguments.whole_number(1, 64),
         default=0,
@@ -66,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import asyncio
+    from dataclasses import replace
 
     from vhostnvme.emulation import DeviceOptions
     from vhostnvme.emulation.service import Announcement, serve
@@ -81,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         limits=Limits(**arguments.given_limits(args)),
     )
-    runtime = RuntimeOptions(reactors=args.reactors)
+    runtime = RuntimeOptions(reactors=args.reactors, sqpoll=args.sqpoll)
     if args.poll_us is not None:
-        runtime = RuntimeOptions(reactors=args.reactors, poll_us=args.poll_us)
+        runtime = replace(runtime, poll_us=args.poll_us)
     asyncio.run(serve(device, runtime, Announcement(as_json=args.json, ready_fd=args.ready_fd)))
     return 0

@@ -47,10 +47,14 @@ class Operation(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """`poll_us`: the longest that a reactor spins for what is about to come; 0: never."""
+    """`poll_us`: the longest that a reactor spins for what is about to come; 0: never.
+
+    `sqpoll`: a thread of the kernel for each reactor submits its I/O, and spins for it.
+    """
 
     reactors: int = 1
     poll_us: int = 100
+    sqpoll: bool = False
 
 
 @dataclass(frozen=True, slots=True)
