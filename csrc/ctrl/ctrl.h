@@ -33,18 +33,21 @@
 #define VN_NR_ADMIN_REQS 32u
 #define VN_DRAIN_BOUND_NS 2000000000ull /* a reset waits this long for I/O in flight (QEMU gives up after 5 s) */
 
+#define VN_NO_IRQ UINT32_MAX
+
 struct vn_door_ops;
 
 /* A completion queue. The ring fields are the guest door's. */
 struct vn_cq {
     bool exists, ien;
-    bool irq_due;  /* entries were posted since the last interrupt */
     uint8_t phase; /* of the next entry */
     uint16_t cqid, vector;
     uint32_t size, tail, head; /* head: the host's, as last seen */
     uint32_t reserved;         /* slots promised to fetched commands */
     uint32_t nr_sqs;
     uint32_t bad_head;         /* last refused doorbell value, so that it is reported once */
+    uint32_t irq_head;         /* the head when the last interrupt was sent; VN_NO_IRQ: the host has moved on since */
+    uint64_t irq_ns;           /* when that was */
     uint64_t gpa;
     struct vn_cqe *ring;        /* NULL: not reachable at the moment */
     const uint32_t *doorbell;   /* where the host writes its head */
@@ -117,7 +120,9 @@ struct vn_ctrl {
 
     struct vn_sq sqs[VN_NR_QUEUES];
     uint64_t io_sqs; /* which I/O submission queues exist: bit qid - 1 */
-    bool irq_due;    /* some completion queue has irq_due */
+    uint64_t io_cqs; /* the same of I/O completion queues */
+    uint64_t irqs_due;   /* I/O completion queues with entries that no interrupt has told of: bit cqid - 1 */
+    bool admin_irq_due;
     struct vn_cq cqs[VN_NR_QUEUES];
     struct vn_ns_table namespaces;
     struct vn_throttle throttle; /* of its own limits, over all namespaces */
@@ -243,10 +248,29 @@ void vn_aer_flush(struct vn_ctrl *ctrl);
 /* A namespace came, went or changed: tell the host. */
 void vn_aer_ns_changed(struct vn_ctrl *ctrl, uint32_t nsid);
 
+static inline uint64_t vn_queue_bit(uint16_t qid) { /* of an I/O queue, in io_sqs and the like */
+    return 1ull << (qid - 1);
+}
+
+/* How far it is from one index of a ring to another, both below size. */
+static inline uint32_t vn_queue_distance(uint32_t from, uint32_t to, uint32_t size) {
+    return to >= from ? to - from : to + size - from;
+}
+
+static inline void vn_cq_owe_irq(struct vn_ctrl *ctrl, const struct vn_cq *cq) {
+    if (cq->cqid)
+        ctrl->irqs_due |= vn_queue_bit(cq->cqid);
+    else
+        ctrl->admin_irq_due = true;
+}
+
+static inline bool vn_ctrl_owes_irqs(const struct vn_ctrl *ctrl) {
+    return ctrl->irqs_due || ctrl->admin_irq_due;
+}
+
 /* Slots that are neither filled nor promised, as far as the host's head is known. */
 static inline uint32_t vn_cq_free_slots(const struct vn_cq *cq) {
-    uint32_t filled = cq->tail >= cq->head ? cq->tail - cq->head : cq->tail + cq->size - cq->head;
-    return cq->size - 1 - filled - cq->reserved;
+    return cq->size - 1 - vn_queue_distance(cq->head, cq->tail, cq->size) - cq->reserved;
 }
 
 static inline uint32_t vn_ctrl_max_transfer(const struct vn_ctrl *ctrl) {

@@ -14,17 +14,14 @@ void vn_queue_reset_all(struct vn_ctrl *ctrl) {
         ctrl->cqs[i] = (struct vn_cq){.cqid = i};
         ctrl->sqs[i] = (struct vn_sq){.sqid = i, .ctrl = ctrl};
     }
-    ctrl->io_sqs = 0;
-}
-
-static uint64_t bit_of(const struct vn_sq *sq) {
-    return 1ull << (sq->sqid - 1);
+    ctrl->io_sqs = ctrl->io_cqs = ctrl->irqs_due = 0;
+    ctrl->admin_irq_due = false;
 }
 
 static void cq_setup(struct vn_cq *cq, uint64_t gpa, uint32_t size, uint16_t vector, bool ien) {
     *cq = (struct vn_cq){
         .exists = true, .ien = ien, .phase = 1, .cqid = cq->cqid, .vector = vector, .size = size, .gpa = gpa,
-        .bad_head = UINT32_MAX,
+        .bad_head = UINT32_MAX, .irq_head = VN_NO_IRQ,
     };
 }
 
@@ -75,6 +72,8 @@ vn_status vn_queue_create_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
     status = ctrl->door->cq_open(cq);
     if (status)
         *cq = (struct vn_cq){.cqid = (uint16_t)qid};
+    else
+        ctrl->io_cqs |= vn_queue_bit((uint16_t)qid);
     return status;
 }
 
@@ -97,7 +96,7 @@ vn_status vn_queue_create_sq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
         *sq = (struct vn_sq){.sqid = (uint16_t)qid, .ctrl = ctrl};
         return status;
     }
-    ctrl->io_sqs |= bit_of(sq);
+    ctrl->io_sqs |= vn_queue_bit(sq->sqid);
     return VN_SC_SUCCESS;
 }
 
@@ -107,6 +106,8 @@ vn_status vn_queue_delete_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
         return VN_SC_QID_INVALID;
     if (ctrl->cqs[qid].nr_sqs)
         return VN_SC_INVALID_QUEUE_DELETION;
+    ctrl->io_cqs &= ~vn_queue_bit((uint16_t)qid);
+    ctrl->irqs_due &= ctrl->io_cqs;
     ctrl->cqs[qid] = (struct vn_cq){.cqid = (uint16_t)qid};
     return VN_SC_SUCCESS;
 }
@@ -114,7 +115,7 @@ vn_status vn_queue_delete_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
 static void finish_delete_sq(struct vn_sq *sq) {
     struct vn_req *req = sq->delete_req;
     sq->cq->nr_sqs--;
-    sq->ctrl->io_sqs &= ~bit_of(sq);
+    sq->ctrl->io_sqs &= ~vn_queue_bit(sq->sqid);
     *sq = (struct vn_sq){.sqid = sq->sqid, .ctrl = sq->ctrl};
     if (req)
         vn_ctrl_end(req, VN_SC_SUCCESS);

@@ -10,7 +10,15 @@
 #include "core/util.h"
 #include "guest/vfu_dev.h"
 
-#define BURST 32u /* commands fetched from one queue before the next has its turn */
+#define BURST 32u          /* commands fetched from one queue before the next has its turn */
+#define TURN_COMMANDS 128u /* from all queues of a controller before the next controller has its turn, */
+#define TURN_BYTES 1048576u /* and about so many bytes */
+
+/* What a controller may still fetch in this turn. */
+struct budget {
+    uint32_t nr;
+    uint64_t bytes;
+};
 
 /* Doorbell of a queue: 2 x 4 bytes a queue pair, tail before head (PCIe Transport 3.1.2). */
 static uint32_t sq_index(uint16_t qid) {
@@ -60,11 +68,11 @@ static void refuse(struct vn_ctrl *ctrl, uint16_t qid, uint32_t value, uint32_t 
 
 /* A head may move only over what was posted: up to our tail. */
 static bool head_can_be(const struct vn_cq *cq, uint32_t head) {
-    uint32_t posted = (cq->tail + cq->size - cq->head) % cq->size;
-    return head < cq->size && (head + cq->size - cq->head) % cq->size <= posted;
+    return head < cq->size &&
+           vn_queue_distance(cq->head, head, cq->size) <= vn_queue_distance(cq->head, cq->tail, cq->size);
 }
 
-static void take_head(struct vn_ctrl *ctrl, struct vn_cq *cq) {
+void vn_doorbell_take_head(struct vn_ctrl *ctrl, struct vn_cq *cq) {
     if (!cq->doorbell)
         return;
     uint32_t head = read_doorbell(cq->doorbell);
@@ -81,7 +89,7 @@ static void take_head(struct vn_ctrl *ctrl, struct vn_cq *cq) {
 /* Slots of the completion queue that are neither filled nor promised. */
 static uint32_t free_slots(struct vn_ctrl *ctrl, struct vn_cq *cq, uint32_t wanted) {
     if (vn_cq_free_slots(cq) < wanted) /* looks full: only now read the host's doorbell */
-        take_head(ctrl, cq);
+        vn_doorbell_take_head(ctrl, cq);
     return vn_cq_free_slots(cq);
 }
 
@@ -104,7 +112,7 @@ static void tell_unshared(struct vn_vfu_dev *dev) {
                   "-machine memory-backend=mem");
 }
 
-static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
+static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq, struct budget *budget) {
     if (!sq->exists || sq->deleting || !sq->ring || !sq->cq->ring || !sq->doorbell)
         return false;
     uint32_t tail = read_doorbell(sq->doorbell);
@@ -116,10 +124,11 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
             sq->bad_tail = UINT32_MAX;
         }
     }
-    uint32_t waiting = (sq->tail + sq->size - sq->head) % sq->size;
-    if (!waiting)
+    if (sq->tail == sq->head)
         return false;
-    uint32_t nr = waiting < BURST ? waiting : BURST;
+    uint32_t nr = vn_queue_distance(sq->head, sq->tail, sq->size);
+    nr = nr < BURST ? nr : BURST;
+    nr = nr < budget->nr ? nr : budget->nr;
     uint32_t slots = free_slots(ctrl, sq->cq, nr);
     if (nr > slots)
         nr = slots;
@@ -141,17 +150,24 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq) {
         sq->cq->reserved++;
         done++;
         vn_ctrl_execute(req);
-        if (!sq->exists || sq->deleting || ctrl->state != VN_CTRL_READY) /* the command ended its own queue */
+        budget->bytes -= vn_min_u64(req->length, budget->bytes);
+        if (!budget->bytes || !sq->exists || sq->deleting || ctrl->state != VN_CTRL_READY) /* or the command ended its own queue */
             break;
     }
+    budget->nr = budget->bytes ? budget->nr - done : 0;
     return done > 0;
 }
 
-/* From the I/O queues in the mask (bit qid - 1), as long as no command ends the controller or its queue. */
-static bool fetch_each(struct vn_ctrl *ctrl, uint64_t mask) {
+/* From the I/O queues in the mask (bit qid - 1), as long as no command ends the controller or its queue. Where the
+ * budget ended, the next turn begins. */
+static bool fetch_each(struct vn_vfu_dev *dev, uint64_t mask, struct budget *budget) {
+    struct vn_ctrl *ctrl = dev->ctrl;
     bool work = false;
-    for (; mask && ctrl->state == VN_CTRL_READY; mask &= mask - 1)
-        work |= fetch(ctrl, &ctrl->sqs[__builtin_ctzll(mask) + 1]);
+    for (; mask && budget->nr && ctrl->state == VN_CTRL_READY; mask &= mask - 1) {
+        uint32_t index = (uint32_t)__builtin_ctzll(mask);
+        work |= fetch(ctrl, &ctrl->sqs[index + 1], budget);
+        dev->next_sq = (index + (budget->nr > 0)) % VN_MAX_IO_QUEUES;
+    }
     return work;
 }
 
@@ -159,23 +175,44 @@ bool vn_doorbell_poll(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
     if (ctrl->state != VN_CTRL_READY || ctrl->paused)
         return false;
-    bool work = fetch(ctrl, &ctrl->sqs[0]);
+    struct budget admin = {.nr = BURST, .bytes = TURN_BYTES}, io = {.nr = TURN_COMMANDS, .bytes = TURN_BYTES};
+    bool work = fetch(ctrl, &ctrl->sqs[0], &admin);
     uint64_t before = (1ull << dev->next_sq) - 1; /* round robin: the queues from next_sq on are first */
-    work |= fetch_each(ctrl, ctrl->io_sqs & ~before);
-    work |= fetch_each(ctrl, ctrl->io_sqs & before);
-    dev->next_sq = (dev->next_sq + 1) % VN_MAX_IO_QUEUES;
+    work |= fetch_each(dev, ctrl->io_sqs & ~before, &io);
+    work |= fetch_each(dev, ctrl->io_sqs & before, &io);
     /* events wait for room in the admin completion queue */
     if (ctrl->nr_aers && (ctrl->pending[0].pending | ctrl->pending[1].pending | ctrl->pending[2].pending)) {
-        take_head(ctrl, &ctrl->cqs[0]);
+        vn_doorbell_take_head(ctrl, &ctrl->cqs[0]);
         vn_aer_flush(ctrl);
     }
     return work;
 }
 
-/* Only a full queue makes us wait for the host's head. Else the index lies just behind it, where a host that
- * consumes passes it once in a whole turn of the ring, so that completions do not wake us. */
-static uint32_t head_wakes_at(const struct vn_cq *cq) {
-    return vn_cq_free_slots(cq) ? (cq->head + cq->size - 1) % cq->size : cq->head;
+/* Only a full queue, or an interrupt held back, makes us wait for the host's head. Else the index lies just behind it,
+ * where a host that consumes passes it once in a whole turn of the ring, so that completions do not wake us. */
+static uint32_t head_wakes_at(const struct vn_ctrl *ctrl, const struct vn_cq *cq) {
+    bool held = cq->cqid && (ctrl->irqs_due & vn_queue_bit(cq->cqid));
+    if (held || !vn_cq_free_slots(cq))
+        return cq->head;
+    return cq->head ? cq->head - 1 : cq->size - 1;
+}
+
+static void arm_cq(struct vn_ctrl *ctrl, struct vn_cq *cq) {
+    vn_doorbell_take_head(ctrl, cq); /* nobody may have looked at it since: tell of a wrong one */
+    if (cq->event_idx)
+        write_event_idx(cq->event_idx, head_wakes_at(ctrl, cq));
+}
+
+/* Something is there that the poll of the next turn can take. */
+static bool has_work(struct vn_ctrl *ctrl, const struct vn_sq *sq) {
+    if (!sq->exists || sq->deleting || !sq->doorbell || !sq->ring || !sq->cq->ring)
+        return false;
+    uint32_t tail = read_doorbell(sq->doorbell);
+    if (tail != sq->tail && tail != sq->bad_tail)
+        return true;
+    /* commands wait, and there is room for their completions now */
+    bool has_req = sq->sqid ? ctrl->io_pool != NULL : ctrl->admin_pool != NULL;
+    return sq->tail != sq->head && has_req && free_slots(ctrl, sq->cq, 1);
 }
 
 /* Before sleeping: ask to be woken by the next doorbell, then look once more. True: there is work. */
@@ -183,28 +220,27 @@ bool vn_doorbell_arm(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
     if (ctrl->state != VN_CTRL_READY || ctrl->paused)
         return false;
-    for (uint32_t i = 0; i < VN_NR_QUEUES; i++) {
-        struct vn_sq *sq = &ctrl->sqs[i];
-        if (sq->exists && sq->event_idx)
+    arm_cq(ctrl, &ctrl->cqs[0]);
+    for (uint64_t mask = ctrl->io_cqs; mask; mask &= mask - 1)
+        arm_cq(ctrl, &ctrl->cqs[__builtin_ctzll(mask) + 1]);
+    for (uint64_t mask = ctrl->io_sqs; mask; mask &= mask - 1) {
+        struct vn_sq *sq = &ctrl->sqs[__builtin_ctzll(mask) + 1];
+        if (sq->event_idx)
             write_event_idx(sq->event_idx, sq->tail);
-        struct vn_cq *cq = &ctrl->cqs[i];
-        if (cq->exists)
-            take_head(ctrl, cq); /* nobody may have looked at it since: tell of a wrong one */
-        if (cq->exists && cq->event_idx)
-            write_event_idx(cq->event_idx, head_wakes_at(cq));
     }
     /* The host writes its doorbell, then reads our index; we write the index, then read its doorbell. */
     atomic_thread_fence(memory_order_seq_cst);
-    for (uint32_t i = 0; i <= ctrl->features.nr_sqs; i++) {
-        struct vn_sq *sq = &ctrl->sqs[i];
-        if (!sq->exists || sq->deleting || !sq->doorbell || !sq->ring || !sq->cq->ring)
-            continue;
-        uint32_t tail = read_doorbell(sq->doorbell);
-        if (tail != sq->tail && tail != sq->bad_tail)
+    if (has_work(ctrl, &ctrl->sqs[0]))
+        return true;
+    for (uint64_t mask = ctrl->io_sqs; mask; mask &= mask - 1) {
+        if (has_work(ctrl, &ctrl->sqs[__builtin_ctzll(mask) + 1]))
             return true;
-        bool has_req = i ? ctrl->io_pool != NULL : ctrl->admin_pool != NULL;
-        if (sq->tail != sq->head && has_req && free_slots(ctrl, sq->cq, 1))
-            return true; /* commands wait, and there is room for their completions now */
+    }
+    for (uint64_t mask = ctrl->irqs_due; mask; mask &= mask - 1) { /* held back until the head moves: has it? */
+        struct vn_cq *cq = &ctrl->cqs[__builtin_ctzll(mask) + 1];
+        vn_doorbell_take_head(ctrl, cq);
+        if (cq->irq_head != VN_NO_IRQ && cq->head != cq->irq_head)
+            return true;
     }
     return false;
 }
@@ -384,8 +420,8 @@ void vn_doorbell_post(struct vn_req *req) {
         cq->tail = 0;
         cq->phase ^= 1;
     }
-    cq->irq_due = cq->ien;
-    sq->ctrl->irq_due |= cq->ien;
+    if (cq->ien)
+        vn_cq_owe_irq(sq->ctrl, cq);
 }
 
 void vn_doorbell_forget(struct vn_ctrl *ctrl) {

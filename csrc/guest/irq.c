@@ -1,8 +1,11 @@
-/* Interrupts: one for each completion queue that has got entries since the last turn.
+/* Interrupts: one for each completion queue that has got entries since the last turn, unless the host is still at
+ * those of the one before: its head will move, and then it is told only if it has left something.
  * MSI-X vectors are eventfds that libvfio-user keeps; INTx is a level, repeated when the client unmasks it.
  */
 #include "core/util.h"
 #include "guest/vfu_dev.h"
+
+#define IRQ_HOLD_NS 100000ull
 
 static bool msix_enabled(const struct vn_vfu_dev *dev) {
     return dev->msix_control[1] & 0x80; /* Message Control, bit 15: MSI-X Enable */
@@ -27,22 +30,56 @@ static bool line_is_up(struct vn_ctrl *ctrl) {
     return false;
 }
 
+/* Whether the host need not be told now: it has seen all, or has not answered the last interrupt yet. A handler
+ * takes all that it finds before it moves the head, most likely also what was posted since. How long that may
+ * take is bounded, lest a host that loses interrupts should wait for ever. */
+static bool can_wait(struct vn_ctrl *ctrl, struct vn_cq *cq, uint64_t now_ns, bool *held) {
+    vn_doorbell_take_head(ctrl, cq);
+    if (cq->head != cq->irq_head) {
+        cq->irq_head = VN_NO_IRQ;
+        return cq->head == cq->tail;
+    }
+    *held = now_ns - cq->irq_ns < IRQ_HOLD_NS;
+    return *held;
+}
+
+static void flush_msix(struct vn_vfu_dev *dev) {
+    struct vn_ctrl *ctrl = dev->ctrl;
+    uint64_t now_ns = vn_reactor_now_ns(dev->reactor), all_held = 0;
+    if (ctrl->admin_irq_due)
+        trigger(dev, ctrl->cqs[0].vector);
+    for (uint64_t mask = ctrl->irqs_due; mask; mask &= mask - 1) {
+        struct vn_cq *cq = &ctrl->cqs[__builtin_ctzll(mask) + 1];
+        bool held = false;
+        if (can_wait(ctrl, cq, now_ns, &held)) {
+            all_held |= held ? vn_queue_bit(cq->cqid) : 0;
+            continue;
+        }
+        cq->irq_head = cq->head;
+        cq->irq_ns = now_ns;
+        trigger(dev, cq->vector);
+    }
+    ctrl->irqs_due = all_held;
+    if (all_held && !dev->irq_timer.armed)
+        vn_timer_arm(dev->reactor, &dev->irq_timer, IRQ_HOLD_NS);
+}
+
 void vn_irq_flush(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
-    if (dev->state != VN_DEV_ATTACHED || !ctrl->irq_due)
+    if (dev->state != VN_DEV_ATTACHED || !vn_ctrl_owes_irqs(ctrl))
         return;
-    ctrl->irq_due = false;
-    bool msix = msix_enabled(dev);
-    for (size_t i = 0; i <= ctrl->features.nr_cqs; i++) {
-        struct vn_cq *cq = &ctrl->cqs[i];
-        if (!cq->irq_due)
-            continue;
-        cq->irq_due = false;
-        if (msix)
-            trigger(dev, cq->vector);
+    if (msix_enabled(dev)) {
+        flush_msix(dev);
+    } else {
+        ctrl->irqs_due = 0;
+        if (line_is_up(ctrl))
+            trigger(dev, 0);
     }
-    if (!msix && line_is_up(ctrl))
-        trigger(dev, 0);
+    ctrl->admin_irq_due = false;
+}
+
+void vn_irq_timeout(struct vn_timer *timer) {
+    vn_irq_flush(vn_container_of(timer, struct vn_vfu_dev, irq_timer));
 }
 
 void vn_irq_mask_changed(struct vn_ctrl *ctrl) {

@@ -9,7 +9,7 @@ bool vn_vfu_dev_is_still(const struct vn_vfu_dev *dev) {
     const struct vn_ctrl *ctrl = dev->ctrl;
     return !dev->lost && !dev->quiesce_pending && !atomic_load_explicit(&dev->memory_lost, memory_order_relaxed) &&
            ctrl->nr_inflight == 0 && !ctrl->busy_first && !ctrl->shutdown && !ctrl->shutdown_waits &&
-           !ctrl->on_drained && !ctrl->irq_due;
+           !ctrl->on_drained && !vn_ctrl_owes_irqs(ctrl);
 }
 
 /* Two steps, so that the client is heard while commands end, and is out of sight for a moment only. */
@@ -29,6 +29,7 @@ int vn_vfu_dev_leave(struct vn_vfu_dev *dev) {
         return -EAGAIN;
     }
     vn_timer_disarm(dev->reactor, &dev->retry_timer);
+    vn_timer_disarm(dev->reactor, &dev->irq_timer);
     vn_poller_remove(dev->reactor, &dev->poller);
     return 0;
 }

@@ -270,6 +270,7 @@ static void close_step(struct vn_vfu_dev *dev) {
         return;
     vn_timer_disarm(dev->reactor, &dev->retry_timer);
     vn_timer_disarm(dev->reactor, &dev->quiesce_timer);
+    vn_timer_disarm(dev->reactor, &dev->irq_timer);
     vn_timer_disarm(dev->reactor, &ctrl->drain_timer);
     dev->state = VN_DEV_DEAD;
 }
@@ -453,6 +454,7 @@ int vn_vfu_dev_open(struct vn_vfu_dev *dev, struct vn_ctrl *ctrl, const char *pa
     vn_wait_init(&dev->completion_wait);
     dev->retry_timer.fn = on_retry;
     dev->quiesce_timer.fn = on_quiesce_timeout;
+    dev->irq_timer.fn = vn_irq_timeout;
     size_t path_bytes = strlen(path) + 1;
     if (path_bytes > sizeof(dev->path)) {
         snprintf(error, error_size, "socket path of %zu bytes is too long: at most %zu fit", path_bytes - 1,

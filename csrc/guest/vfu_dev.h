@@ -41,6 +41,7 @@ struct vn_vfu_dev {
     struct vn_poller poller;
     struct vn_timer retry_timer; /* when there was no room in the ring for our poll */
     struct vn_timer quiesce_timer;
+    struct vn_timer irq_timer; /* the end of holding interrupts back */
     const uint8_t *msix_control; /* two bytes of the PCI configuration space */
 
     struct vn_wait command_wait;    /* from the end of the last command to the next one */
@@ -81,6 +82,7 @@ bool vn_vfu_dev_is_still(const struct vn_vfu_dev *dev);
 /* doorbell.c: the rings. */
 bool vn_doorbell_poll(struct vn_vfu_dev *dev);
 bool vn_doorbell_arm(struct vn_vfu_dev *dev);
+void vn_doorbell_take_head(struct vn_ctrl *ctrl, struct vn_cq *cq); /* the host's, from its doorbell */
 /* Takes posted doorbell writes that are next in the socket, without libvfio-user. False: something else is next.
  * Clears dev->readable when the socket is empty. */
 bool vn_doorbell_take_posted(struct vn_vfu_dev *dev);
@@ -95,6 +97,7 @@ void vn_doorbell_forget(struct vn_ctrl *ctrl);
 
 /* irq.c */
 void vn_irq_flush(struct vn_vfu_dev *dev);
+void vn_irq_timeout(struct vn_timer *timer);
 void vn_irq_mask_changed(struct vn_ctrl *ctrl);
 void vn_irq_unmasked(vfu_ctx_t *ctx, uint32_t start, uint32_t count, bool mask);
 
