@@ -35,7 +35,7 @@ struct vn_reactor {
     struct vn_pollers pollers;
     struct vn_timer *timers; /* sorted by deadline */
     uint64_t now_ns, poll_ns;
-    bool stop, sqpoll;
+    bool stop, sqpoll, awake;
     bool spins; /* the last turn had no work, and the next one comes at once */
     uint32_t index;
     uint32_t nr_io_prepared, nr_io_submitted; /* storage operations: not yet with the kernel, and with it */
@@ -345,7 +345,7 @@ static void *reactor_main(void *arg) {
         if (vn_reactor_turn(reactor))
             continue;
         reactor->spins = vn_pollers_spin(&reactor->pollers, reactor->now_ns);
-        if (!reactor->spins)
+        if (!reactor->spins && !reactor->awake)
             sleep_on_all(reactor);
     }
     io_uring_queue_exit(&reactor->ring);
@@ -362,7 +362,8 @@ int vn_reactor_start_as(const struct vn_reactor_opts *opts, struct vn_reactor **
         return -ENOMEM;
     *reactor = (struct vn_reactor){.index = opts->index,
                                    .poll_ns = opts->poll_us * 1000ull,
-                                   .sqpoll = opts->flags & VN_REACTOR_SQPOLL};
+                                   .sqpoll = opts->flags & VN_REACTOR_SQPOLL,
+                                   .awake = opts->flags & VN_REACTOR_AWAKE};
     int err = vn_mailbox_init(&reactor->box);
     if (err)
         goto out_free;

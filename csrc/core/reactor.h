@@ -34,6 +34,7 @@ struct vn_message {
     void (*fn)(struct vn_message *message);
 };
 
+#define VN_REACTOR_AWAKE 2u  /* never sleeps: it has a core to itself */
 #define VN_REACTOR_SQPOLL 1u /* a thread of the kernel submits, and spins for a while after the last submission */
 struct vn_reactor_opts {
     uint32_t index, poll_us, flags;

@@ -205,7 +205,7 @@ static void rig_open(struct rig *rig, const char *where, const struct vn_ns_opts
     *rig = (struct rig){.nr_free = 0};
     snprintf(rig->where, sizeof(rig->where), "%s", where);
     snprintf(path, sizeof(path), "%s/cntrl", vn_test_dir());
-    CHECK_EQ(vn_runtime_create(&(struct vn_runtime_opts){.poll_us = AWAKE_US}, &rig->rt), 0);
+    CHECK_EQ(vn_runtime_create(&(struct vn_runtime_opts){.poll_us = AWAKE_US, .flags = VN_RUNTIME_AWAKE}, &rig->rt), 0);
     CHECK_EQ(vn_ns_open(rig->rt, ns, &rig->ns), 0);
     CHECK_EQ(vn_ctrl_create(rig->rt,
                             &(struct vn_ctrl_opts){
