@@ -111,13 +111,40 @@ static void show(const struct vn_file *file, enum vn_file_phase phase, const str
 
 static void on_synced(struct vn_uring_op *op, int res, uint32_t cqe_flags);
 
+/* A file in memory: io_uring would hand each operation to a thread of the kernel, which costs several times what the
+ * copying does. So it is done here and now, as the memory backend does it. Bounded: one command's transfer, MDTS. */
+static int do_now(const struct io_uring_sqe *sqe) {
+    struct iovec one = {.iov_base = (void *)(uintptr_t)sqe->addr, .iov_len = sqe->len};
+    bool is_vector = sqe->opcode == IORING_OP_READV || sqe->opcode == IORING_OP_WRITEV;
+    const struct iovec *iov = is_vector ? (const struct iovec *)(uintptr_t)sqe->addr : &one;
+    int nr = is_vector ? (int)sqe->len : 1;
+    ssize_t res = -1;
+    switch (sqe->opcode) {
+    case IORING_OP_READ:
+    case IORING_OP_READV:
+        res = preadv2(sqe->fd, iov, nr, (off_t)sqe->off, sqe->rw_flags);
+        break;
+    case IORING_OP_WRITE:
+    case IORING_OP_WRITEV:
+        res = pwritev2(sqe->fd, iov, nr, (off_t)sqe->off, sqe->rw_flags);
+        break;
+    case IORING_OP_FSYNC:
+        res = fdatasync(sqe->fd);
+        break;
+    default:
+        errno = EINVAL;
+        break;
+    }
+    return res < 0 ? -errno : (int)res;
+}
+
 /* One fdatasync at a time, for all that wait. Not two, because Linux tells a failed write-back only once per file
  * description: the second would succeed. And a flush may not join one that started before it: the writes that it
  * covers may have completed since. */
 static void sync_start(struct file_chan *fc) {
     if (fc->sync_in_flight || !fc->to_sync.head)
         return;
-    struct io_uring_sqe *sqe = vn_reactor_sqe(fc->chan.reactor, &fc->sync_op);
+    struct io_uring_sqe now, *sqe = fc->file->in_memory ? &now : vn_reactor_sqe(fc->chan.reactor, &fc->sync_op);
     if (!sqe)
         return; /* the poller tries again */
     io_uring_prep_fsync(sqe, fc->fd, IORING_FSYNC_DATASYNC);
@@ -127,6 +154,8 @@ static void sync_start(struct file_chan *fc) {
     fc->to_sync = (struct file_list){0};
     fc->sync_in_flight = true;
     fc->dirty = 0;
+    if (sqe == &now)
+        on_synced(&fc->sync_op, do_now(sqe), 0);
 }
 
 static void sync_add(struct file_io *io) {
@@ -251,6 +280,7 @@ static void prep_range(const struct file_io *io, struct io_uring_sqe *sqe) {
 }
 
 static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags);
+static void data_done(struct file_io *io, int res);
 static void on_range(struct vn_uring_op *op, int res, uint32_t cqe_flags);
 
 /* Prepares the next operation of the request; false, with nothing changed, when there is no slot or no buffer. */
@@ -259,7 +289,8 @@ static bool issue(struct file_io *io) {
     bool wants_buffer = io->needs_bounce && !io->bounce;
     if (wants_buffer && !fc->nr_free)
         return false;
-    struct io_uring_sqe *sqe = vn_reactor_sqe(fc->chan.reactor, &io->op);
+    bool at_once = fc->file->in_memory && io->phase == VN_FILE_DATA && !io->zeros; /* those may be many */
+    struct io_uring_sqe now, *sqe = at_once ? &now : vn_reactor_sqe(fc->chan.reactor, &io->op);
     if (!sqe)
         return false;
     if (wants_buffer) {
@@ -276,6 +307,10 @@ static bool issue(struct file_io *io) {
     }
     io_uring_sqe_set_data(sqe, &io->op);
     show(fc->file, io->phase, sqe);
+    if (at_once) {
+        data_done(io, do_now(sqe));
+        return true;
+    }
     io->in_flight = true;
     vn_reactor_io_begin(fc->chan.reactor);
     return true;
@@ -316,7 +351,7 @@ static void transferred(struct file_io *io) {
     bool in_data = io->phase == VN_FILE_DATA, direct = io->chan->file->backend.direct;
     if ((req->io_flags & VN_REQ_FUA) && !(in_data && direct))
         sync_add(io);
-    else if (direct || !in_data || req->op == VN_OP_READ || req->op == VN_OP_COMPARE || !start_writeback(io))
+    else if (direct || !in_data || io->chan->file->in_memory || req->op == VN_OP_READ || req->op == VN_OP_COMPARE || !start_writeback(io))
         finish(io, VN_SC_SUCCESS);
 }
 
@@ -348,11 +383,8 @@ static void ended(struct file_io *io) {
     vn_reactor_io_end(io->chan->chan.reactor);
 }
 
-static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
-    struct file_io *io = vn_container_of(op, struct file_io, op);
+static void data_done(struct file_io *io, int res) {
     struct vn_req *req = req_of(io);
-    (void)cqe_flags;
-    ended(io);
     res = checked(io, res);
     if (may_retry(io, res)) {
         go_on(io);
@@ -381,6 +413,13 @@ static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
         go_on(io);
     else
         transferred(io);
+}
+
+static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
+    struct file_io *io = vn_container_of(op, struct file_io, op);
+    (void)cqe_flags;
+    ended(io);
+    data_done(io, res);
 }
 
 static void on_range(struct vn_uring_op *op, int res, uint32_t cqe_flags) {

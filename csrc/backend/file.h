@@ -14,6 +14,7 @@ struct vn_file {
     struct vn_backend backend;
     int fd; /* holds the lock */
     int flags; /* it was opened with, for the descriptors of the channels */
+    bool in_memory;        /* tmpfs and the like: reading and writing is copying, and waits for no device */
     uint32_t mem_align;    /* of a buffer; 1 when not direct */
     uint32_t length_align; /* of each iovec; 1 when not direct */
     const uint8_t *zeros;  /* VN_FILE_ZEROS bytes, read-only, shared by all channels */

@@ -7,12 +7,14 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -270,11 +272,17 @@ static bool can_punch(const struct opening *o) {
     return bytes > 0;
 }
 
+static bool is_in_memory(int fd) {
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
 static int prepare(struct opening *o) {
     struct vn_file *file = o->file;
     int err = set_size(o);
     if (err)
         return err;
+    file->in_memory = is_in_memory(file->fd);
     set_direct(o);
     file->backend.read_only = o->opts->flags & VN_NS_READ_ONLY;
     file->backend.volatile_cache = true; /* the disk below has one, and the file system's own records wait in memory */

@@ -201,6 +201,12 @@ int main(void) {
     opts.block_size = 4096;
     opts.delay_us = 100;
     run_file(&opts, &random, "file, 4096, delayed");
+    char in_memory[64]; /* usually a tmpfs: done at once */
+    snprintf(in_memory, sizeof(in_memory), "/dev/shm/vn-test-model-%d", (int)getpid());
+    opts = (struct vn_ns_opts){.backend = "file", .path = in_memory, .size = SIZE, .block_size = 512, .flags = VN_NS_CREATE};
+    run_file(&opts, &random, "file in memory, 512");
+    opts.flags |= VN_NS_NO_DIRECT;
+    run_file(&opts, &random, "file in memory, 512, buffered");
     run_device(path, 0, &random, "device");
     run_device(path, VN_NS_NO_DIRECT, &random, "device, buffered");
     for (uint32_t i = 0; i < NR_INFLIGHT; i++) {

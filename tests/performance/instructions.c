@@ -270,11 +270,11 @@ static void count_guest(void) {
     rig_close(&rig);
 }
 
-/* A file in memory: what the kernel does is not counted, and no disk decides when it is done. */
+/* A file in the page cache: what the kernel does is not counted, and no disk decides when it is done. */
 static void count_file(void) {
     struct rig rig;
-    char path[64];
-    snprintf(path, sizeof(path), "/dev/shm/vhostnvme-counted-%d", (int)getpid());
+    char path[300];
+    snprintf(path, sizeof(path), "%s/counted", vn_test_dir());
     struct vn_ns_opts opts = {.backend = "file", .path = path, .size = NS_BYTES, .block_size = 512,
                               .flags = VN_NS_CREATE | VN_NS_NO_DIRECT | VN_NS_PREALLOCATE};
     rig_open(&rig, "file", &opts, false);
