@@ -24,7 +24,7 @@
 #define REST_NS 100000 /* while others keep the reactor awake: who is idle for so long is left alone */
 #define BUSY_DEVICE 64u /* storage operations in flight that keep any device at work while more are prepared */
 #define PREEMPTED_NS 40000ull
-#define CONTENDED_NS 5000000ull
+#define CONTENDED_NS 1000000ull
 #define SQPOLL_IDLE_MS 1u /* the kernel's thread spins so long after the last submission; less cannot be asked for */
 #define CALL_RETRY_NS 100000 /* a full mailbox is looked at again after 0.1 ms */
 

@@ -48,6 +48,10 @@ struct vn_cq {
     uint32_t bad_head;         /* last refused doorbell value, so that it is reported once */
     uint32_t irq_head;         /* the head when the last interrupt was sent; VN_NO_IRQ: the host has moved on since */
     uint64_t irq_ns;           /* when that was */
+    uint64_t due_ns;           /* when the last entry came that an interrupt is due for */
+    uint32_t due_tail;         /* the tail after it */
+    uint8_t batch;             /* entries that one interrupt waits for; 1: sent at once */
+    uint8_t nr_batches;        /* since batch was changed */
     uint64_t gpa;
     struct vn_cqe *ring;        /* NULL: not reachable at the moment */
     const uint32_t *doorbell;   /* where the host writes its head */

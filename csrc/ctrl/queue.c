@@ -21,7 +21,7 @@ void vn_queue_reset_all(struct vn_ctrl *ctrl) {
 static void cq_setup(struct vn_cq *cq, uint64_t gpa, uint32_t size, uint16_t vector, bool ien) {
     *cq = (struct vn_cq){
         .exists = true, .ien = ien, .phase = 1, .cqid = cq->cqid, .vector = vector, .size = size, .gpa = gpa,
-        .bad_head = UINT32_MAX, .irq_head = VN_NO_IRQ,
+        .bad_head = UINT32_MAX, .irq_head = VN_NO_IRQ, .batch = 1,
     };
 }
 

@@ -5,7 +5,10 @@
 #include "core/util.h"
 #include "guest/vfu_dev.h"
 
-#define IRQ_HOLD_NS 100000ull
+#define IRQ_HOLD_NS 100000ull /* for a handler that is at work */
+#define BATCH_MAX 8u
+#define BATCHES_TO_TRY 128u /* interrupts sent at once before one waits for a second entry */
+#define BATCHES_TO_GROW 16u
 
 static bool msix_enabled(const struct vn_vfu_dev *dev) {
     return dev->msix_control[1] & 0x80; /* Message Control, bit 15: MSI-X Enable */
@@ -30,38 +33,67 @@ static bool line_is_up(struct vn_ctrl *ctrl) {
     return false;
 }
 
-/* Whether the host need not be told now: it has seen all, or has not answered the last interrupt yet. A handler
- * takes all that it finds before it moves the head, most likely also what was posted since. How long that may
- * take is bounded, lest a host that loses interrupts should wait for ever. */
-static bool can_wait(struct vn_ctrl *ctrl, struct vn_cq *cq, uint64_t now_ns, bool *held) {
-    vn_doorbell_take_head(ctrl, cq);
-    if (cq->head != cq->irq_head) {
-        cq->irq_head = VN_NO_IRQ;
-        return cq->head == cq->tail;
+/* A host with several commands under way sends the next one while a completion is still untold, and is better off when it is
+ * told of both at once; one at depth 1 waits for it. Which it is shows only by waiting: once in so many interrupts one
+ * waits for a second entry. When that comes, the next ones wait too, and after a while for more. */
+static bool batch_is_full(struct vn_cq *cq, uint64_t now_ns) {
+    uint32_t unseen = vn_queue_distance(cq->head, cq->tail, cq->size);
+    if (cq->due_tail != cq->tail) {
+        cq->due_tail = cq->tail;
+        cq->due_ns = now_ns;
     }
-    *held = now_ns - cq->irq_ns < IRQ_HOLD_NS;
-    return *held;
+    if (unseen >= cq->batch) {
+        uint32_t many = cq->batch == 1 ? BATCHES_TO_TRY : BATCHES_TO_GROW;
+        if (++cq->nr_batches >= many && cq->batch < BATCH_MAX) {
+            cq->batch++;
+            cq->nr_batches = 0;
+        }
+        return true;
+    }
+    if (now_ns - cq->due_ns < VN_IRQ_BATCH_NS)
+        return false;
+    cq->batch = unseen > 1 ? (uint8_t)unseen : 1; /* no more came */
+    cq->nr_batches = 0;
+    return true;
+}
+
+enum irq_answer { IRQ_SEND, IRQ_HOLD, IRQ_NONE };
+
+/* An interrupt is due: what becomes of it. A handler takes all that it finds before it moves the head, most likely also
+ * what was posted since the interrupt that it answers; so until the head moves another one is not sent. How long
+ * that may take is bounded, lest a host that loses interrupts should wait for ever. */
+static enum irq_answer answer_due(struct vn_ctrl *ctrl, struct vn_cq *cq, uint64_t now_ns) {
+    vn_doorbell_take_head(ctrl, cq);
+    if (cq->head == cq->tail)
+        return IRQ_NONE; /* it has seen all */
+    if (cq->head != cq->irq_head)
+        cq->irq_head = VN_NO_IRQ;
+    else if (now_ns - cq->irq_ns < IRQ_HOLD_NS)
+        return IRQ_HOLD;
+    return batch_is_full(cq, now_ns) ? IRQ_SEND : IRQ_HOLD;
 }
 
 static void flush_msix(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
-    uint64_t now_ns = vn_reactor_now_ns(dev->reactor), all_held = 0;
+    uint64_t now_ns = vn_reactor_now_ns(dev->reactor), held = 0;
     if (ctrl->admin_irq_due)
         trigger(dev, ctrl->cqs[0].vector);
     for (uint64_t mask = ctrl->irqs_due; mask; mask &= mask - 1) {
         struct vn_cq *cq = &ctrl->cqs[__builtin_ctzll(mask) + 1];
-        bool held = false;
-        if (can_wait(ctrl, cq, now_ns, &held)) {
-            all_held |= held ? vn_queue_bit(cq->cqid) : 0;
+        enum irq_answer answer = answer_due(ctrl, cq, now_ns);
+        if (answer == IRQ_HOLD) {
+            held |= vn_queue_bit(cq->cqid);
             continue;
         }
-        cq->irq_head = cq->head;
-        cq->irq_ns = now_ns;
-        trigger(dev, cq->vector);
+        if (answer == IRQ_SEND) {
+            cq->irq_head = cq->head;
+            cq->irq_ns = now_ns;
+            trigger(dev, cq->vector);
+        }
     }
-    ctrl->irqs_due = all_held;
-    if (all_held && !dev->irq_timer.armed)
-        vn_timer_arm(dev->reactor, &dev->irq_timer, IRQ_HOLD_NS);
+    ctrl->irqs_due = held;
+    if (held && !dev->irq_timer.armed)
+        vn_timer_arm(dev->reactor, &dev->irq_timer, VN_IRQ_BATCH_NS);
 }
 
 void vn_irq_flush(struct vn_vfu_dev *dev) {

@@ -286,6 +286,10 @@ static void plan_wait(struct vn_vfu_dev *dev) {
     struct vn_window window = vn_wait_window(dev->wait, vn_reactor_poll_ns(dev->reactor));
     poller->spin_from_ns = now + window.from_ns;
     poller->spin_until_ns = now + window.until_ns;
+    if (dev->ctrl->irqs_due) { /* held back because another command is expected, or the head to move: soon */
+        poller->spin_from_ns = now;
+        poller->spin_until_ns = now + vn_min_u64(VN_IRQ_BATCH_NS, vn_reactor_poll_ns(dev->reactor));
+    }
 }
 
 static bool dev_poll(struct vn_poller *poller) {

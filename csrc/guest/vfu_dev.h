@@ -96,6 +96,7 @@ void vn_doorbell_post(struct vn_req *req);
 void vn_doorbell_forget(struct vn_ctrl *ctrl);
 
 /* irq.c */
+#define VN_IRQ_BATCH_NS 60000ull /* an interrupt waits so long for one more completion to tell of */
 void vn_irq_flush(struct vn_vfu_dev *dev);
 void vn_irq_timeout(struct vn_timer *timer);
 void vn_irq_mask_changed(struct vn_ctrl *ctrl);
