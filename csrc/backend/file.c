@@ -112,7 +112,8 @@ static void show(const struct vn_file *file, enum vn_file_phase phase, const str
 static void on_synced(struct vn_uring_op *op, int res, uint32_t cqe_flags);
 
 /* A file in memory: io_uring would hand each operation to a thread of the kernel, which costs several times what the
- * copying does. So it is done here and now, as the memory backend does it. Bounded: one command's transfer, MDTS. */
+ * copying does. So it is done here and now, as the memory backend does it; bounded by what one command may
+ * transfer (MDTS). */
 static int do_now(const struct io_uring_sqe *sqe) {
     struct iovec one = {.iov_base = (void *)(uintptr_t)sqe->addr, .iov_len = sqe->len};
     bool is_vector = sqe->opcode == IORING_OP_READV || sqe->opcode == IORING_OP_WRITEV;
