@@ -350,9 +350,10 @@ static bool start_writeback(struct file_io *io) {
 static void transferred(struct file_io *io) {
     const struct vn_req *req = req_of(io);
     bool in_data = io->phase == VN_FILE_DATA, direct = io->chan->file->backend.direct;
+    bool writes = req->op != VN_OP_READ && req->op != VN_OP_COMPARE;
     if ((req->io_flags & VN_REQ_FUA) && !(in_data && direct))
         sync_add(io);
-    else if (direct || !in_data || io->chan->file->in_memory || req->op == VN_OP_READ || req->op == VN_OP_COMPARE || !start_writeback(io))
+    else if (!writes || !in_data || direct || io->chan->file->in_memory || !start_writeback(io))
         finish(io, VN_SC_SUCCESS);
 }
 

@@ -151,7 +151,8 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq, struct budget *budget)
         done++;
         vn_ctrl_execute(req);
         budget->bytes -= vn_min_u64(req->length, budget->bytes);
-        if (!budget->bytes || !sq->exists || sq->deleting || ctrl->state != VN_CTRL_READY) /* or the command ended its own queue */
+        /* or the command has ended its own queue */
+        if (!budget->bytes || !sq->exists || sq->deleting || ctrl->state != VN_CTRL_READY)
             break;
     }
     budget->nr = budget->bytes ? budget->nr - done : 0;
