@@ -110,7 +110,8 @@ def _add_host(parser: argparse.ArgumentParser) -> None:
         "--doorbells",
         choices=DOORBELLS,
         default="auto",
-        help="auto: mapped if the server offers it; trapped: by posted message; sync: with a reply",
+        help="auto: mapped, as polling hosts have them, if the server offers it;"
+        " trapped: by posted message; sync: with a reply",
     )
     group.add_argument(
         "--memory",

@@ -129,6 +129,9 @@ def make_options(args: argparse.Namespace) -> dict[str, int]:
         "trapped": HostFlags.TRAP_DOORBELLS,
         "sync": HostFlags.TRAP_DOORBELLS | HostFlags.SYNC_DOORBELLS,
     }[args.doorbells]
+    if args.doorbells == "auto" and not (args.irq or args.shadow):
+        # As polling hosts do: the server need not be woken, and maps the doorbells.
+        flags |= HostFlags.VERSION_BARE
     return {
         "host_flags": int(flags),
         "read_percent": args.rwmixread,
