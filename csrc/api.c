@@ -191,13 +191,6 @@ static int check_limits(const struct vn_limits *limits) {
     return 0;
 }
 
-/* The clock of the reactors. */
-static uint64_t now_ns(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000ull + (uint64_t)ts.tv_nsec;
-}
-
 struct limit_call {
     struct vn_ns_chan *nsc;
     struct vn_ctrl *ctrl;
@@ -230,7 +223,7 @@ int vn_ns_set_limits(vn_ns *ns, const struct vn_limits *limits) {
     vn_limiter_set(&call.limiter, limits);
     ns->limits = *limits;
     limit_channels(ns, &call);
-    vn_limiter_change(&old, &call.limiter, now_ns());
+    vn_limiter_change(&old, &call.limiter, vn_monotonic_ns());
     limit_channels(ns, &call);
     return 0;
 }
@@ -503,7 +496,7 @@ int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor) {
     if (err)
         return fail(err, "cannot open the controller's namespaces on reactor %u: %s", reactor, strerror(-err));
     err = vn_reactor_call(from, leave_reactor, &call);
-    for (uint64_t end_ns = now_ns() + MOVE_BOUND_NS; err == -EAGAIN && now_ns() < end_ns;) {
+    for (uint64_t end_ns = vn_monotonic_ns() + MOVE_BOUND_NS; err == -EAGAIN && vn_monotonic_ns() < end_ns;) {
         nanosleep(&(struct timespec){.tv_nsec = MOVE_STEP_NS}, NULL);
         err = vn_reactor_call(from, leave_reactor, &call);
     }

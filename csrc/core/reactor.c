@@ -104,7 +104,7 @@ static void io_submitted(struct vn_reactor *reactor) {
  * less to do than that would wait. So pieces of 1, 2, 4, ... go ahead to an idle one, and none to a busy one
  * (docs/decisions/0004-io-uring.md). This runs no completions: they come at the turn's end. */
 void vn_reactor_io_begin(struct vn_reactor *reactor) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     if (++reactor->nr_io_prepared <= reactor->nr_io_submitted || reactor->nr_io_submitted >= BUSY_DEVICE)
         return;
     submit(reactor);
@@ -137,22 +137,22 @@ void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op) {
 }
 
 void vn_poller_add(struct vn_reactor *reactor, struct vn_poller *poller) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     vn_pollers_add(&reactor->pollers, poller, reactor->now_ns);
 }
 
 void vn_poller_remove(struct vn_reactor *reactor, struct vn_poller *poller) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     vn_pollers_remove(&reactor->pollers, poller);
 }
 
 void vn_poller_wake(struct vn_reactor *reactor, struct vn_poller *poller) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     vn_pollers_wake(&reactor->pollers, poller);
 }
 
 void vn_timer_arm(struct vn_reactor *reactor, struct vn_timer *timer, uint64_t delay_ns) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     if (timer->armed)
         vn_timer_disarm(reactor, timer);
     timer->deadline_ns = reactor->now_ns + delay_ns;
@@ -173,7 +173,7 @@ void vn_timer_arm(struct vn_reactor *reactor, struct vn_timer *timer, uint64_t d
 }
 
 void vn_timer_disarm(struct vn_reactor *reactor, struct vn_timer *timer) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     if (!timer->armed)
         return;
     timer->armed = false;
@@ -310,9 +310,9 @@ static void note_preemption(struct vn_reactor *reactor, uint64_t before_ns) {
 }
 
 bool vn_reactor_turn(struct vn_reactor *reactor) {
-    assert(self == reactor);
+    assert(vn_reactor_is_here(reactor));
     uint64_t before_ns = reactor->now_ns;
-    reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
+    reactor->now_ns = vn_monotonic_ns();
     note_preemption(reactor, before_ns);
     bool work = reap(reactor);
     bool work_told = run_mailbox(reactor);
@@ -338,7 +338,7 @@ static void *reactor_main(void *arg) {
     }
     reactor->wake_op.done = on_wake;
     arm_wake(reactor);
-    reactor->now_ns = clock_ns(CLOCK_MONOTONIC);
+    reactor->now_ns = vn_monotonic_ns();
     sem_post(&reactor->started);
 
     while (!reactor->stop) {

@@ -34,8 +34,8 @@ static bool line_is_up(struct vn_ctrl *ctrl) {
 }
 
 /* A host with several commands under way sends the next one while a completion is still untold, and is better off
- * when it is told of both at once; one at depth 1 waits for it. Which it is shows only by waiting: once in so many interrupts one
- * waits for a second entry. When that comes, the next ones wait too, and after a while for more. */
+ * when it is told of both at once; one at depth 1 waits for it. Which it is shows only by waiting: once in so many
+ * interrupts one waits for a second entry. When that comes, the next ones wait too, and after a while for more. */
 static bool batch_is_full(struct vn_cq *cq, uint64_t now_ns) {
     uint32_t unseen = vn_queue_distance(cq->head, cq->tail, cq->size);
     if (cq->due_tail != cq->tail) {

@@ -44,18 +44,6 @@ struct rig {
     uint64_t nr_done, nr_turns, nr_idle_turns, next_lba;
 };
 
-/* In the place of liburing's, by which a reactor sleeps: valgrind stops all threads while one sleeps in io_uring_enter,
- * and so nobody would ever come to wake it. */
-int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe, unsigned nr,
-                                     struct __kernel_timespec *ts, sigset_t *mask) {
-    (void)cqe;
-    (void)nr;
-    (void)ts;
-    (void)mask;
-    sched_yield();
-    return io_uring_submit_and_get_events(ring);
-}
-
 /* Named on callgrind's command line: the only place where it counts. */
 __attribute__((noinline, noclone)) static bool counted_turn(struct vn_reactor *reactor) {
     bool work = vn_reactor_turn(reactor);
