@@ -6,9 +6,9 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
+from vhostnvme.closable import Closable
 from vhostnvme.control import messages
 from vhostnvme.control.messages import Request, Response, decode, encode, raw_of
 from vhostnvme.errors import ConfigError, PeerError, ProtocolError
@@ -18,7 +18,7 @@ TIMEOUT_S = 10.0
 T = TypeVar("T")
 
 
-class ControlClient:
+class ControlClient(Closable):
     """A connection; a context manager.
 
     Raises:
@@ -80,17 +80,6 @@ class ControlClient:
 
     def close(self) -> None:
         self._socket.close()
-
-    def __enter__(self) -> ControlClient:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def call(path: Path, method: str, params: object, result: type[T]) -> T:

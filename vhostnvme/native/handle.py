@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
+from vhostnvme.closable import Closable
 from vhostnvme.errors import NativeError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 EBADF = 9
 
 
-class Handle(ABC):
+class Handle(Closable):
     """A C handle; `what` is its name in messages."""
 
     def __init__(self, what: str) -> None:
@@ -34,18 +31,3 @@ class Handle(ABC):
     @property
     def closed(self) -> bool:
         return self._handle is None
-
-    @abstractmethod
-    def close(self) -> None:
-        """Gives the handle back; a second call does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -18,8 +18,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
+from vhostnvme.closable import Closable
 from vhostnvme.errors import NativeError
 from vhostnvme.native.host import HostFlags, HostHandle, HostInfo, HostOptions, RawCompletion
 from vhostnvme.testing import nvme
@@ -46,7 +46,7 @@ class Identity:
     raw: bytes
 
 
-class NvmeHost:
+class NvmeHost(Closable):
     """A connection to a vfio-user NVMe server, and the controller behind it."""
 
     def __init__(self, path: str | Path, options: HostOptions | None = None) -> None:
@@ -81,17 +81,6 @@ class NvmeHost:
     def close(self) -> None:
         """Drops the connection without telling the controller, as a dying host does."""
         self.handle.close()
-
-    def __enter__(self) -> NvmeHost:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def memory(self) -> memoryview:

@@ -27,9 +27,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from vhostnvme.closable import Closable
 from vhostnvme.emulation import Device, DeviceOptions, serving
 from vhostnvme.errors import PeerError, VhostNvmeError
 from vhostnvme.native import Doorbells, Runtime, RuntimeOptions
@@ -98,7 +98,7 @@ def _print(answer: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class ManyDevices:
+class ManyDevices(Closable):
     """This program in a process of its own; a context manager that ends it.
 
     Args:
@@ -146,17 +146,6 @@ class ManyDevices:
             raise PeerError(f"the server of many devices has ended: {self.process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
-
-    def __enter__(self) -> ManyDevices:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
