@@ -287,7 +287,9 @@ struct vn_id_ctrl {
     uint8_t cntrltype;
     uint8_t fguid[16];
     uint16_t crdt[3];
-    uint8_t rsvd134[119];
+    uint8_t crcap, ciu;  /* CIU, CIRN: which instance of this CNTLID it is (Base 2.2) */
+    uint64_t cirn;
+    uint8_t rsvd144[109];
     uint8_t nvmsr, vwci, mec;
     uint16_t oacs;
     uint8_t acl, aerl, frmw, lpa, elpe, npss, avscc, apsta;

@@ -1,0 +1,39 @@
+/* TLS 1.3 with pre-shared keys (NVMe/TCP 3.6.1), by OpenSSL, over a non-blocking socket.
+ * A context is made once on the control thread; a stream's TLS belongs to its reactor.
+ */
+#ifndef VN_NVMETCP_TLS_H
+#define VN_NVMETCP_TLS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct vn_tls_context; /* the keys of one end */
+struct vn_tls;
+
+/* A pre-shared key, as derived from a configured (retained) one for a pair of NQNs. */
+struct vn_tls_psk {
+    char identity[512]; /* NVMe<version>R<hash> HOSTNQN SUBNQN [digest] */
+    uint8_t key[48];
+    uint32_t key_bytes; /* 32 or 48 */
+    uint32_t hash;      /* 1: SHA-256, 2: SHA-384 */
+};
+
+/* Control thread. -ENOMEM, -EINVAL. */
+int vn_tls_context_new(bool server, struct vn_tls_context **out);
+/* A server has one for each pair of host and subsystem that it serves, at most 4096; a client one. */
+int vn_tls_context_add(struct vn_tls_context *context, const struct vn_tls_psk *psk);
+void vn_tls_context_free(struct vn_tls_context *context);
+
+/* Reactor. */
+int vn_tls_new(struct vn_tls_context *context, int fd, struct vn_tls **out);
+void vn_tls_free(struct vn_tls *tls);
+/* 0: done; -EAGAIN: *wants_write says for what; else -errno, and *why a word for the log. */
+int vn_tls_handshake(struct vn_tls *tls, bool *wants_write, const char **why);
+ssize_t vn_tls_recv(struct vn_tls *tls, struct iovec *iov, uint32_t nr_iov);
+ssize_t vn_tls_send(struct vn_tls *tls, struct iovec *iov, uint32_t nr_iov);
+bool vn_tls_pending(const struct vn_tls *tls); /* decrypted bytes wait in it: readable although the socket is not */
+const char *vn_tls_identity(const struct vn_tls *tls); /* server, after the handshake: whose key it was */
+
+#endif
