@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
 }
 # core/event.c and the door speak the event structs of the public header.
 PUBLIC_HEADER_USERS = {"core", "ctrl", "guest", "nvmetcp", "nvmetcp, the door"}
-# Both ends of NVMe/TCP share a room: its door is the target; the forwarder is a backend over its host.
+# Both ends of NVMe/TCP share a room: its door is the target; the forwarder is over its host.
 DOOR_OF_NVMETCP = re.compile(r"nvmetcp/(target|subsys)\w*\.[ch]")
 FORWARDER = re.compile(r"backend/forward\w*\.[ch]")
 API = {"api.c", "api_fabric.c"}
