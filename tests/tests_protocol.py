@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vhostnvme.emulation.device import native_options
 from vhostnvme.native import Controller, ControllerOptions, Doorbells, Namespace, Runtime
+from vhostnvme.storage.disk import native_options
 from vhostnvme.storage.spec import parse_spec
 from vhostnvme.testing import Completion, HostFlags, NvmeHost
 

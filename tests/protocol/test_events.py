@@ -7,9 +7,9 @@ import struct
 import pytest
 from tests_protocol import BLOCK, TRAPPED, Serve, Served, pattern, refused, until
 
-from vhostnvme.emulation.device import native_options
 from vhostnvme.native import Namespace
 from vhostnvme.native.host import PeerTimeout
+from vhostnvme.storage.disk import native_options
 from vhostnvme.storage.spec import parse_spec
 from vhostnvme.testing import NvmeHost, nvme
 from vhostnvme.testing.nvme import Status

@@ -21,11 +21,10 @@ from vhostnvme.native import (
     Doorbells,
     Namespace,
     NamespaceInfo,
-    NamespaceOptions,
-    Operation,
     Runtime,
 )
-from vhostnvme.storage.spec import DiskSpec, FileSpec, MemorySpec, format_spec
+from vhostnvme.storage.disk import open_disk
+from vhostnvme.storage.spec import DiskSpec, format_spec
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ NAMESPACES_MAX = 256
 SERIAL_CHARACTERS_MAX = 20
 MODEL_CHARACTERS_MAX = 40
 QUEUES_MAX = 64
-_FILE_NAMESPACE = uuid.UUID("6f2c1c0e-8a53-5d0b-9d7e-3f0a4a3f5b11")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,7 @@ class Device:
         check_socket_path(self.socket)
         try:
             for nsid, spec in enumerate(self.options.namespaces, 1):
-                self._namespaces[nsid] = (spec, self._open_namespace(spec))
+                self._namespaces[nsid] = (spec, open_disk(self.runtime, spec))
             reactor = self.options.reactor
             self._controller = Controller(
                 self.runtime,
@@ -196,7 +194,7 @@ class Device:
         if not free:
             raise ConfigError(f"the controller has {NAMESPACES_MAX} namespaces, and no more fit")
         nsid = min(free)
-        namespace = self._open_namespace(spec)
+        namespace = open_disk(self.runtime, spec)
         try:
             self._controller.attach(namespace, nsid)
         except BaseException:
@@ -245,16 +243,6 @@ class Device:
     def qemu_arguments(self) -> list[str]:
         return vfio_user_device(self.socket)
 
-    def _open_namespace(self, spec: DiskSpec) -> Namespace:
-        namespace = Namespace(self.runtime, native_options(spec))
-        if isinstance(spec, FileSpec) and spec.direct and not namespace.info().direct:
-            namespace.close()
-            raise ConfigError(
-                f"disk {format_spec(spec)!r}: its file system does not take direct I/O;"
-                " leave the option 'direct' out"
-            )
-        return namespace
-
     def _listen(self) -> None:
         assert self._controller is not None
         # Whoever reaches the socket reads and writes the disk: nobody but us may.
@@ -288,54 +276,6 @@ def check_socket_path(path: Path) -> None:
         raise ConfigError(f"socket path {path}: {path.parent} is not a folder") from None
     if not stat.S_ISSOCK(mode):
         raise ConfigError(f"socket path {path} is taken by something that is no socket")
-
-
-def native_options(spec: DiskSpec) -> NamespaceOptions:
-    """The C library's view of a SPEC."""
-    error = spec.error
-    operations = 0
-    for name in error.operations if error else ():
-        operations |= Operation[name.upper().replace("-", "_")]
-    file = spec if isinstance(spec, FileSpec) else None
-    path = file.resolved(Path.cwd()) if file else None
-    return NamespaceOptions(
-        backend="file" if file else "mem" if isinstance(spec, MemorySpec) else "null",
-        path=str(path) if path else None,
-        size=spec.size or 0,
-        block_size=spec.block_size,
-        read_only=spec.read_only,
-        create=bool(file and file.create),
-        direct=not file or file.direct is not False,
-        preallocate=bool(file and file.preallocate),
-        uuid=spec.uuid or (_uuid_of(path) if path else None),
-        record_path=None if spec.record is None else str(Path.cwd() / spec.record),
-        delay_us=spec.delay_us,
-        error_ppm=error.ppm if error else 0,
-        error_operations=operations,
-        error_errno=error.errno if error else 0,
-        error_after=error.after if error else 0,
-        error_seed=error.seed if error else 0,
-        limits=spec.limits,
-    )
-
-
-def _uuid_of(path: Path) -> uuid.UUID:
-    """The same whenever this machine serves this file, so that guests know their disk again."""
-    try:
-        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
-    except (OSError, UnicodeError):
-        machine = ""
-    url = f"file://{machine}{path.resolve()}"
-    return uuid.uuid5(uuid.NAMESPACE_URL, url.encode("utf-8", "surrogateescape").hex())
-
-
-def file_uuid(path: Path) -> uuid.UUID:
-    """The UUID of a namespace on this file, the same at each start: made of machine and path."""
-    try:
-        machine = Path("/etc/machine-id").read_text().strip()
-    except OSError:
-        machine = ""
-    return uuid.uuid5(_FILE_NAMESPACE, f"{machine}:{os.path.realpath(path)}")
 
 
 def _make_folder(folder: Path) -> None:

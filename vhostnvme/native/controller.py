@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vhostnvme.errors import NativeError
-from vhostnvme.native.handle import EBADF, Handle
-from vhostnvme.native.library import check, ffi, lib
+from vhostnvme.native.handle import ReactorHandle
+from vhostnvme.native.library import check, ffi, lib, native_text
 from vhostnvme.native.limits import limit_info, native_limits
 from vhostnvme.native.types import ControllerInfo, ControllerOptions, Doorbells
 
@@ -19,18 +18,20 @@ if TYPE_CHECKING:
     from vhostnvme.native.runtime import Runtime
 
 
-class Controller(Handle):
+class Controller(ReactorHandle):
     """Lives from construction until the library has told its end after `close` or `aclose`."""
 
     def __init__(self, runtime: Runtime, options: ControllerOptions) -> None:
-        super().__init__("controller")
-        self._runtime = runtime
-        self._closing = False
+        super().__init__(runtime, "controller")
         self.options = options
         self.reactor = options.reactor
         opts = ffi.new("struct vn_ctrl_opts *")
         # cffi does not keep what a struct's pointers point at: this list does, for the call.
-        alive = [_text(options.serial), _text(options.model), _text(options.subnqn)]
+        alive = [
+            native_text(options.serial),
+            native_text(options.model),
+            native_text(options.subnqn),
+        ]
         opts.serial, opts.model, opts.subnqn = alive
         opts.max_queues = options.max_queues
         opts.max_entries = options.max_entries
@@ -45,22 +46,6 @@ class Controller(Handle):
         runtime.controllers.append(self)
         if options.limits:
             self.set_limits(options.limits)
-
-    @property
-    def handle(self) -> Any:
-        """The C handle.
-
-        Raises:
-            NativeError: the controller has been closed.
-        """
-        if self._handle is None or self._closing:
-            raise NativeError(EBADF, "the controller has been closed")
-        return self._handle
-
-    @property
-    def gone(self) -> bool:
-        """True when the library has freed it."""
-        return self._handle is None
 
     def attach(self, namespace: Namespace, nsid: int) -> None:
         check(lib.vn_ctrl_attach_ns(self.handle, namespace.handle, nsid))
@@ -107,30 +92,9 @@ class Controller(Handle):
         """Over all its namespaces, whose own limits hold as well; at once, also for what waits."""
         check(lib.vn_ctrl_set_limits(self.handle, native_limits(limits)))
 
-    def close(self) -> None:
-        """Closes the socket, drains and frees; blocks for a few seconds at worst."""
-        if self._begin_close():
-            self._runtime.block_until_destroyed(self)
-
-    async def aclose(self) -> None:
-        """The same without blocking the event loop."""
-        if self._begin_close():
-            await self._runtime.wait_destroyed(self)
-
-    def _begin_close(self) -> bool:
-        """Asks for the end, once; False when there is nothing left to wait for."""
-        if self._handle is None:
-            return False
-        if not self._closing:
-            check(lib.vn_ctrl_destroy(self._handle))
-            self._closing = True
-        return True
+    def _destroy(self) -> None:
+        check(lib.vn_ctrl_destroy(self._handle))
 
     def forget(self) -> None:
-        """The library has freed the handle."""
-        self._handle = None
+        super().forget()
         self._runtime.controllers.remove(self)
-
-
-def _text(text: str | None) -> Any:
-    return ffi.NULL if text is None else ffi.new("char[]", text.encode("ascii", "replace"))

@@ -8,7 +8,7 @@ from typing import Any
 from vhostnvme._native import ffi, lib
 from vhostnvme.errors import NativeError
 
-__all__ = ["check", "ffi", "lib", "library_version", "text_of"]
+__all__ = ["check", "ffi", "lib", "library_version", "native_text", "text_of"]
 
 
 def text_of(pointer: Any) -> str:
@@ -17,6 +17,11 @@ def text_of(pointer: Any) -> str:
         return ""
     raw: bytes = ffi.string(pointer)
     return raw.decode("utf-8", "replace")
+
+
+def native_text(text: str | None) -> Any:
+    """A C string, which lives as long as the answer is kept; NULL for None."""
+    return ffi.NULL if text is None else ffi.new("char[]", text.encode("ascii", "replace"))
 
 
 def check(code: int) -> int:

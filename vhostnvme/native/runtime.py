@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from vhostnvme.errors import NativeError
-from vhostnvme.native.handle import Handle
+from vhostnvme.native.handle import Handle, ReactorHandle
 from vhostnvme.native.library import check, ffi, lib, text_of
 from vhostnvme.native.types import Event, EventType, ReactorStats, RuntimeOptions
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _EVENT_BATCH = 64
 _BACKLOG_EVENTS_MAX = 1024
-# The library drains a controller for at most 4 s.
+# The library drains a controller or a target for at most 4 s.
 DESTROY_TIMEOUT_S = 8.0
 
 
 class Runtime(Handle):
-    """Owns all handles opened on it: closing it closes what is left, controllers first.
+    """Owns all handles opened on it: closing it closes what is left, namespaces last.
 
     Events that come while nobody listens are kept (the last 1024) and given to the next who does.
     """
@@ -105,9 +105,9 @@ class Runtime(Handle):
 
     def _dispatch(self, event: Event) -> None:
         if event.type is EventType.CONTROLLER_DESTROYED:
-            for controller in self.controllers:
-                if controller.id == event.controller:
-                    controller.forget()
+            for handle in self.controllers:
+                if handle.id == event.controller:
+                    handle.forget()
                     break
         if self._listeners:
             for queue in self._listeners:
@@ -131,41 +131,41 @@ class Runtime(Handle):
     def _woken(self) -> _Wake:
         return _Wake(self)
 
-    async def wait_destroyed(self, controller: Controller) -> None:
-        """Waits until the library has told the end of a controller."""
+    async def wait_destroyed(self, handle: ReactorHandle) -> None:
+        """Waits until the library has told its end."""
         with self._woken() as woken:
             deadline = time.monotonic() + DESTROY_TIMEOUT_S
             while True:
                 self.pump()
-                if controller.gone:
+                if handle.gone:
                     return
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise _not_ended(controller)
+                    raise _not_ended(handle)
                 try:
                     await asyncio.wait_for(woken.wait(), left)
                 except TimeoutError:
                     continue
                 woken.clear()
 
-    def block_until_destroyed(self, controller: Controller) -> None:
+    def block_until_destroyed(self, handle: ReactorHandle) -> None:
         """The same without an event loop."""
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         deadline = time.monotonic() + DESTROY_TIMEOUT_S
         while True:
             self.pump()
-            if controller.gone:
+            if handle.gone:
                 return
             left = deadline - time.monotonic()
             if left <= 0:
-                raise _not_ended(controller)
+                raise _not_ended(handle)
             poller.poll(left * 1000)
 
     # --- the end ---
 
     def close(self) -> None:
-        """Closes controllers, namespaces and the reactors. Bounded: a few seconds at worst."""
+        """Closes controllers, namespaces and the reactors; a few seconds at worst."""
         if self._handle is None:
             return
         for controller in list(self.controllers):
@@ -202,8 +202,8 @@ class _Wake:
             runtime._read_events_on(None)
 
 
-def _not_ended(controller: Controller) -> NativeError:
-    return NativeError(110, f"controller {controller.id} did not end within {DESTROY_TIMEOUT_S} s")
+def _not_ended(handle: ReactorHandle) -> NativeError:
+    return NativeError(110, f"{handle} did not end within {DESTROY_TIMEOUT_S} s")
 
 
 def _event_of(raw: Any) -> Event:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from vhostnvme.emulation import DeviceOptions, serving
-from vhostnvme.emulation.device import native_options
 from vhostnvme.errors import ConfigError, NativeError, VhostNvmeError
 from vhostnvme.native import Operation
+from vhostnvme.storage.disk import native_options
 from vhostnvme.storage.spec import parse_spec
 
 
