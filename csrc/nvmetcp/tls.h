@@ -20,20 +20,28 @@ struct vn_tls_psk {
     uint32_t hash;      /* 1: SHA-256, 2: SHA-384 */
 };
 
+#define VN_TLS_PSKS_MAX 4096u
+
 /* Control thread. -ENOMEM, -EINVAL. */
 int vn_tls_context_new(bool server, struct vn_tls_context **out);
-/* A server has one for each pair of host and subsystem that it serves, at most 4096; a client one. */
+/* A server has one for each pair of host and subsystem that it serves, at most VN_TLS_PSKS_MAX (-ENOSPC); a client one.
+ * All before the first vn_tls_new. The context keeps a copy. */
 int vn_tls_context_add(struct vn_tls_context *context, const struct vn_tls_psk *psk);
+/* The last of this and of the vn_tls made from it frees it. */
 void vn_tls_context_free(struct vn_tls_context *context);
 
-/* Reactor. */
+/* Reactor. Allocates: a connection's start, not its I/O. The fd stays the caller's, and is not closed or written to by free. */
 int vn_tls_new(struct vn_tls_context *context, int fd, struct vn_tls **out);
 void vn_tls_free(struct vn_tls *tls);
 /* 0: done; -EAGAIN: *wants_write says for what; else -errno, and *why a word for the log. */
 int vn_tls_handshake(struct vn_tls *tls, bool *wants_write, const char **why);
-ssize_t vn_tls_recv(struct vn_tls *tls, struct iovec *iov, uint32_t nr_iov);
-ssize_t vn_tls_send(struct vn_tls *tls, struct iovec *iov, uint32_t nr_iov);
-bool vn_tls_pending(const struct vn_tls *tls); /* decrypted bytes wait in it: readable although the socket is not */
+/* Bytes moved; 0: the peer has ended, with or without a farewell (receive only); -EAGAIN: when the socket is readable, or
+ * writable; else -errno, and the connection is of no more use. */
+ssize_t vn_tls_recv(struct vn_tls *tls, const struct iovec *iov, uint32_t nr_iov);
+/* What is accepted has been copied and encrypted, but may still be here: vn_tls_flush says so. */
+ssize_t vn_tls_send(struct vn_tls *tls, const struct iovec *iov, uint32_t nr_iov);
+int vn_tls_flush(struct vn_tls *tls); /* 0: all that was accepted is with the kernel; -EAGAIN: when writable; else -errno */
+bool vn_tls_pending(const struct vn_tls *tls); /* bytes wait in it: readable although the socket may not be */
 const char *vn_tls_identity(const struct vn_tls *tls); /* server, after the handshake: whose key it was */
 
 #endif
