@@ -8,24 +8,16 @@
 #include <string.h>
 #include <time.h>
 
+#include "api.h"
 #include "core/util.h"
 #include "guest/sigbus.h"
 #include "guest/vfu_dev.h"
 
 #define ERROR_BYTES 512u
 #define DEFAULT_POLL_US 100u
-#define CLOSE_BOUND_MS 4000
 #define MOVE_BOUND_NS 1000000000ull
 #define MOVE_STEP_NS 50000
 #define ORPHANED 2 /* closed, but a backend still holds requests: the memory is never freed */
-
-struct vn_runtime {
-    struct vn_reactor *reactors[VN_MAX_REACTORS];
-    uint32_t nr_reactors;
-    struct vn_event_queue *events;
-    uint32_t nr_handles; /* controllers and namespaces that are open */
-    uint64_t last_id;
-};
 
 struct vn_ctrl_handle {
     struct vn_ctrl ctrl;
@@ -36,9 +28,7 @@ struct vn_ctrl_handle {
 
 static _Thread_local char last_error[ERROR_BYTES];
 
-static int fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static int fail(int err, const char *format, ...) {
+int vn_fail(int err, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(last_error, sizeof(last_error), format, args);
@@ -63,20 +53,20 @@ const char *vn_version(void) {
 int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out) {
     uint32_t nr = opts->nr_reactors ? opts->nr_reactors : 1;
     if (opts->flags & ~(VN_RUNTIME_SQPOLL | VN_RUNTIME_AWAKE))
-        return fail(-EINVAL, "unknown runtime flags %x: take VN_RUNTIME_SQPOLL, VN_RUNTIME_AWAKE or none", opts->flags);
+        return vn_fail(-EINVAL, "unknown runtime flags %x: take VN_RUNTIME_SQPOLL, VN_RUNTIME_AWAKE or none", opts->flags);
     if (nr > VN_MAX_REACTORS)
-        return fail(-EINVAL, "%u reactors are not possible: take 1 to %u", nr, VN_MAX_REACTORS);
+        return vn_fail(-EINVAL, "%u reactors are not possible: take 1 to %u", nr, VN_MAX_REACTORS);
     vn_runtime *rt = calloc(1, sizeof(*rt));
     if (!rt)
-        return fail(-ENOMEM, "out of memory");
+        return vn_fail(-ENOMEM, "out of memory");
     int err = vn_sigbus_install();
     if (err) {
-        fail(err, "cannot handle SIGBUS: %s", strerror(-err));
+        vn_fail(err, "cannot handle SIGBUS: %s", strerror(-err));
         goto out_free;
     }
     err = vn_event_queue_create(&rt->events);
     if (err) {
-        fail(err, "cannot make an event queue: %s", strerror(-err));
+        vn_fail(err, "cannot make an event queue: %s", strerror(-err));
         goto out_sigbus;
     }
     uint32_t poll_us = opts->poll_us == UINT32_MAX ? DEFAULT_POLL_US : opts->poll_us;
@@ -87,17 +77,17 @@ int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out) {
                                                         (opts->flags & VN_RUNTIME_AWAKE ? VN_REACTOR_AWAKE : 0)};
         err = vn_reactor_start_as(&reactor_opts, &rt->reactors[rt->nr_reactors]);
         if (err == -EPERM || err == -ENOSYS) {
-            fail(err, "io_uring is not allowed here: set the sysctl kernel.io_uring_disabled to 0, or let the "
-                      "container's seccomp profile pass it");
+            vn_fail(err, "io_uring is not allowed here: set the sysctl kernel.io_uring_disabled to 0, or let the "
+                         "container's seccomp profile pass it");
             goto out_stop;
         }
         if (err == -ENOMEM) {
-            fail(err, "there is no memory for reactor %u: its io_uring takes 512 KiB of the locked memory that "
-                      "'ulimit -l' allows", rt->nr_reactors);
+            vn_fail(err, "there is no memory for reactor %u: its io_uring takes 512 KiB of the locked memory that "
+                         "'ulimit -l' allows", rt->nr_reactors);
             goto out_stop;
         }
         if (err) {
-            fail(err, "cannot start a reactor: %s", strerror(-err));
+            vn_fail(err, "cannot start a reactor: %s", strerror(-err));
             goto out_stop;
         }
     }
@@ -117,7 +107,7 @@ out_free:
 
 int vn_runtime_destroy(vn_runtime *rt) {
     if (rt->nr_handles)
-        return fail(-EBUSY, "%u controllers or namespaces are still open", rt->nr_handles);
+        return vn_fail(-EBUSY, "%u controllers, namespaces or targets are still open", rt->nr_handles);
     while (rt->nr_reactors)
         vn_reactor_stop(rt->reactors[--rt->nr_reactors]);
     vn_event_queue_destroy(rt->events);
@@ -128,7 +118,7 @@ int vn_runtime_destroy(vn_runtime *rt) {
 
 int vn_runtime_reactor_stats(vn_runtime *rt, uint32_t reactor, struct vn_reactor_stats *out) {
     if (reactor >= rt->nr_reactors)
-        return fail(-EINVAL, "there is no reactor %u", reactor);
+        return vn_fail(-EINVAL, "there is no reactor %u", reactor);
     struct vn_reactor_counters counters;
     vn_reactor_counters(rt->reactors[reactor], &counters);
     *out = (struct vn_reactor_stats){counters.rounds, counters.sleeps, counters.enters, counters.cpu_ns, counters.ops};
@@ -148,7 +138,7 @@ int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out) {
     char error[ERROR_BYTES] = "out of memory";
     int err = vn_ns_create(opts, out, error, sizeof(error));
     if (err)
-        return fail(err, "%s", error);
+        return vn_fail(err, "%s", error);
     (*out)->owner = rt;
     rt->nr_handles++;
     return 0;
@@ -182,11 +172,11 @@ static int check_limits(const struct vn_limits *limits) {
     for (uint32_t i = 0; i < VN_NR_LIMITS; i++) {
         uint64_t rate_max = i < VN_LIMIT_BANDWIDTH ? VN_LIMIT_IOPS_MAX : VN_LIMIT_BANDWIDTH_MAX;
         if (limits->of[i].rate > rate_max)
-            return fail(-EINVAL, "a limit of %llu %s a second is too high: at most %llu, or none",
-                        (unsigned long long)limits->of[i].rate, i < VN_LIMIT_BANDWIDTH ? "commands" : "bytes",
-                        (unsigned long long)rate_max);
+            return vn_fail(-EINVAL, "a limit of %llu %s a second is too high: at most %llu, or none",
+                           (unsigned long long)limits->of[i].rate, i < VN_LIMIT_BANDWIDTH ? "commands" : "bytes",
+                           (unsigned long long)rate_max);
         if (limits->of[i].burst_us > VN_LIMIT_BURST_US_MAX)
-            return fail(-EINVAL, "a burst is worth an hour of its limit at most");
+            return vn_fail(-EINVAL, "a burst is worth an hour of its limit at most");
     }
     return 0;
 }
@@ -230,7 +220,7 @@ int vn_ns_set_limits(vn_ns *ns, const struct vn_limits *limits) {
 
 int vn_ns_close(vn_ns *ns) {
     if (vn_ns_is_attached(ns))
-        return fail(-EBUSY, "the namespace is attached to a controller: detach it first");
+        return vn_fail(-EBUSY, "the namespace is attached to a controller: detach it first");
     vn_runtime *rt = ns->owner;
     vn_ns_free(ns);
     rt->nr_handles--;
@@ -240,22 +230,22 @@ int vn_ns_close(vn_ns *ns) {
 /* --- Controllers --- */
 int vn_ctrl_create(vn_runtime *rt, const struct vn_ctrl_opts *opts, vn_ctrl **out) {
     if (opts->reactor >= rt->nr_reactors)
-        return fail(-EINVAL, "there is no reactor %u", opts->reactor);
+        return vn_fail(-EINVAL, "there is no reactor %u", opts->reactor);
     if (opts->doorbells > VN_DOORBELLS_TRAPPED)
-        return fail(-EINVAL, "there is no doorbell mode %u", opts->doorbells);
+        return vn_fail(-EINVAL, "there is no doorbell mode %u", opts->doorbells);
     if ((opts->serial && strlen(opts->serial) > 20) || (opts->model && strlen(opts->model) > 40))
-        return fail(-EINVAL, "a serial number has up to 20 characters, a model name up to 40");
+        return vn_fail(-EINVAL, "a serial number has up to 20 characters, a model name up to 40");
     if (opts->subnqn && strlen(opts->subnqn) > 223)
-        return fail(-EINVAL, "an NQN has up to 223 characters");
+        return vn_fail(-EINVAL, "an NQN has up to 223 characters");
     struct vn_ctrl_handle *handle = calloc(1, sizeof(*handle));
     if (!handle)
-        return fail(-ENOMEM, "out of memory");
+        return vn_fail(-ENOMEM, "out of memory");
     struct vn_ctrl_opts checked = *opts;
     int err = vn_ctrl_init(&handle->ctrl, &checked, rt->reactors[opts->reactor], rt->events, ++rt->last_id);
     if (err) {
         free(handle);
-        return fail(err, "a controller has up to %u I/O queues of 2 to 65536 entries and an MDTS of 1 to %u",
-                    VN_MAX_IO_QUEUES, VN_MAX_MDTS);
+        return vn_fail(err, "a controller has up to %u I/O queues of 2 to 65536 entries and an MDTS of 1 to %u",
+                       VN_MAX_IO_QUEUES, VN_MAX_MDTS);
     }
     handle->rt = rt;
     handle->dev.wanted = opts->doorbells;
@@ -291,17 +281,17 @@ static int attach_on_reactor(void *arg) {
 
 int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
     if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
-        return fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
+        return vn_fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
     struct attach_call call = {.ctrl = ctrl, .ns = ns, .nsid = nsid};
     int err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
     if (err == -EEXIST)
-        return fail(err, "namespace id %u is taken on this controller", nsid);
+        return vn_fail(err, "namespace id %u is taken on this controller", nsid);
     if (err)
-        return fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
+        return vn_fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
     err = vn_ns_add_chan(ns, call.nsc);
     if (err) {
         vn_ctrl_detach_ns(ctrl, nsid);
-        return fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);
+        return vn_fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);
     }
     return 0;
 }
@@ -328,10 +318,9 @@ static void sleep_ms(int ms) {
     nanosleep(&(struct timespec){.tv_nsec = ms * 1000000l}, NULL);
 }
 
-/* Runs fn until it answers other than -EAGAIN, for CLOSE_BOUND_MS. */
-static int retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void *arg) {
+int vn_retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void *arg) {
     int err = vn_reactor_call(reactor, fn, arg);
-    for (int waited = 0; err == -EAGAIN && waited < CLOSE_BOUND_MS; waited++) {
+    for (int waited = 0; err == -EAGAIN && waited < VN_CLOSE_BOUND_MS; waited++) {
         sleep_ms(1);
         err = vn_reactor_call(reactor, fn, arg);
     }
@@ -340,14 +329,14 @@ static int retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void 
 
 int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid) {
     if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
-        return fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
+        return vn_fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
     struct attach_call call = {.ctrl = ctrl, .nsid = nsid};
-    int err = retry_on_reactor(ctrl->reactor, detach_on_reactor, &call);
+    int err = vn_retry_on_reactor(ctrl->reactor, detach_on_reactor, &call);
     if (err == -ENOENT)
-        return fail(err, "there is no namespace %u on this controller", nsid);
+        return vn_fail(err, "there is no namespace %u on this controller", nsid);
     if (err)
-        return fail(-ETIMEDOUT, "namespace %u still has commands in flight after %d s: its SSD does not answer", nsid,
-                    CLOSE_BOUND_MS / 1000);
+        return vn_fail(-ETIMEDOUT, "namespace %u still has commands in flight after %d s: its SSD does not answer", nsid,
+                       VN_CLOSE_BOUND_MS / 1000);
     vn_ns_drop_chan(call.nsc->ns, call.nsc);
     free(call.nsc);
     return 0;
@@ -360,13 +349,13 @@ static int start_on_reactor(void *arg) {
 int vn_ctrl_listen(vn_ctrl *ctrl, const char *path) {
     struct vn_ctrl_handle *handle = handle_of(ctrl);
     if (handle->listening)
-        return fail(-EALREADY, "this controller listens on %s already", handle->dev.path);
+        return vn_fail(-EALREADY, "this controller listens on %s already", handle->dev.path);
     if (path[0] != '/')
-        return fail(-EINVAL, "socket path %s is not absolute", path);
+        return vn_fail(-EINVAL, "socket path %s is not absolute", path);
     char error[ERROR_BYTES] = "cannot listen";
     int err = vn_vfu_dev_open(&handle->dev, ctrl, path, handle->dev.wanted, error, sizeof(error));
     if (err)
-        return fail(err, "%s", error);
+        return vn_fail(err, "%s", error);
     handle->listening = true;
     return vn_reactor_call(ctrl->reactor, start_on_reactor, &handle->dev);
 }
@@ -488,13 +477,13 @@ int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor) {
     struct move_call call = {.handle = handle_of(ctrl)};
     struct vn_reactor *from = ctrl->reactor;
     if (reactor >= call.handle->rt->nr_reactors)
-        return fail(-EINVAL, "there is no reactor %u", reactor);
+        return vn_fail(-EINVAL, "there is no reactor %u", reactor);
     call.to = call.handle->rt->reactors[reactor];
     if (call.to == from)
         return 0;
     int err = vn_reactor_call(call.to, open_new_chans, &call);
     if (err)
-        return fail(err, "cannot open the controller's namespaces on reactor %u: %s", reactor, strerror(-err));
+        return vn_fail(err, "cannot open the controller's namespaces on reactor %u: %s", reactor, strerror(-err));
     err = vn_reactor_call(from, leave_reactor, &call);
     for (uint64_t end_ns = vn_monotonic_ns() + MOVE_BOUND_NS; err == -EAGAIN && vn_monotonic_ns() < end_ns;) {
         nanosleep(&(struct timespec){.tv_nsec = MOVE_STEP_NS}, NULL);
@@ -503,8 +492,8 @@ int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor) {
     if (err) {
         vn_reactor_call(from, stay_on_reactor, &call.handle->dev);
         vn_reactor_call(call.to, close_new_chans, &call);
-        return fail(-EBUSY, "the controller stays on reactor %u: its commands in flight do not end",
-                    vn_reactor_index(from));
+        return vn_fail(-EBUSY, "the controller stays on reactor %u: its commands in flight do not end",
+                       vn_reactor_index(from));
     }
     return call.handle->listening ? vn_reactor_call(call.to, enter_reactor, &call.handle->dev) : 0;
 }
@@ -524,10 +513,10 @@ static int close_on_reactor(void *arg) {
 
 int vn_ctrl_destroy(vn_ctrl *ctrl) {
     struct vn_ctrl_handle *handle = handle_of(ctrl);
-    int err = retry_on_reactor(ctrl->reactor, close_on_reactor, handle);
+    int err = vn_retry_on_reactor(ctrl->reactor, close_on_reactor, handle);
     if (err == -EAGAIN)
-        return fail(-ETIMEDOUT, "the device on %s could not be closed within %d s", handle->dev.path,
-                    CLOSE_BOUND_MS / 1000);
+        return vn_fail(-ETIMEDOUT, "the device on %s could not be closed within %d s", handle->dev.path,
+                       VN_CLOSE_BOUND_MS / 1000);
     bool orphaned = err == ORPHANED;
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES && !orphaned; nsid++) {
         if (ctrl->namespaces.by_nsid[nsid] && vn_ctrl_detach_ns(ctrl, nsid))
@@ -536,7 +525,7 @@ int vn_ctrl_destroy(vn_ctrl *ctrl) {
     vn_runtime *rt = handle->rt;
     vn_event_emit(rt->events, VN_EVENT_CTRL_DESTROYED, ctrl->id, 0, 0, "%s", "");
     if (orphaned) /* some backend still holds requests of ours: their memory stays until the process ends */
-        return fail(-EBUSY, "commands are stuck in an SSD that does not answer: their memory is kept");
+        return vn_fail(-EBUSY, "commands are stuck in an SSD that does not answer: their memory is kept");
     if (handle->listening)
         vn_vfu_dev_free(&handle->dev);
     vn_ctrl_fini(ctrl);

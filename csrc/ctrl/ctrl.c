@@ -44,18 +44,18 @@ static int make_pool(struct vn_ctrl *ctrl) {
 
 static void on_drain_timeout(struct vn_timer *timer);
 
-int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
-                 struct vn_event_queue *events, uint64_t id) {
+static int init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
+                struct vn_event_queue *events, uint64_t id, uint32_t queues_max) {
     memset(ctrl, 0, sizeof(*ctrl));
     ctrl->id = id;
     ctrl->created_ns = vn_monotonic_ns(); /* not the reactor's: this is another thread */
     ctrl->reactor = reactor;
     ctrl->events = events;
-    ctrl->max_queues = opts->max_queues ? opts->max_queues : VN_MAX_IO_QUEUES;
+    ctrl->max_queues = opts->max_queues ? opts->max_queues : queues_max;
     ctrl->max_entries = opts->max_entries ? opts->max_entries : 1024;
     ctrl->mdts = opts->mdts ? opts->mdts : VN_MAX_MDTS;
     ctrl->cntlid = (uint16_t)opts->cntlid;
-    if (ctrl->max_queues > VN_MAX_IO_QUEUES || ctrl->max_entries < 2 || ctrl->max_entries > 65536 ||
+    if (ctrl->max_queues > queues_max || ctrl->max_entries < 2 || ctrl->max_entries > 65536 ||
         ctrl->mdts > VN_MAX_MDTS || opts->cntlid > 0xffef)
         return -EINVAL;
     snprintf(ctrl->serial, sizeof(ctrl->serial), "%s", opts->serial ? opts->serial : "vn0");
@@ -67,12 +67,28 @@ int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct v
     ctrl->drain_timer.fn = on_drain_timeout;
     vn_ns_throttle_ctrl(&ctrl->throttle, reactor, ctrl->limit_marks, &ctrl->counters.waits);
     ctrl->power_cycles = 1;
-    int err = make_pool(ctrl);
-    if (err)
-        return err;
     vn_ctrl_reset_regs(ctrl);
     vn_queue_reset_all(ctrl);
     vn_feature_reset(ctrl);
+    return 0;
+}
+
+int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
+                 struct vn_event_queue *events, uint64_t id) {
+    int err = init(ctrl, opts, reactor, events, id, VN_MAX_IO_QUEUES);
+    return err ? err : make_pool(ctrl);
+}
+
+int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
+                         struct vn_event_queue *events, uint64_t id) {
+    int err = init(ctrl, opts, reactor, events, id, VN_MAX_FABRICS_QUEUES);
+    if (err)
+        return err;
+    void *page = mmap(NULL, VN_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return -errno;
+    ctrl->arena = ctrl->page = page;
+    ctrl->arena_bytes = VN_PAGE_SIZE;
     return 0;
 }
 
@@ -93,6 +109,11 @@ struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq) {
 }
 
 void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req) {
+    if (ctrl->door->put) {
+        req->sq = NULL;
+        ctrl->door->put(req);
+        return;
+    }
     bool io = (uint8_t *)req->buffer >= ctrl->page + (1 + VN_NR_ADMIN_REQS) * VN_PAGE_SIZE;
     struct vn_req **pool = io ? &ctrl->io_pool : &ctrl->admin_pool;
     req->sq = NULL;
@@ -181,7 +202,8 @@ static void on_command_done(struct vn_req *req, void *arg) {
         on_error(ctrl, req);
     count_command(ctrl, req);
     sq->cq->reserved--;
-    if (ctrl->state != VN_CTRL_DISABLING)
+    /* A reset is silent; on fabrics the admin queue goes on through it, as it carries the properties. */
+    if (ctrl->state != VN_CTRL_DISABLING || (ctrl->fabrics && sq->sqid == 0))
         ctrl->door->post(req);
     vn_req_set_state(req, VN_REQ_FREE);
     if (abort_req) {
@@ -228,6 +250,8 @@ void vn_ctrl_make_busy(struct vn_req *req) {
     else
         ctrl->busy_first = req;
     ctrl->busy_last = req;
+    if (ctrl->door->busy)
+        ctrl->door->busy(ctrl);
 }
 
 static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
@@ -363,4 +387,13 @@ void vn_ctrl_drain(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl
     assert(!ctrl->on_drained || ctrl->on_drained == on_drained);
     ctrl->on_drained = on_drained;
     vn_timer_arm(ctrl->reactor, &ctrl->drain_timer, VN_DRAIN_BOUND_NS);
+}
+
+void vn_ctrl_close(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl)) {
+    vn_aer_drop_all(ctrl);
+    ctrl->csts &= ~VN_CSTS_SHST_MASK; /* a shutdown's flushes end */
+    ctrl->on_drained = NULL;          /* of a reset that was under way */
+    vn_timer_disarm(ctrl->reactor, &ctrl->drain_timer);
+    ctrl->state = VN_CTRL_DISABLING;
+    vn_ctrl_drain(ctrl, on_drained);
 }

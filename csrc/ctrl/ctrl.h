@@ -24,7 +24,8 @@
 #define VN_PAGE_SHIFT 12
 #define VN_MAX_MDTS 8u /* 1 MiB */
 #define VN_MAX_IOVECS ((VN_PAGE_SIZE << VN_MAX_MDTS) / VN_PAGE_SIZE + 1)
-#define VN_NR_QUEUES (VN_MAX_IO_QUEUES + 1)
+#define VN_MAX_FABRICS_QUEUES 128u /* I/O queues; PCI: VN_MAX_IO_QUEUES */
+#define VN_NR_QUEUES (VN_MAX_FABRICS_QUEUES + 1)
 #define VN_NR_VECTORS (VN_MAX_IO_QUEUES + 1)
 #define VN_MAX_AERS 4u
 #define VN_MAX_ABORTS 4u
@@ -36,6 +37,8 @@
 #define VN_NO_IRQ UINT32_MAX
 
 struct vn_door_ops;
+struct vn_fabrics; /* fabrics.h */
+struct vn_discovery_entry;
 
 /* A completion queue. The ring fields are the guest door's. */
 struct vn_cq {
@@ -106,6 +109,7 @@ struct vn_ctrl {
     struct vn_event_queue *events;
     const struct vn_door_ops *door;
     void *door_ctx;
+    struct vn_fabrics *fabrics; /* NULL: PCI */
 
     /* properties */
     uint64_t cap, asq, acq;
@@ -123,7 +127,7 @@ struct vn_ctrl {
     bool dbbuf_supported;
 
     struct vn_sq sqs[VN_NR_QUEUES];
-    uint64_t io_sqs; /* which I/O submission queues exist: bit qid - 1 */
+    uint64_t io_sqs; /* which I/O submission queues exist: bit qid - 1; PCI only, as the next two */
     uint64_t io_cqs; /* the same of I/O completion queues */
     uint64_t irqs_due;   /* I/O completion queues with entries that no interrupt has told of: bit cqid - 1 */
     bool admin_irq_due;
@@ -134,7 +138,7 @@ struct vn_ctrl {
     struct vn_limits limits;     /* control thread only */
     struct vn_features features;
 
-    struct vn_req *io_pool, *admin_pool; /* free requests */
+    struct vn_req *io_pool, *admin_pool; /* free requests; on fabrics each queue has its own */
     struct vn_req *busy_first, *busy_last; /* fetched, but the backend was BUSY */
     uint32_t nr_inflight;                /* fetched and not completed, AERs not counted */
     uint32_t nr_orphans;                 /* given up by a forced reset, still in some backend */
@@ -165,20 +169,36 @@ struct vn_door_ops {
     vn_status (*map)(struct vn_req *req, uint32_t length);
     /* Tell the host that req is done: req->status, req->result. */
     void (*post)(struct vn_req *req);
-    /* Make the queue's ring reachable and set its doorbells to zero. */
+    /* The controller has done with req, whether posted or not. NULL: it goes back to the controller's pool. */
+    void (*put)(struct vn_req *req);
+    /* Some command waits for a busy backend: call vn_ctrl_retry_busy on later turns. NULL: the door does anyway. */
+    void (*busy)(struct vn_ctrl *ctrl);
+    /* PCI only, as the next three. Make the queue's ring reachable and set its doorbells to zero. */
     vn_status (*sq_open)(struct vn_sq *sq);
     vn_status (*cq_open)(struct vn_cq *cq);
     /* Doorbell Buffer Config. */
     vn_status (*doorbell_buffer)(struct vn_ctrl *ctrl, uint64_t shadow, uint64_t event_idx);
-    /* The controller was disabled: forget queues and shadow doorbells. */
+    /* The controller was disabled: forget queues and shadow doorbells. On fabrics: end the connections of I/O queues. */
     void (*disabled)(struct vn_ctrl *ctrl);
     /* Free or repeat the interrupt line after INTMS/INTMC changed. */
     void (*irq_mask_changed)(struct vn_ctrl *ctrl);
+
+    /* Fabrics only (ctrl/fabrics.h). The first three take the request over, and end it by vn_ctrl_end. */
+    void (*auth)(struct vn_req *req);        /* Authentication Send and Receive */
+    void (*disconnect)(struct vn_req *req);  /* of an I/O queue */
+    void (*cross_reset)(struct vn_req *req); /* ends the controller named, and drains it */
+    void (*kato_changed)(struct vn_ctrl *ctrl);
+    /* What this host may know of the target, one by one; false: there is no more. */
+    bool (*discovery_entry)(struct vn_ctrl *ctrl, uint32_t index, struct vn_discovery_entry *out);
+    uint64_t (*discovery_genctr)(struct vn_ctrl *ctrl);
 };
 
 /* ctrl.c */
 int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
                  struct vn_event_queue *events, uint64_t id); /* control thread, before anything else */
+/* One of fabrics, on its reactor; door and fabrics are set afterwards. Its queues bring their own requests. */
+int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
+                         struct vn_event_queue *events, uint64_t id);
 void vn_ctrl_fini(struct vn_ctrl *ctrl);                       /* control thread, after all is drained */
 struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq); /* NULL: none free now */
 void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req);
@@ -207,6 +227,8 @@ void vn_ctrl_cancel_all(struct vn_ctrl *ctrl);
 /* Abandon what is in flight: it goes back to the pool when its backend ends it. */
 void vn_ctrl_give_up(struct vn_ctrl *ctrl);
 void vn_ctrl_drain(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl));
+/* For good, in any state: nothing is posted any more; on_drained as above. Orphans may be left. */
+void vn_ctrl_close(struct vn_ctrl *ctrl, void (*on_drained)(struct vn_ctrl *ctrl));
 
 /* regs.c */
 void vn_ctrl_reset_regs(struct vn_ctrl *ctrl);
@@ -227,6 +249,9 @@ vn_status vn_queue_delete_cq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd);
 /* True: the command waits in sq->delete_req; else *status is its outcome. */
 bool vn_queue_delete_sq(struct vn_req *req, vn_status *status);
 vn_status vn_queue_open_admin(struct vn_ctrl *ctrl);
+/* Fabrics: a queue pair of so many entries, which is a connection. It is gone again when nothing is in flight. */
+void vn_queue_connect(struct vn_ctrl *ctrl, uint16_t qid, uint32_t entries);
+void vn_queue_disconnect(struct vn_ctrl *ctrl, uint16_t qid);
 void vn_queue_track(struct vn_sq *sq, struct vn_req *req);
 void vn_queue_untrack(struct vn_sq *sq, struct vn_req *req);
 

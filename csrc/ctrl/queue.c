@@ -10,6 +10,8 @@
 #define CQ_IEN 0x2u
 
 void vn_queue_reset_all(struct vn_ctrl *ctrl) {
+    if (ctrl->fabrics) /* queues are connections there: those of I/O end when the door hears of the reset */
+        return;
     for (uint16_t i = 0; i < VN_NR_QUEUES; i++) {
         ctrl->cqs[i] = (struct vn_cq){.cqid = i};
         ctrl->sqs[i] = (struct vn_sq){.sqid = i, .ctrl = ctrl};
@@ -31,6 +33,18 @@ static void sq_setup(struct vn_sq *sq, uint64_t gpa, uint32_t size, struct vn_cq
         .bad_tail = UINT32_MAX,
     };
     cq->nr_sqs++;
+}
+
+void vn_queue_connect(struct vn_ctrl *ctrl, uint16_t qid, uint32_t entries) {
+    struct vn_cq *cq = &ctrl->cqs[qid];
+    cq_setup(cq, 0, entries + 1, 0, false); /* a slot for each command: the queue's requests are its bound */
+    sq_setup(&ctrl->sqs[qid], 0, entries, cq);
+}
+
+void vn_queue_disconnect(struct vn_ctrl *ctrl, uint16_t qid) {
+    assert(!ctrl->sqs[qid].nr_inflight);
+    ctrl->cqs[qid] = (struct vn_cq){.cqid = qid};
+    ctrl->sqs[qid] = (struct vn_sq){.sqid = qid, .ctrl = ctrl};
 }
 
 vn_status vn_queue_open_admin(struct vn_ctrl *ctrl) {

@@ -20,16 +20,22 @@ void vn_ctrl_reset_regs(struct vn_ctrl *ctrl) {
     ctrl->asq = ctrl->acq = 0;
 }
 
+/* Of a device's life; hosts on fabrics come and go by events of their own. */
+static void tell(struct vn_ctrl *ctrl, enum vn_event_type type) {
+    if (!ctrl->fabrics)
+        vn_event_emit(ctrl->events, type, ctrl->id, 0, 0, "%s", "");
+}
+
 void vn_ctrl_set_state(struct vn_ctrl *ctrl, enum vn_ctrl_state state) {
     ctrl->state = state;
     switch (state) {
     case VN_CTRL_READY:
         ctrl->csts |= VN_CSTS_RDY;
-        vn_event_emit(ctrl->events, VN_EVENT_CTRL_ENABLED, ctrl->id, 0, 0, "%s", "");
+        tell(ctrl, VN_EVENT_CTRL_ENABLED);
         break;
     case VN_CTRL_DISABLED:
         ctrl->csts = 0;
-        vn_event_emit(ctrl->events, VN_EVENT_CTRL_DISABLED, ctrl->id, 0, 0, "%s", "");
+        tell(ctrl, VN_EVENT_CTRL_DISABLED);
         break;
     case VN_CTRL_DISABLING: /* RDY stays until nothing is in flight */
     case VN_CTRL_FATAL:
@@ -96,6 +102,8 @@ static const char *enable_refusal(const struct vn_ctrl *ctrl) {
         return "CC.IOSQES is not 6 (64 bytes)";
     if (VN_CC_IOCQES(ctrl->cc) != 0 && VN_CC_IOCQES(ctrl->cc) != 4)
         return "CC.IOCQES is not 4 (16 bytes)";
+    if (ctrl->fabrics) /* the admin queue came with Connect */
+        return NULL;
     if (VN_AQA_ASQS(ctrl->aqa) == 0 || VN_AQA_ACQS(ctrl->aqa) == 0)
         return "AQA holds an admin queue of fewer than two entries";
     if ((ctrl->asq | ctrl->acq) & (VN_PAGE_SIZE - 1))
@@ -105,7 +113,7 @@ static const char *enable_refusal(const struct vn_ctrl *ctrl) {
 
 static void try_enable(struct vn_ctrl *ctrl) {
     const char *refusal = enable_refusal(ctrl);
-    if (!refusal && vn_queue_open_admin(ctrl))
+    if (!refusal && !ctrl->fabrics && vn_queue_open_admin(ctrl))
         refusal = "ASQ or ACQ points outside the memory that the VM shares";
     if (refusal) {
         vn_queue_reset_all(ctrl);
@@ -156,13 +164,15 @@ static void shutdown_step(struct vn_ctrl *ctrl) {
             *req = (struct vn_req){0};
             ctrl->shutdown_nsid--;
             ctrl->shutdown_waits = true;
+            if (ctrl->door->busy)
+                ctrl->door->busy(ctrl);
         }
         return; /* goes on in on_shutdown_flush */
     }
     ctrl->shutdown = false;
     if (wanted) {
         ctrl->csts = (ctrl->csts & ~VN_CSTS_SHST_MASK) | VN_CSTS_SHST_COMPLETE;
-        vn_event_emit(ctrl->events, VN_EVENT_CTRL_SHUTDOWN, ctrl->id, 0, 0, "%s", "");
+        tell(ctrl, VN_EVENT_CTRL_SHUTDOWN);
     }
 }
 

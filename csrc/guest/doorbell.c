@@ -387,7 +387,7 @@ vn_status vn_doorbell_buffer(struct vn_ctrl *ctrl, uint64_t shadow, uint64_t eve
     uint32_t *events = vn_guest_mem_whole(&dev->mem, event_idx, VN_PAGE_SIZE, true);
     if (!shadow || !doorbells || !events)
         return VN_SC_INVALID_FIELD;
-    for (uint16_t qid = 1; qid < VN_NR_QUEUES; qid++) { /* queues that exist already go on where they are */
+    for (uint16_t qid = 1; qid <= VN_MAX_IO_QUEUES; qid++) { /* queues that exist already go on where they are */
         doorbells[sq_index(qid)] = ctrl->sqs[qid].exists ? ctrl->sqs[qid].tail : 0;
         doorbells[cq_index(qid)] = ctrl->cqs[qid].exists ? ctrl->cqs[qid].head : 0;
         events[sq_index(qid)] = doorbells[sq_index(qid)];

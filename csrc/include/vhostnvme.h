@@ -59,6 +59,11 @@ enum vn_event_type {
     VN_EVENT_BACKEND_ERROR,     /* a: NVMe status (type << 8 | code), b: nsid; at most one a second */
     VN_EVENT_MESSAGE,           /* text: something worth a line in the log */
     VN_EVENT_CTRL_DESTROYED,    /* the answer to vn_ctrl_destroy; the handle is gone */
+    /* of a target, whose id is in ctrl; text says who and why */
+    VN_EVENT_HOST_CONNECTED,    /* a: controller id */
+    VN_EVENT_HOST_DISCONNECTED, /* a: controller id */
+    VN_EVENT_HOST_REFUSED,
+    VN_EVENT_TARGET_DESTROYED,  /* the answer to vn_target_destroy; the handle is gone */
 };
 struct vn_event {
     uint32_t type; /* enum vn_event_type */
@@ -189,5 +194,7 @@ int vn_ctrl_get_info(vn_ctrl *ctrl, struct vn_ctrl_info *out);
 int vn_ctrl_set_limits(vn_ctrl *ctrl, const struct vn_limits *limits);
 /* Closes the socket, drains for at most 4 s, frees; the end is told by VN_EVENT_CTRL_DESTROYED. */
 int vn_ctrl_destroy(vn_ctrl *ctrl);
+
+#include "vhostnvme_fabric.h"
 
 #endif

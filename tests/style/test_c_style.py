@@ -30,7 +30,7 @@ PUBLIC_HEADER_USERS = {"core", "ctrl", "guest", "nvmetcp", "nvmetcp, the door"}
 # Both ends of NVMe/TCP share a room: its door is the target; the forwarder is over its host.
 DOOR_OF_NVMETCP = re.compile(r"nvmetcp/(target|subsys)\w*\.[ch]")
 FORWARDER = re.compile(r"backend/forward\w*\.[ch]")
-API = {"api.c", "api_fabric.c"}
+API = {"api.c", "api.h", "api_fabric.c"}
 HOST_MAY_USE_OF_CORE = {"core/nvme.h"}
 
 LINES_MAX = 600

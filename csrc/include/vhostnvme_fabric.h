@@ -1,0 +1,98 @@
+/* The fabric in the public header: targets that others connect to, and remote namespaces. Part of vhostnvme.h, whose
+ * contract holds here. Strings are UTF-8, end with zero, and are copied.
+ */
+#ifndef VHOSTNVME_FABRIC_H
+#define VHOSTNVME_FABRIC_H
+
+#include <stdint.h>
+
+typedef struct vn_target vn_target; /* listeners, subsystems and connections, all on one reactor */
+typedef struct vn_subsys vn_subsys;
+
+#define VN_MAX_LISTENERS 16  /* of one target */
+#define VN_MAX_SUBSYSTEMS 64 /* of one target */
+#define VN_MAX_HOSTS 1024    /* allowed in one subsystem */
+#define VN_MAX_REFERRALS 16
+
+struct vn_target_opts {
+    uint32_t reactor;
+    uint32_t max_connections; /* 0: 1024 */
+    uint32_t max_half_open;   /* connections without a Connect; one more, and the oldest goes; 0: 64 */
+    uint32_t max_ctrls;       /* 0: 256 */
+    uint32_t handshake_ms;    /* a connection has so long until its Connect; 0: 5000 */
+};
+int vn_target_create(vn_runtime *rt, const struct vn_target_opts *opts, vn_target **out);
+/* Of the same count as vn_ctrl_id: a target's events carry it in ctrl. */
+uint64_t vn_target_id(const vn_target *target);
+/* Stops listening, ends connections, drains for at most 4 s, frees; the end is told by VN_EVENT_TARGET_DESTROYED. Its
+ * subsystems go with it. */
+int vn_target_destroy(vn_target *target);
+
+#define VN_LISTEN_TLS 1u /* TLS with a pre-shared key of an allowed host is required */
+struct vn_listen_opts {
+    const char *host; /* a numeric IPv4 or IPv6 address */
+    uint16_t port;    /* 0: any */
+    uint16_t pad;
+    uint32_t flags; /* VN_LISTEN_* */
+};
+/* id: for vn_target_unlisten and vn_subsys_set_ana; at least 1. port: what it has got. */
+int vn_target_listen(vn_target *target, const struct vn_listen_opts *opts, uint32_t *id, uint16_t *port);
+/* Takes no more connections there; those that are go on. */
+int vn_target_unlisten(vn_target *target, uint32_t id);
+/* Another discovery service that hosts are told of. */
+struct vn_referral_opts {
+    const char *host; /* numeric */
+    uint16_t port;
+    uint16_t pad;
+    uint32_t flags; /* VN_LISTEN_* of the other end */
+};
+int vn_target_add_referral(vn_target *target, const struct vn_referral_opts *opts);
+int vn_target_remove_referral(vn_target *target, const char *host, uint16_t port);
+
+#define VN_SUBSYS_ANY_HOST 1u /* no list of hosts: whoever comes is let in */
+struct vn_subsys_opts {
+    const char *nqn;
+    const char *serial;   /* up to 20 characters */
+    const char *model;    /* up to 40; NULL: "vhostnvme" */
+    uint32_t flags;       /* VN_SUBSYS_* */
+    uint32_t max_queues;  /* I/O queues of one controller, up to 128; 0: 128 */
+    uint32_t max_entries; /* of a queue, up to 4096; 0: 1024 */
+    uint32_t pad;
+};
+int vn_target_add_subsys(vn_target *target, const struct vn_subsys_opts *opts, vn_subsys **out);
+int vn_subsys_remove(vn_subsys *subsys); /* ends its controllers first */
+#define VN_ANA_GROUPS_MAX 32
+int vn_subsys_add_ns(vn_subsys *subsys, vn_ns *ns, uint32_t nsid, uint32_t ana_group /* 1 to 32; 0: 1 */);
+int vn_subsys_remove_ns(vn_subsys *subsys, uint32_t nsid);
+
+/* A host that may connect. Keys are the raw secrets, not their text form; NULL: none needed. */
+struct vn_allow_opts {
+    const char *hostnqn;
+    const uint32_t *nsids; /* the namespaces that it sees */
+    uint32_t nr_nsids;     /* 0: all */
+    uint32_t dhchap_key_bytes;
+    const uint8_t *dhchap_key; /* the host proves that it knows this */
+    const uint8_t *dhchap_ctrl_key; /* we prove to it that we know this */
+    uint32_t dhchap_ctrl_key_bytes;
+    uint32_t tls_key_bytes;
+    const uint8_t *tls_key; /* retained PSK */
+    uint32_t tls_hash;      /* 0: none, 1: SHA-256, 2: SHA-384 */
+    uint32_t pad;
+};
+/* Takes the place of an earlier entry. Controllers of that host that are there go on as they are. */
+int vn_subsys_allow_host(vn_subsys *subsys, const struct vn_allow_opts *opts);
+int vn_subsys_deny_host(vn_subsys *subsys, const char *hostnqn); /* its controllers end */
+/* state: of asymmetric namespace access: 1 optimized, 2 non-optimized, 3 inaccessible, 4 persistent loss, 15 change. */
+int vn_subsys_set_ana(vn_subsys *subsys, uint32_t listener /* 0: all */, uint32_t ana_group, uint32_t state);
+
+struct vn_target_info {
+    uint64_t id;
+    uint32_t connections, half_open, controllers, listeners; /* now */
+    uint64_t commands, errors; /* of all controllers, those that have gone too */
+    uint64_t accepted, refused; /* connections */
+    uint64_t read_bytes, write_bytes;
+    uint64_t resident_bytes_max; /* what its connections can take of memory, as they are now */
+};
+int vn_target_get_info(vn_target *target, struct vn_target_info *out);
+
+#endif
