@@ -90,6 +90,7 @@ class Status(enum.IntEnum):
     INVALID_PRP_OFFSET = 0x013
     SGL_OFFSET = 0x016
     WRITE_PROTECTED = 0x020
+    TRANSIENT_TRANSPORT = 0x022
     LBA_RANGE = 0x080
     CAPACITY_EXCEEDED = 0x081
     NAMESPACE_NOT_READY = 0x082
@@ -111,6 +112,11 @@ class Status(enum.IntEnum):
     UNRECOVERED_READ = 0x281
     COMPARE_FAILURE = 0x285
     ACCESS_DENIED = 0x286
+    PATH_INTERNAL = 0x300
+    ANA_LOSS = 0x301
+    ANA_INACCESSIBLE = 0x302
+    ANA_TRANSITION = 0x303
+    HOST_PATH = 0x370
 
 
 def status_name(code: int) -> str:
