@@ -8,6 +8,7 @@
 #ifndef VN_NVMETCP_CONN_H
 #define VN_NVMETCP_CONN_H
 
+#include "core/wait.h"
 #include "nvmetcp/pdu.h"
 #include "nvmetcp/stream.h"
 
@@ -26,14 +27,16 @@ struct vn_conn_sink {
 };
 
 struct vn_conn_ops {
-    void (*opened)(struct vn_conn *conn, int err); /* as of stream.h */
+    /* As of stream.h. After one with an error closed follows of itself. */
+    void (*opened)(struct vn_conn *conn, int err);
     /* A checked header. Fills in *sink (zeroed before) when the PDU has data. The fault ends the connection.
      * For VN_PDU_CMD the header's data, if any, is in the capsule. */
     struct vn_pdu_fault (*header)(struct vn_conn *conn, const union vn_pdu *pdu, struct vn_conn_sink *sink);
     /* It is complete, with its data. intact: the data digest is right (or there is none). The fault as above. */
     struct vn_pdu_fault (*pdu)(struct vn_conn *conn, const union vn_pdu *pdu, bool intact);
-    /* The connection has ended: the stream's end (err 0), an error (-errno), or a fault of the peer (-EPROTO, told
-     * to it by a termination request). Once; nothing is called after it. Every vn_tx that was queued has been given
+    /* The connection has ended: the stream's end (err 0; -ECONNRESET within a PDU), an error (-errno), a fault of the
+     * peer (-EPROTO, told to it by a termination request), or a termination request of the peer (-ECONNABORTED); of the
+     * last two conn->fault says more. Once; nothing is called after it. Every vn_tx that was queued has been given
      * back by its sent before. The owner may free the connection from within. */
     void (*closed)(struct vn_conn *conn, int err);
 };
@@ -60,14 +63,19 @@ struct vn_conn {
     bool tx_hdgst, tx_ddgst;
     uint8_t tx_align;          /* what the peer wants (HPDA or CPDA), bytes */
     uint8_t rx_phase;
-    bool on_list, closing, terminating;
+    bool rx_large; /* data comes in large pieces: do not let much of the next into the buffer */
+    bool on_list, in_turn, paused, opening, closing, closed;
+    bool terminating, term_queued, term_sent;
+    bool tx_tried; /* TLS may hold the first bytes of the queue */
     int close_err;
+    struct vn_pdu_fault fault; /* that we found, or that the peer has told us */
     uint8_t *rx;               /* VN_CONN_RX_BYTES */
     uint32_t rx_head, rx_tail;
     union vn_pdu rx_pdu;
     struct vn_conn_sink rx_sink;
+    uint32_t rx_skip;          /* bytes of padding before the data */
     uint32_t rx_data, rx_done; /* bytes of this PDU's data: in all, and placed */
-    uint32_t rx_iov, rx_iov_done;
+    uint32_t rx_iov, rx_iov_done; /* where the next byte of it goes */
     uint32_t rx_crc;
     struct vn_tx *tx_first, *tx_last;
     struct vn_tx term;         /* the termination request, with what follows it */
@@ -83,22 +91,28 @@ struct vn_conn_group {
     struct vn_reactor *reactor;
     struct vn_poller poller;
     struct vn_conn *first, *last;
-    uint32_t nr_conns;
+    uint32_t nr_conns, nr_listed;
+    struct vn_wait wait; /* from one time that there was something to do to the next */
+    uint64_t wait_ns;
 };
 
 void vn_conn_group_init(struct vn_conn_group *group, struct vn_reactor *reactor);
 void vn_conn_group_fini(struct vn_conn_group *group); /* no connection is left */
 
-/* Either makes the receive buffer; -ENOMEM. conn is zeroed, but for what embeds it. */
+/* Either makes the receive buffer; -ENOMEM. Whatever is in conn is overwritten. An error: nothing has begun, and fd is
+ * still the caller's. */
 int vn_conn_accept(struct vn_conn *conn, struct vn_conn_group *group, const struct vn_conn_ops *ops,
-                   enum vn_pdu_role role, int fd, struct vn_tls *tls);
+                   enum vn_pdu_role role, int fd, struct vn_tls_context *tls);
 int vn_conn_connect(struct vn_conn *conn, struct vn_conn_group *group, const struct vn_conn_ops *ops,
-                    const struct sockaddr_storage *address, struct vn_tls *tls);
+                    const struct sockaddr_storage *address, struct vn_tls_context *tls);
 /* Queue a PDU. Header fields but the digests are filled in; leaves at the end of this turn at the latest. */
 void vn_conn_send(struct vn_conn *conn, struct vn_tx *tx);
-/* True: not a byte of it has left. It is taken out of the queue, and sent will not be called. */
+/* True: not a byte of it has left. It is taken out of the queue, and sent will not be called. With TLS it may be false
+ * also for what has not left yet. */
 bool vn_conn_unsend(struct vn_conn *conn, struct vn_tx *tx);
-/* Reading stops while the owner has no room for another command, and goes on afterwards. */
+/* Whether data of this command is being received; with drop the rest of it goes nowhere, and its iovecs may go. */
+bool vn_conn_receives(struct vn_conn *conn, uint16_t cccid, bool drop);
+/* Reading stops, behind the PDU that has begun, while the owner has no room for another command; and goes on. */
 void vn_conn_pause(struct vn_conn *conn);
 void vn_conn_resume(struct vn_conn *conn);
 /* Ends it: what is queued is given back, then closed(conn, err), from a later turn. Safe to repeat. */
