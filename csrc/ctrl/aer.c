@@ -3,16 +3,29 @@
  */
 #include <string.h>
 
+#include "core/fabrics.h"
 #include "core/status.h"
+#include "core/util.h"
 #include "ctrl/ctrl.h"
 
-#define AEN_CFG_NS_ATTR (1u << 8) /* feature 0Bh */
+/* What there is to tell of, in the order in which it is told. One event waits for each; those of one type wait for each
+ * other: after one is told, the type is masked until the host has read that one's log page (Base 5.2). */
+static const struct {
+    uint8_t type, info, log;
+    uint32_t config; /* the bit of feature 0Bh that lets it pass; 0: none */
+} kinds[] = {
+    {VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER, VN_LOG_ERROR, 0},
+    {VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR, 0},
+    {VN_AEN_ERROR, VN_AEN_ERROR_PERSISTENT, VN_LOG_ERROR, 0},
+    {VN_AEN_SMART, VN_AEN_SMART_RELIABILITY, VN_LOG_SMART, 0}, /* log_page.c looks at the bits of these two */
+    {VN_AEN_SMART, VN_AEN_SMART_TEMPERATURE, VN_LOG_SMART, 0},
+    {VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS, VN_OAES_NS_ATTR},
+    {VN_AEN_NOTICE, VN_AEN_NOTICE_ANA, VN_LOG_ANA, VN_OAES_ANA},
+    {VN_AEN_NOTICE, VN_AEN_NOTICE_DISCOVERY, VN_LOG_DISCOVERY, VN_OAES_DISCOVERY},
+};
 
-/* One pending event a type; its log page, once read, opens the type again. */
-static bool is_enabled(const struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info) {
-    if (type == VN_AEN_NOTICE && info == VN_AEN_NOTICE_NS_ATTR)
-        return ctrl->features.async_event & AEN_CFG_NS_ATTR;
-    return true;
+static bool is_enabled(const struct vn_ctrl *ctrl, uint32_t kind) {
+    return !kinds[kind].config || (ctrl->features.async_event & kinds[kind].config);
 }
 
 /* A parked request holds no slot of the completion queue: false when there is none for it now. */
@@ -28,17 +41,18 @@ static bool unpark(struct vn_req *req) {
 
 /* Complete parked requests for what is pending. */
 void vn_aer_flush(struct vn_ctrl *ctrl) {
-    for (unsigned type = 0; type < 3 && ctrl->nr_aers; type++) {
-        struct vn_pending_event *event = &ctrl->pending[type];
-        if (!event->pending || event->masked || ctrl->state != VN_CTRL_READY)
+    for (uint32_t kind = 0; kind < VN_ARRAY_SIZE(kinds) && ctrl->nr_aers; kind++) {
+        uint8_t type = kinds[kind].type;
+        if (!(ctrl->events_pending & 1u << kind) || ctrl->event_told[type] || ctrl->state != VN_CTRL_READY ||
+            !is_enabled(ctrl, kind))
             continue;
         struct vn_req *req = ctrl->aers[ctrl->nr_aers - 1];
         if (!unpark(req))
             return;
         ctrl->nr_aers--;
-        event->pending = false;
-        event->masked = true;
-        req->result = type | (uint32_t)event->info << 8 | (uint32_t)event->log << 16;
+        ctrl->events_pending &= ~(1u << kind);
+        ctrl->event_told[type] = (uint8_t)(kind + 1);
+        req->result = type | (uint32_t)kinds[kind].info << 8 | (uint32_t)kinds[kind].log << 16;
         vn_ctrl_end(req, VN_SC_SUCCESS);
     }
 }
@@ -58,19 +72,25 @@ bool vn_aer_park(struct vn_req *req, vn_status *status) {
     return true;
 }
 
-void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info, uint8_t log) {
-    if (ctrl->state != VN_CTRL_READY || !is_enabled(ctrl, type, info))
+void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info) {
+    uint32_t kind = 0;
+    while (kinds[kind].type != type || kinds[kind].info != info) {
+        kind++;
+        assert(kind < VN_ARRAY_SIZE(kinds));
+    }
+    if (ctrl->state != VN_CTRL_READY || !is_enabled(ctrl, kind))
         return;
-    ctrl->pending[type].pending = true;
-    ctrl->pending[type].info = info;
-    ctrl->pending[type].log = log;
+    ctrl->events_pending |= 1u << kind;
     vn_aer_flush(ctrl);
 }
 
 void vn_aer_log_read(struct vn_ctrl *ctrl, uint8_t log) {
-    for (unsigned type = 0; type < 3; type++) {
-        if (ctrl->pending[type].log == log) /* also what came since: the page held it */
-            ctrl->pending[type].masked = ctrl->pending[type].pending = false;
+    for (uint32_t kind = 0; kind < VN_ARRAY_SIZE(kinds); kind++) {
+        if (kinds[kind].log != log)
+            continue;
+        ctrl->events_pending &= ~(1u << kind); /* what came since was in the page */
+        if (ctrl->event_told[kinds[kind].type] == kind + 1)
+            ctrl->event_told[kinds[kind].type] = 0;
     }
     vn_aer_flush(ctrl);
 }
@@ -84,8 +104,8 @@ static void drop(struct vn_ctrl *ctrl, struct vn_req *req) {
 void vn_aer_drop_all(struct vn_ctrl *ctrl) {
     while (ctrl->nr_aers)
         drop(ctrl, ctrl->aers[--ctrl->nr_aers]);
-    for (unsigned type = 0; type < 3; type++)
-        ctrl->pending[type] = (struct vn_pending_event){0};
+    ctrl->events_pending = 0;
+    memset(ctrl->event_told, 0, sizeof(ctrl->event_told));
     ctrl->told_warnings = 0;
     memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns)); /* the next host looks at all namespaces anyway */
 }
@@ -109,5 +129,5 @@ void vn_aer_ns_changed(struct vn_ctrl *ctrl, uint32_t nsid) {
     if (ctrl->state != VN_CTRL_READY) /* to nobody: before a host is there, nothing has changed */
         return;
     ctrl->changed_ns[nsid] = true;
-    vn_aer_raise(ctrl, VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS);
+    vn_aer_raise(ctrl, VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR);
 }

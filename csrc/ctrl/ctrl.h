@@ -89,11 +89,6 @@ struct vn_features {
     uint16_t nr_sqs, nr_cqs;            /* granted I/O queues */
 };
 
-struct vn_pending_event {
-    bool pending, masked; /* masked: told, and the log page not yet read */
-    uint8_t info, log;
-};
-
 struct vn_ctrl_counters { /* one writer: the reactor */
     uint64_t commands, admin_commands, errors, interrupts, doorbell_writes;
     uint64_t busy_ns;      /* time with at least one I/O command in flight */
@@ -149,7 +144,8 @@ struct vn_ctrl {
 
     struct vn_req *aers[VN_MAX_AERS];
     uint32_t nr_aers;
-    struct vn_pending_event pending[3]; /* by enum vn_aen_type */
+    uint32_t events_pending; /* to be told: bits by aer.c */
+    uint8_t event_told[3];   /* by enum vn_aen_type: which one, until its log page is read; 0: none */
     uint8_t told_warnings; /* bits of the SMART log's critical warning that an event was raised for */
     bool changed_ns[VN_MAX_NAMESPACES + 1];
 
@@ -269,7 +265,7 @@ void vn_log_error_event(struct vn_ctrl *ctrl, uint16_t sqid, uint16_t location);
 void vn_log_check_warnings(struct vn_ctrl *ctrl);
 /* True: parked until there is an event. */
 bool vn_aer_park(struct vn_req *req, vn_status *status);
-void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info, uint8_t log);
+void vn_aer_raise(struct vn_ctrl *ctrl, enum vn_aen_type type, uint8_t info);
 void vn_aer_log_read(struct vn_ctrl *ctrl, uint8_t log);
 void vn_aer_drop_all(struct vn_ctrl *ctrl);
 bool vn_aer_abort(struct vn_ctrl *ctrl, uint16_t cid);

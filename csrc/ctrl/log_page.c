@@ -77,8 +77,7 @@ void vn_log_check_warnings(struct vn_ctrl *ctrl) {
     ctrl->told_warnings = warning;
     fresh &= (uint8_t)ctrl->features.async_event; /* feature 0Bh, bits 7:0 */
     if (fresh)
-        vn_aer_raise(ctrl, VN_AEN_SMART, fresh & WARNING_READ_ONLY ? VN_AEN_SMART_RELIABILITY : VN_AEN_SMART_TEMPERATURE,
-                     VN_LOG_SMART);
+        vn_aer_raise(ctrl, VN_AEN_SMART, fresh & WARNING_READ_ONLY ? VN_AEN_SMART_RELIABILITY : VN_AEN_SMART_TEMPERATURE);
 }
 
 static uint32_t build_smart(const struct vn_ctrl *ctrl, struct vn_log_smart *page) {

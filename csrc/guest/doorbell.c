@@ -56,7 +56,7 @@ static void write_event_idx(uint32_t *event_idx, uint32_t value) {
 
 static void log_wrong_doorbell(struct vn_ctrl *ctrl, uint16_t qid, enum vn_aen_error_info info) {
     vn_log_error_event(ctrl, qid, 0xffff);
-    vn_aer_raise(ctrl, VN_AEN_ERROR, (uint8_t)info, VN_LOG_ERROR);
+    vn_aer_raise(ctrl, VN_AEN_ERROR, (uint8_t)info);
 }
 
 /* A doorbell in memory holds what cannot be: told once, and ignored (Base 5.2.1, error event 01h). */
@@ -182,7 +182,7 @@ bool vn_doorbell_poll(struct vn_vfu_dev *dev) {
     work |= fetch_each(dev, ctrl->io_sqs & ~before, &io);
     work |= fetch_each(dev, ctrl->io_sqs & before, &io);
     /* events wait for room in the admin completion queue */
-    if (ctrl->nr_aers && (ctrl->pending[0].pending | ctrl->pending[1].pending | ctrl->pending[2].pending)) {
+    if (ctrl->nr_aers && ctrl->events_pending) {
         vn_doorbell_take_head(ctrl, &ctrl->cqs[0]);
         vn_aer_flush(ctrl);
     }

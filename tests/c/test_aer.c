@@ -3,6 +3,8 @@
  */
 #include "ctrl_rig.h"
 
+#include "core/fabrics.h"
+
 #define DATA_GPA (RIG_RAM_GPA + 0x20000)
 
 static uint32_t event_of(enum vn_aen_type type, uint8_t info, uint8_t log) {
@@ -62,10 +64,56 @@ static void test_masking(struct ctrl_rig *rig) {
     raise_ns(rig);
     CHECK_EQ(told(rig, ns_event), 2);
     /* of another type it may be told at the same time; and an event waits for a request */
-    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR);
+    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE);
     CHECK_EQ(told(rig, event_of(VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR)), 0);
     rig_park_aer(rig);
     CHECK_EQ(told(rig, event_of(VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR)), 1);
+}
+
+/* Two events of one type do not push each other out: the second is told when the first one's page has been read; the
+ * same event twice is one; and a page that is read before its event was told takes the event along. */
+static void test_one_type(struct ctrl_rig *rig) {
+    const uint32_t value = event_of(VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR);
+    const uint32_t reg = event_of(VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER, VN_LOG_ERROR);
+    const uint32_t ns = event_of(VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS);
+    const uint32_t ana = event_of(VN_AEN_NOTICE, VN_AEN_NOTICE_ANA, VN_LOG_ANA);
+    restart(rig);
+    rig->ctrl.features.async_event |= VN_OAES_ANA; /* which a host on PCI cannot set */
+    vn_aer_raise(&rig->ctrl, VN_AEN_NOTICE, VN_AEN_NOTICE_ANA);
+    raise_ns(rig);
+    vn_aer_raise(&rig->ctrl, VN_AEN_NOTICE, VN_AEN_NOTICE_ANA);
+    rig_park_aer(rig);
+    CHECK_EQ(told(rig, ns), 1);
+    rig_park_aer(rig);
+    CHECK_EQ(told(rig, ana), 0); /* the type is masked */
+    vn_aer_log_read(&rig->ctrl, VN_LOG_ERROR);
+    CHECK_EQ(told(rig, ana), 0);
+    vn_aer_log_read(&rig->ctrl, VN_LOG_CHANGED_NS);
+    CHECK_EQ(told(rig, ana), 1);
+    raise_ns(rig);
+    vn_aer_log_read(&rig->ctrl, VN_LOG_CHANGED_NS); /* clears what was pending, but the type is masked by the other */
+    rig_park_aer(rig);
+    raise_ns(rig);
+    CHECK_EQ(told(rig, ns), 1);
+    vn_aer_log_read(&rig->ctrl, VN_LOG_ANA);
+    CHECK_EQ(told(rig, ns), 2);
+    CHECK_EQ(told(rig, ana), 1);
+    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER);
+    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE);
+    rig_park_aer(rig);
+    CHECK_EQ(told(rig, reg) + told(rig, value), 1);
+    vn_aer_log_read(&rig->ctrl, VN_LOG_ERROR); /* the page held both: nothing is left to tell */
+    rig_park_aer(rig);
+    CHECK_EQ(told(rig, reg) + told(rig, value), 1);
+}
+
+/* What the host has switched off meanwhile is not told. */
+static void test_switched_off(struct ctrl_rig *rig) {
+    restart(rig);
+    raise_ns(rig);
+    rig->ctrl.features.async_event = 0;
+    rig_park_aer(rig);
+    CHECK_EQ(rig->nr_done, 0);
 }
 
 static void test_configuration(struct ctrl_rig *rig) {
@@ -76,7 +124,7 @@ static void test_configuration(struct ctrl_rig *rig) {
     rig->nr_done = 0;
     raise_ns(rig);
     CHECK_EQ(rig->nr_done, 0);
-    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER, VN_LOG_ERROR); /* cannot be masked */
+    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER); /* cannot be masked */
     CHECK_EQ(rig->nr_done, 1);
 }
 
@@ -101,7 +149,7 @@ static void test_full_queue(struct ctrl_rig *rig) {
     uint16_t cid = rig_park_aer(rig);
     rig->host_sleeps = true;
     for (int i = 0; i < 31; i++) /* of 32 entries 31 can be filled */
-        rig_submit(rig, 0, (struct vn_sqe){.opcode = VN_ADMIN_KEEP_ALIVE});
+        rig_submit(rig, 0, (struct vn_sqe){.opcode = VN_ADMIN_GET_FEATURES, .cdw10 = VN_FEAT_VWC});
     raise_ns(rig);
     CHECK_EQ(told(rig, ns_event), 0);
     /* one slot is free, and an Abort takes it: there is none for the completion of what it aborts */
@@ -137,6 +185,8 @@ int main(void) {
     struct ctrl_rig *rig = rig_make(NULL);
     rig_on(rig, test_limit);
     rig_on(rig, test_masking);
+    rig_on(rig, test_one_type);
+    rig_on(rig, test_switched_off);
     rig_on(rig, test_configuration);
     rig_on(rig, test_abort);
     rig_on(rig, test_full_queue);

@@ -106,14 +106,14 @@ static void test_full_admin_cq(struct ring_rig *rig) {
     put_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_ASYNC_EVENT, .cid = 1});
     ring_write_tail(rig, 0, admin_tail);
     ring_turn(rig);
-    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR);
+    vn_aer_raise(&rig->ctrl, VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE);
     CHECK(take_admin(rig));
     ring_write_head(rig, 0, admin_head);
     put_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_ASYNC_EVENT, .cid = 2});
     ring_write_tail(rig, 0, admin_tail);
     ring_turn(rig);
     /* Three slots and three commands; the first one opens the type of an event that is pending again. */
-    vn_aer_raise(&rig->ctrl, VN_AEN_SMART, 0, VN_LOG_ERROR);
+    vn_aer_raise(&rig->ctrl, VN_AEN_SMART, 0);
     CHECK(take_admin(rig));
     ring_write_head(rig, 0, admin_head);
     put_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_ASYNC_EVENT, .cid = 3});
