@@ -164,6 +164,7 @@ VN_ASSERT_SIZE(struct vn_connect_data, 1024);
 #define VN_SC_CONNECT_PARAMETER VN_STATUS(1, 0x82) /* result: IPO in bits 15:0, IATTR in bit 16 */
 #define VN_SC_CONNECT_RESTART VN_STATUS(1, 0x83)
 #define VN_SC_CONNECT_HOST VN_STATUS(1, 0x84)
+#define VN_SC_QUEUE_TYPE VN_STATUS(1, 0x85) /* the command is not one of this kind of queue */
 #define VN_SC_DISCOVERY_RESTART VN_STATUS(1, 0x90)
 #define VN_SC_AUTH_REQUIRED VN_STATUS(1, 0x91)
 #define VN_CONNECT_IATTR_DATA (1u << 16) /* the offset is in the data, not in the command */
@@ -223,6 +224,7 @@ struct vn_ana_log {
     uint8_t rsvd10[6];
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_ana_log, 16);
+#define VN_ANA_LOG_RGO (1u << 8) /* CDW10: groups only, bit 0 of LSP */
 #define VN_ANACAP_OPTIMIZED (1u << 0)
 #define VN_ANACAP_NON_OPTIMIZED (1u << 1)
 #define VN_ANACAP_INACCESSIBLE (1u << 2)

@@ -64,6 +64,7 @@ struct vn_req {
     struct vn_ns_chan *ns;
     struct vn_sq *sq;
     uint32_t result; /* CQE dword 0 */
+    uint32_t result_high; /* CQE dword 1: of a property of eight bytes, on fabrics */
     uint16_t error_location; /* parameter error location for the error log, FFFFh: none */
     uint16_t iov_max;
     void *buffer;          /* one page of the controller's own: admin payloads, DSM ranges */

@@ -2,7 +2,8 @@
  * The larger ones are in identify.c, feature.c, log_page.c, queue.c and aer.c.
  */
 #include "core/status.h"
-#include "ctrl/ctrl.h"
+#include "core/util.h"
+#include "ctrl/fabrics.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
 
@@ -40,19 +41,54 @@ static vn_status abort_command(struct vn_req *req, bool *parked) {
 
 static vn_status doorbell_buffer(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
-    if (!ctrl->dbbuf_supported)
-        return VN_SC_INVALID_OPCODE;
     uint64_t shadow = req->cmd.prp1, event_idx = req->cmd.prp2;
     if ((shadow | event_idx) & (VN_PAGE_SIZE - 1))
         return VN_SC_INVALID_FIELD;
     return ctrl->door->doorbell_buffer(ctrl, shadow, event_idx);
 }
 
+/* Which controllers have a command. The effects log tells the same. */
+bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
+    static const struct {
+        uint8_t opcode;
+        uint8_t kinds;
+    } commands[] = {
+        {VN_ADMIN_DELETE_SQ, VN_KIND_PCI},       {VN_ADMIN_CREATE_SQ, VN_KIND_PCI},
+        {VN_ADMIN_DELETE_CQ, VN_KIND_PCI},       {VN_ADMIN_CREATE_CQ, VN_KIND_PCI},
+        {VN_ADMIN_GET_LOG_PAGE, VN_KIND_ANY},    {VN_ADMIN_IDENTIFY, VN_KIND_ANY},
+        {VN_ADMIN_ABORT, VN_KIND_ANY},           {VN_ADMIN_SET_FEATURES, VN_KIND_ANY},
+        {VN_ADMIN_GET_FEATURES, VN_KIND_ANY},    {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY},
+        {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS},  {VN_ADMIN_CROSS_RESET, VN_KIND_IO},
+        {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI},
+    };
+    if (opcode == VN_ADMIN_DOORBELL_CONFIG && !ctrl->dbbuf_supported)
+        return false;
+    if (opcode == VN_ADMIN_CROSS_RESET && !ctrl->door->cross_reset)
+        return false;
+    for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
+        if (commands[i].opcode == opcode)
+            return commands[i].kinds & vn_ctrl_kind(ctrl);
+    }
+    return false;
+}
+
+/* What is refused of any admin command. */
+static vn_status check(const struct vn_req *req) {
+    if (req->ctrl->fabrics) {
+        vn_status status = vn_fabrics_check(req);
+        if (status)
+            return status;
+    } else if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) != VN_PSDT_PRP) {
+        return VN_SC_INVALID_FIELD; /* admin commands use PRPs on PCIe (Base 4.1.1) */
+    }
+    return vn_admin_offers(req->ctrl, req->cmd.opcode) ? VN_SC_SUCCESS : VN_SC_INVALID_OPCODE;
+}
+
 static vn_status execute(struct vn_req *req, bool *parked) {
     struct vn_ctrl *ctrl = req->ctrl;
-    vn_status status = VN_SC_SUCCESS;
-    if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) != VN_PSDT_PRP)
-        return VN_SC_INVALID_FIELD; /* admin commands use PRPs on PCIe (Base 4.1.1) */
+    vn_status status = check(req);
+    if (status)
+        return status;
     switch (req->cmd.opcode) {
     case VN_ADMIN_DELETE_SQ:
         *parked = vn_queue_delete_sq(req, &status);
@@ -76,7 +112,11 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_ASYNC_EVENT:
         *parked = vn_aer_park(req, &status);
         return status;
-    case VN_ADMIN_KEEP_ALIVE:
+    case VN_ADMIN_KEEP_ALIVE: /* that it came is all there is to it: the door counts every command */
+        return VN_SC_SUCCESS;
+    case VN_ADMIN_CROSS_RESET:
+        *parked = true;
+        ctrl->door->cross_reset(req);
         return VN_SC_SUCCESS;
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);

@@ -11,6 +11,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/fabrics.h"
 
 #define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
 #define BACKEND_ERROR_EVENT_NS 1000000000ull /* tell Python of backend errors at most once a second */
@@ -218,7 +219,7 @@ static void on_command_done(struct vn_req *req, void *arg) {
 void vn_ctrl_execute(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     req->nr_frames = 0;
-    req->result = 0;
+    req->result = req->result_high = 0;
     req->status = 0;
     req->cancelled = false;
     req->limits = 0;
@@ -232,7 +233,9 @@ void vn_ctrl_execute(struct vn_req *req) {
     vn_req_push(req, on_command_done, ctrl);
     vn_queue_track(req->sq, req);
     vn_ctrl_enter_flight(ctrl);
-    if (req->sq->sqid)
+    if (ctrl->fabrics && req->cmd.opcode == VN_ADMIN_FABRICS)
+        vn_fabrics_execute(req);
+    else if (req->sq->sqid)
         vn_io_execute(req);
     else
         vn_admin_execute(req);

@@ -187,6 +187,8 @@ struct vn_door_ops {
     /* What this host may know of the target, one by one; false: there is no more. */
     bool (*discovery_entry)(struct vn_ctrl *ctrl, uint32_t index, struct vn_discovery_entry *out);
     uint64_t (*discovery_genctr)(struct vn_ctrl *ctrl);
+    /* The next CNTLID from that one on, of this subsystem and this host; FFFFh: none. NULL: it is the only one. */
+    uint16_t (*next_ctrl)(const struct vn_ctrl *ctrl, uint16_t from);
 };
 
 /* ctrl.c */
@@ -253,8 +255,10 @@ void vn_queue_untrack(struct vn_sq *sq, struct vn_req *req);
 
 /* admin_cmd.c, io_cmd.c, identify.c, feature.c, log_page.c, aer.c */
 void vn_admin_execute(struct vn_req *req);
+bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode);
 void vn_io_execute(struct vn_req *req);
 vn_status vn_identify(struct vn_req *req);
+uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl); /* the optional events that it can raise */
 vn_status vn_feature_set(struct vn_req *req);
 vn_status vn_feature_get(struct vn_req *req);
 void vn_feature_reset(struct vn_ctrl *ctrl);

@@ -4,18 +4,38 @@
 #include <string.h>
 
 #include "core/status.h"
-#include "ctrl/ctrl.h"
+#include "ctrl/fabrics.h"
 
 #define SET_SAVE (1u << 31)
 #define CAP_CHANGEABLE (1u << 2)
 #define TEMP_OVER_DEFAULT (273 + 70) /* Kelvin: the warning threshold of Identify */
-#define AEN_CONFIG_MASK (0x1fu | VN_OAES_NS_ATTR)
+#define AEN_CRITICAL_WARNINGS 0x1fu
+
+/* The events that can be switched on and off: what Identify's OAES says, and critical warnings. */
+static uint32_t aen_config_mask(const struct vn_ctrl *ctrl) {
+    return vn_identify_oaes(ctrl) | (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY ? 0 : AEN_CRITICAL_WARNINGS);
+}
+
+/* Which controllers have a feature. */
+static bool offers(const struct vn_ctrl *ctrl, uint8_t feature) {
+    switch (feature) {
+    case VN_FEAT_ASYNC_EVENT:
+        return true;
+    case VN_FEAT_KEEP_ALIVE:
+        return ctrl->fabrics;
+    case VN_FEAT_IRQ_COALESCING: /* there are interrupts on PCI only */
+    case VN_FEAT_IRQ_VECTOR:
+        return !ctrl->fabrics;
+    default:
+        return vn_ctrl_kind(ctrl) != VN_KIND_DISCOVERY;
+    }
+}
 
 static struct vn_features default_features(const struct vn_ctrl *ctrl) {
     return (struct vn_features){
         .arbitration = 3, /* burst of 8 */
         .vwc = 1,
-        .async_event = AEN_CONFIG_MASK,
+        .async_event = aen_config_mask(ctrl),
         .temp_over = TEMP_OVER_DEFAULT,
         .nr_sqs = (uint16_t)ctrl->max_queues,
         .nr_cqs = (uint16_t)ctrl->max_queues,
@@ -80,6 +100,10 @@ vn_status vn_feature_set(struct vn_req *req) {
     vn_status status = check_scope(req);
     if (status)
         return status;
+    if (!offers(ctrl, (uint8_t)req->cmd.cdw10)) {
+        req->error_location = 40; /* CDW10 */
+        return VN_SC_INVALID_FIELD;
+    }
     switch (req->cmd.cdw10 & 0xff) {
     case VN_FEAT_ARBITRATION:
         features->arbitration = value;
@@ -110,7 +134,11 @@ vn_status vn_feature_set(struct vn_req *req) {
         features->write_atomicity = value & 1;
         return VN_SC_SUCCESS;
     case VN_FEAT_ASYNC_EVENT:
-        features->async_event = value & AEN_CONFIG_MASK;
+        features->async_event = value & aen_config_mask(ctrl);
+        return VN_SC_SUCCESS;
+    case VN_FEAT_KEEP_ALIVE:
+        ctrl->fabrics->kato_ms = vn_kato_round(value);
+        ctrl->door->kato_changed(ctrl);
         return VN_SC_SUCCESS;
     default:
         req->error_location = 40; /* CDW10 */
@@ -168,7 +196,13 @@ vn_status vn_feature_get(struct vn_req *req) {
     uint32_t select = (req->cmd.cdw10 >> 8) & 0x7;
     struct vn_features defaults = default_features(ctrl);
     uint32_t value = 0;
-    vn_status status = read_value(select == VN_SEL_CURRENT ? &ctrl->features : &defaults, &req->cmd, &value);
+    if (!offers(ctrl, (uint8_t)req->cmd.cdw10))
+        return VN_SC_INVALID_FIELD;
+    vn_status status = VN_SC_SUCCESS;
+    if ((uint8_t)req->cmd.cdw10 == VN_FEAT_KEEP_ALIVE) /* Connect sets it: a reset of the controller leaves it alone */
+        value = select == VN_SEL_CURRENT ? ctrl->fabrics->kato_ms : 0;
+    else
+        status = read_value(select == VN_SEL_CURRENT ? &ctrl->features : &defaults, &req->cmd, &value);
     if (status)
         return status;
     switch (select) {

@@ -6,7 +6,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
-#include "ctrl/ctrl.h"
+#include "ctrl/fabrics.h"
 
 #define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
@@ -15,7 +15,16 @@
 #define VWC_PRESENT 0x1u
 #define VWC_FLUSH_BROADCAST (0x3u << 1) /* Flush with NSID FFFFFFFFh flushes all */
 #define SGLS_ANY_ALIGNMENT 0x1u
+#define SGLS_OFFSET (1u << 20)    /* an offset as the address: data in the capsule */
+#define SGLS_TRANSPORT (1u << 21) /* the transport's own data block */
+#define CTRATT_HOSTID_128 (1u << 0)
+#define OFCS_DISCONNECT (1u << 0)
+#define ANACAP_STATIC_GROUPS (1u << 6) /* a namespace stays in its group */
+#define ANATT_S 10u
+#define SQE_BYTES 64u
+#define CAPSULE_UNIT 16u
 #define FNA_NONE 0
+#define NR_LISTED_CTRLS (VN_PAGE_SIZE / sizeof(uint16_t) - 1)
 #define KELVIN_0C 273u
 
 /* ASCII fields are padded with spaces and have no terminator (Base 1.4). */
@@ -41,7 +50,58 @@ static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
     return false;
 }
 
+uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl) {
+    if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
+        return VN_OAES_DISCOVERY;
+    return VN_OAES_NS_ATTR | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0);
+}
+
+/* What controllers on fabrics of either kind say. */
+static void identify_fabrics(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+    put_firmware(id->fr);
+    id->mdts = (uint8_t)ctrl->mdts;
+    id->cntlid = ctrl->cntlid;
+    id->ver = VN_VS_2_0;
+    id->oaes = vn_identify_oaes(ctrl);
+    id->ctratt = CTRATT_HOSTID_128 | VN_CTRATT_TBKAS;
+    id->cntrltype = ctrl->fabrics->kind;
+    id->acl = VN_MAX_ABORTS - 1;
+    id->aerl = VN_MAX_AERS - 1;
+    id->lpa = LPA_EFFECTS | LPA_EXTENDED;
+    id->elpe = VN_MAX_ERROR_LOG - 1;
+    id->kas = 1; /* in units of 100 ms: VN_KAS_MS */
+    id->maxcmd = (uint16_t)vn_min_u64(ctrl->max_entries, UINT16_MAX);
+    id->sgls = SGLS_ANY_ALIGNMENT | SGLS_OFFSET | SGLS_TRANSPORT;
+    snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
+}
+
+/* What an I/O controller adds on fabrics to what one on PCI says. */
+static void identify_fabrics_io(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+    identify_fabrics(ctrl, id);
+    id->vid = id->ssvid = 0; /* of PCI */
+    id->cmic = VN_CMIC_MULTI_PORT | VN_CMIC_MULTI_CTRL;
+    id->ciu = ctrl->fabrics->ciu;
+    id->cirn = ctrl->fabrics->cirn;
+    id->ioccsz = (SQE_BYTES + VN_IOCCSZ_BYTES) / CAPSULE_UNIT;
+    id->iorcsz = sizeof(struct vn_cqe) / CAPSULE_UNIT;
+    id->icdoff = 0;
+    id->fcatt = 0; /* controllers are made for each host */
+    id->msdbd = 1; /* SGL descriptors of a capsule */
+    id->ofcs = ctrl->door->disconnect ? OFCS_DISCONNECT : 0;
+    if (!vn_ctrl_has_ana(ctrl))
+        return;
+    id->cmic |= VN_CMIC_ANA;
+    id->anatt = ANATT_S;
+    id->anacap = VN_ANACAP_OPTIMIZED | VN_ANACAP_NON_OPTIMIZED | VN_ANACAP_INACCESSIBLE | VN_ANACAP_PERSISTENT_LOSS |
+                 VN_ANACAP_CHANGE | ANACAP_STATIC_GROUPS;
+    id->anagrpmax = id->nanagrpid = VN_MAX_ANA_GROUPS;
+}
+
 static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+    if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY) { /* it has no more than these fields */
+        identify_fabrics(ctrl, id);
+        return;
+    }
     put_ascii(id->sn, sizeof(id->sn), ctrl->serial);
     put_ascii(id->mn, sizeof(id->mn), ctrl->model);
     put_firmware(id->fr);
@@ -51,8 +111,8 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->mdts = (uint8_t)ctrl->mdts;
     id->cntlid = ctrl->cntlid;
     id->ver = VN_VS_2_0;
-    id->oaes = VN_OAES_NS_ATTR;
-    id->cntrltype = 1; /* I/O controller */
+    id->oaes = vn_identify_oaes(ctrl);
+    id->cntrltype = VN_CNTRLTYPE_IO;
     id->oacs = ctrl->dbbuf_supported ? VN_OACS_DBBUF : 0;
     id->acl = VN_MAX_ABORTS - 1;
     id->aerl = VN_MAX_AERS - 1;
@@ -79,6 +139,8 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
         total += ns->nr_blocks << ns->block_shift;
     }
     put_u128(id->tnvmcap, total);
+    if (ctrl->fabrics)
+        identify_fabrics_io(ctrl, id);
 }
 
 /* By the user, or since a flush failed: what was acknowledged before may be lost, so no more is taken. */
@@ -86,7 +148,12 @@ static bool is_write_protected(const struct vn_ns *ns) {
     return ns->read_only || vn_backend_latched(ns->backend);
 }
 
-static void identify_ns(const struct vn_ns *ns, struct vn_id_ns *id) {
+static uint32_t ana_group_of(const struct vn_ctrl *ctrl, uint32_t nsid) {
+    return vn_ctrl_has_ana(ctrl) ? ctrl->fabrics->ana_group[nsid] : 0;
+}
+
+static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc, struct vn_id_ns *id) {
+    const struct vn_ns *ns = nsc->ns;
     id->nsze = id->ncap = id->nuse = ns->nr_blocks;
     id->nlbaf = 0; /* one format, zero-based */
     id->lbaf[0].lbads = (uint8_t)ns->block_shift;
@@ -94,6 +161,8 @@ static void identify_ns(const struct vn_ns *ns, struct vn_id_ns *id) {
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
     put_u128(id->nvmcap, ns->nr_blocks << ns->block_shift);
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
+    id->nmic = ctrl->fabrics ? VN_NMIC_SHARED : 0;
+    id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
 }
 
@@ -128,8 +197,11 @@ static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
     id->dmsl = 0;
 }
 
-static void identify_ns_independent(const struct vn_ns *ns, struct vn_id_ns_independent *id) {
-    id->nsattr = is_write_protected(ns) ? 0x1 : 0;
+static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc,
+                                    struct vn_id_ns_independent *id) {
+    id->nmic = ctrl->fabrics ? VN_NMIC_SHARED : 0;
+    id->anagrpid = ana_group_of(ctrl, nsc->nsid);
+    id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
     id->nstat = 0x1; /* ready */
 }
 
@@ -156,13 +228,13 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     switch (cns) {
     case VN_CNS_NS:
     case VN_CNS_ALLOCATED_NS:
-        identify_ns(nsc->ns, (struct vn_id_ns *)page);
+        identify_ns(ctrl, nsc, (struct vn_id_ns *)page);
         break;
     case VN_CNS_NS_DESC_LIST:
         identify_descriptors(nsc->ns, page);
         break;
     case VN_CNS_IOCS_INDEPENDENT_NS:
-        identify_ns_independent(nsc->ns, (struct vn_id_ns_independent *)page);
+        identify_ns_independent(ctrl, nsc, (struct vn_id_ns_independent *)page);
         break;
     default: /* VN_CNS_IOCS_NS: no protection information formats: zeros */
         break;
@@ -170,19 +242,25 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     return send_page(req);
 }
 
+/* The controllers of this host in the subsystem, from an identifier on. Another host's are not its business. */
+static void list_ctrls(const struct vn_ctrl *ctrl, uint16_t from, uint16_t *list) {
+    if (!ctrl->door->next_ctrl) {
+        if (ctrl->cntlid >= from)
+            list[++list[0]] = ctrl->cntlid;
+        return;
+    }
+    while (list[0] < NR_LISTED_CTRLS && (from = ctrl->door->next_ctrl(ctrl, from)) != VN_CNTLID_DYNAMIC)
+        list[++list[0]] = from++;
+}
+
 /* Lists: of namespaces above an NSID, and of controllers from an identifier on. */
 static vn_status identify_list(struct vn_req *req, uint8_t cns) {
     struct vn_ctrl *ctrl = req->ctrl;
     uint32_t nsid = req->cmd.nsid;
     if (cns == VN_CNS_NS_CTRL_LIST || cns == VN_CNS_CTRL_LIST) {
-        uint16_t *list = (uint16_t *)ctrl->page;
-        uint16_t from = (uint16_t)(req->cmd.cdw10 >> 16);
         if (cns == VN_CNS_NS_CTRL_LIST && !vn_ns_table_get(&ctrl->namespaces, nsid))
             return VN_SC_INVALID_NS;
-        if (ctrl->cntlid >= from) {
-            list[0] = 1;
-            list[1] = ctrl->cntlid;
-        }
+        list_ctrls(ctrl, (uint16_t)(req->cmd.cdw10 >> 16), (uint16_t *)ctrl->page);
         return send_page(req);
     }
     if (nsid >= 0xfffffffe)
@@ -195,6 +273,10 @@ vn_status vn_identify(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     uint8_t cns = (uint8_t)req->cmd.cdw10, csi = (uint8_t)(req->cmd.cdw11 >> 24);
     memset(ctrl->page, 0, VN_PAGE_SIZE);
+    if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY && cns != VN_CNS_CTRL) {
+        req->error_location = 40; /* CDW10: it has nothing but itself */
+        return VN_SC_INVALID_FIELD;
+    }
     switch (cns) {
     case VN_CNS_CTRL:
         identify_ctrl(ctrl, (struct vn_id_ctrl *)ctrl->page);

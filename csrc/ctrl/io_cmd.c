@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "core/status.h"
-#include "ctrl/ctrl.h"
+#include "ctrl/fabrics.h"
 
 static void submit(struct vn_req *req) {
     if (vn_ns_submit(req->ns, req) == VN_BUSY)
@@ -80,12 +80,23 @@ static void on_flush_all(struct vn_req *req, void *arg) {
     submit(req);
 }
 
+/* Not one of all the namespaces may be out of reach over this path. */
+static vn_status check_all(const struct vn_ctrl *ctrl) {
+    vn_status status = VN_SC_SUCCESS;
+    for (uint32_t nsid = 0; !status && (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));)
+        status = vn_ana_check(ctrl, nsid);
+    return status;
+}
+
 static vn_status flush(struct vn_req *req) {
     req->op = VN_OP_FLUSH;
     if (req->cmd.nsid != VN_NSID_BROADCAST) {
         submit(req);
         return VN_SC_SUCCESS;
     }
+    vn_status status = check_all(req->ctrl);
+    if (status)
+        return status;
     req->step = 0;
     if (!flush_next(req)) {
         vn_ctrl_end(req, VN_SC_SUCCESS);
@@ -148,15 +159,26 @@ static vn_status dataset_management(struct vn_req *req) {
     return VN_SC_SUCCESS;
 }
 
+/* What is refused of any I/O command. */
+static vn_status check(const struct vn_req *req) {
+    if (req->ctrl->fabrics)
+        return vn_fabrics_check(req);
+    return VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) == 3 ? VN_SC_INVALID_FIELD : VN_SC_SUCCESS;
+}
+
 /* SUCCESS: the command is under way or has ended; else it is to be ended with the status. */
 static vn_status execute(struct vn_req *req) {
-    if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) == 3)
-        return VN_SC_INVALID_FIELD;
+    vn_status status = check(req);
+    if (status)
+        return status;
     if (req->cmd.nsid == VN_NSID_BROADCAST && req->cmd.opcode == VN_IO_FLUSH)
         return flush(req);
     req->ns = vn_ns_table_get(&req->ctrl->namespaces, req->cmd.nsid);
     if (!req->ns)
         return VN_SC_INVALID_NS;
+    status = vn_ana_check(req->ctrl, req->cmd.nsid);
+    if (status)
+        return status;
     switch (req->cmd.opcode) {
     case VN_IO_FLUSH:
         return flush(req);

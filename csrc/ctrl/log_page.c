@@ -1,11 +1,11 @@
-/* Get Log Page (Base 5.16): supported pages, errors, SMART, firmware, changed namespaces, effects.
- * Each page is built whole in the controller's scratch page, then the part that was asked for is sent.
+/* Get Log Page (Base 5.16): supported pages, errors, SMART, firmware, changed namespaces, effects; those of fabrics are
+ * in ana.c and discovery.c. A page is put together twice: to learn its size, then to copy what was asked for.
  */
 #include <string.h>
 
 #include "core/status.h"
 #include "core/util.h"
-#include "ctrl/ctrl.h"
+#include "ctrl/log.h"
 
 #define TEMPERATURE_K (273 + 37)
 #define DATA_UNIT_BYTES (1000u * 512u)
@@ -15,13 +15,11 @@
 #define WARNING_TEMPERATURE (1u << 1)
 #define WARNING_READ_ONLY (1u << 3)
 
-static const uint8_t supported_pages[] = {
-    VN_LOG_SUPPORTED, VN_LOG_ERROR, VN_LOG_SMART, VN_LOG_FIRMWARE, VN_LOG_CHANGED_NS, VN_LOG_EFFECTS,
-};
-
 static void add_error(struct vn_ctrl *ctrl, struct vn_log_error entry) {
+    vn_status status = VN_STATUS_CODE(entry.status_field >> 1);
+    bool transport = status == VN_SC_TRANSIENT_TRANSPORT || status == VN_SC_DATA_TRANSFER_ERROR;
     entry.error_count = ++ctrl->error_count;
-    entry.trtype = 1; /* PCIe */
+    entry.trtype = ctrl->fabrics && transport ? VN_TRTYPE_TCP : 0; /* 0: not of the transport; PCI has no number */
     ctrl->error_log[(ctrl->error_count - 1) % VN_MAX_ERROR_LOG] = entry;
 }
 
@@ -41,17 +39,15 @@ void vn_log_error_event(struct vn_ctrl *ctrl, uint16_t sqid, uint16_t location) 
     add_error(ctrl, (struct vn_log_error){.sqid = sqid, .cid = 0xffff, .parm_error_location = location});
 }
 
-static uint32_t build_supported(uint32_t *page) {
-    for (size_t i = 0; i < VN_ARRAY_SIZE(supported_pages); i++)
-        page[supported_pages[i]] = LID_SUPPORTED;
-    return 256 * sizeof(*page);
-}
+static void put_supported(struct vn_log *log); /* names all of them */
 
-static uint32_t build_error(const struct vn_ctrl *ctrl, struct vn_log_error *page) {
-    uint64_t nr = vn_min_u64(ctrl->error_count, VN_MAX_ERROR_LOG);
-    for (uint64_t i = 0; i < nr; i++) /* newest first */
-        page[i] = ctrl->error_log[(ctrl->error_count - 1 - i) % VN_MAX_ERROR_LOG];
-    return VN_MAX_ERROR_LOG * sizeof(*page);
+static void put_error(struct vn_log *log) {
+    const struct vn_ctrl *ctrl = log->req->ctrl;
+    static const struct vn_log_error none;
+    for (uint64_t i = 0; i < VN_MAX_ERROR_LOG; i++) { /* newest first */
+        uint64_t at = (ctrl->error_count - 1 - i) % VN_MAX_ERROR_LOG;
+        vn_log_put(log, i < ctrl->error_count ? &ctrl->error_log[at] : &none, sizeof(none));
+    }
 }
 
 static uint64_t data_units(uint64_t bytes) {
@@ -80,78 +76,148 @@ void vn_log_check_warnings(struct vn_ctrl *ctrl) {
         vn_aer_raise(ctrl, VN_AEN_SMART, fresh & WARNING_READ_ONLY ? VN_AEN_SMART_RELIABILITY : VN_AEN_SMART_TEMPERATURE);
 }
 
-static uint32_t build_smart(const struct vn_ctrl *ctrl, struct vn_log_smart *page) {
+static void put_smart(struct vn_log *log) {
+    const struct vn_ctrl *ctrl = log->req->ctrl;
     const struct vn_ctrl_counters *counters = &ctrl->counters;
     uint64_t now = vn_reactor_now_ns(ctrl->reactor);
-    page->critical_warning = critical_warning(ctrl);
-    page->temperature = TEMPERATURE_K;
-    page->avail_spare = 100;
-    page->spare_thresh = 10;
-    page->data_units_read[0] = data_units(counters->read_bytes);
-    page->data_units_written[0] = data_units(counters->write_bytes);
-    page->host_reads[0] = counters->reads;
-    page->host_writes[0] = counters->writes;
-    page->ctrl_busy_time[0] = counters->busy_ns / NS_PER_MINUTE;
-    page->power_cycles[0] = ctrl->power_cycles;
-    page->power_on_hours[0] = (now - ctrl->created_ns) / NS_PER_HOUR;
-    page->unsafe_shutdowns[0] = ctrl->unsafe_shutdowns;
-    page->media_errors[0] = counters->media_errors;
-    page->num_err_log_entries[0] = ctrl->error_count;
-    page->temp_sensor[0] = TEMPERATURE_K;
-    return sizeof(*page);
+    struct vn_log_smart page = {
+        .critical_warning = critical_warning(ctrl),
+        .temperature = TEMPERATURE_K,
+        .avail_spare = 100,
+        .spare_thresh = 10,
+        .data_units_read = {data_units(counters->read_bytes)},
+        .data_units_written = {data_units(counters->write_bytes)},
+        .host_reads = {counters->reads},
+        .host_writes = {counters->writes},
+        .ctrl_busy_time = {counters->busy_ns / NS_PER_MINUTE},
+        .power_cycles = {ctrl->power_cycles},
+        .power_on_hours = {(now - ctrl->created_ns) / NS_PER_HOUR},
+        .unsafe_shutdowns = {ctrl->unsafe_shutdowns},
+        .media_errors = {counters->media_errors},
+        .num_err_log_entries = {ctrl->error_count},
+        .temp_sensor = {TEMPERATURE_K},
+    };
+    vn_log_put(log, &page, sizeof(page));
 }
 
-static uint32_t build_firmware(struct vn_log_firmware *page) {
-    page->afi = 1; /* slot 1 */
-    memset(page->frs[0], ' ', sizeof(page->frs[0]));
-    memcpy(page->frs[0], VN_VERSION, vn_min_u64(strlen(VN_VERSION), sizeof(page->frs[0])));
-    return sizeof(*page);
+static void put_firmware(struct vn_log *log) {
+    struct vn_log_firmware page = {.afi = 1}; /* slot 1 */
+    memset(page.frs[0], ' ', sizeof(page.frs[0]));
+    memcpy(page.frs[0], VN_VERSION, vn_min_u64(strlen(VN_VERSION), sizeof(page.frs[0])));
+    vn_log_put(log, &page, sizeof(page));
 }
 
-static uint32_t build_changed_ns(struct vn_ctrl *ctrl, uint32_t *page) {
+static uint32_t *blank_page(const struct vn_log *log) {
+    return memset(log->req->ctrl->page, 0, VN_PAGE_SIZE);
+}
+
+static void put_changed_ns(struct vn_log *log) {
+    uint32_t *page = blank_page(log);
     size_t n = 0;
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
-        if (ctrl->changed_ns[nsid])
+        if (log->req->ctrl->changed_ns[nsid])
             page[n++] = nsid; /* there are at most 256, the page holds 1024 */
     }
-    return VN_PAGE_SIZE;
+    vn_log_put(log, page, VN_PAGE_SIZE);
 }
 
-static uint32_t build_effects(const struct vn_ctrl *ctrl, struct vn_log_effects *page) {
-    static const uint8_t admin[] = {
-        VN_ADMIN_DELETE_SQ, VN_ADMIN_CREATE_SQ,    VN_ADMIN_GET_LOG_PAGE, VN_ADMIN_DELETE_CQ,   VN_ADMIN_CREATE_CQ,
-        VN_ADMIN_IDENTIFY,  VN_ADMIN_ABORT,        VN_ADMIN_SET_FEATURES, VN_ADMIN_GET_FEATURES,
-        VN_ADMIN_ASYNC_EVENT, VN_ADMIN_KEEP_ALIVE,
-    };
-    for (size_t i = 0; i < VN_ARRAY_SIZE(admin); i++)
-        page->acs[admin[i]] = VN_EFFECT_CSUPP;
-    if (ctrl->dbbuf_supported)
-        page->acs[VN_ADMIN_DOORBELL_CONFIG] = VN_EFFECT_CSUPP;
-    page->iocs[VN_IO_READ] = page->iocs[VN_IO_FLUSH] = VN_EFFECT_CSUPP;
-    page->iocs[VN_IO_WRITE] = page->iocs[VN_IO_WRITE_ZEROES] = page->iocs[VN_IO_DSM] = VN_EFFECT_CSUPP | VN_EFFECT_LBCC;
-    return sizeof(*page);
-}
-
-/* Builds the page lid in ctrl->page; its size in bytes, 0 when there is no such page. */
-static uint32_t build(struct vn_ctrl *ctrl, uint8_t lid) {
-    void *page = ctrl->page;
-    memset(page, 0, VN_PAGE_SIZE);
-    switch (lid) {
-    case VN_LOG_SUPPORTED:
-        return build_supported(page);
-    case VN_LOG_ERROR:
-        return build_error(ctrl, page);
-    case VN_LOG_SMART:
-        return build_smart(ctrl, page);
-    case VN_LOG_FIRMWARE:
-        return build_firmware(page);
-    case VN_LOG_CHANGED_NS:
-        return build_changed_ns(ctrl, page);
-    case VN_LOG_EFFECTS:
-        return build_effects(ctrl, page);
-    default:
-        return 0;
+static void put_effects(struct vn_log *log) {
+    struct vn_log_effects *page = (struct vn_log_effects *)blank_page(log);
+    for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->acs); opcode++)
+        page->acs[opcode] = vn_admin_offers(log->req->ctrl, (uint8_t)opcode) ? VN_EFFECT_CSUPP : 0;
+    if (vn_ctrl_kind(log->req->ctrl) != VN_KIND_DISCOVERY) {
+        page->iocs[VN_IO_READ] = page->iocs[VN_IO_FLUSH] = VN_EFFECT_CSUPP;
+        page->iocs[VN_IO_WRITE] = page->iocs[VN_IO_WRITE_ZEROES] = page->iocs[VN_IO_DSM] =
+            VN_EFFECT_CSUPP | VN_EFFECT_LBCC;
     }
+    vn_log_put(log, page, sizeof(*page));
+}
+
+static const struct page {
+    uint8_t lid;
+    unsigned kinds; /* of controllers that have it */
+    void (*put)(struct vn_log *log);
+} pages[] = {
+    {VN_LOG_SUPPORTED, VN_KIND_ANY, put_supported},
+    {VN_LOG_ERROR, VN_KIND_ANY, put_error},
+    {VN_LOG_SMART, VN_KIND_PCI | VN_KIND_IO, put_smart},
+    {VN_LOG_FIRMWARE, VN_KIND_PCI | VN_KIND_IO, put_firmware},
+    {VN_LOG_CHANGED_NS, VN_KIND_PCI | VN_KIND_IO, put_changed_ns},
+    {VN_LOG_EFFECTS, VN_KIND_ANY, put_effects},
+    {VN_LOG_ANA, VN_KIND_IO, vn_ana_log},
+    {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log},
+};
+
+static bool has_page(const struct vn_ctrl *ctrl, const struct page *page) {
+    return (page->kinds & vn_ctrl_kind(ctrl)) && (page->lid != VN_LOG_ANA || vn_ctrl_has_ana(ctrl));
+}
+
+static void put_supported(struct vn_log *log) {
+    uint32_t *list = blank_page(log);
+    for (size_t i = 0; i < VN_ARRAY_SIZE(pages); i++)
+        list[pages[i].lid] = has_page(log->req->ctrl, &pages[i]) ? LID_SUPPORTED : 0;
+    vn_log_put(log, list, 256 * sizeof(*list));
+}
+
+/* NULL: there is no such page. */
+static const struct page *find_page(const struct vn_ctrl *ctrl, uint8_t lid) {
+    for (size_t i = 0; i < VN_ARRAY_SIZE(pages); i++) {
+        if (pages[i].lid == lid && has_page(ctrl, &pages[i]))
+            return &pages[i];
+    }
+    return NULL;
+}
+
+/* On into the host's buffer, as far as it goes. data NULL: zeros. */
+static void copy(struct vn_log *log, const uint8_t *data, uint64_t bytes) {
+    while (bytes && log->iov < log->req->nr_iov) {
+        const struct iovec *iov = &log->req->iov[log->iov];
+        uint8_t *to = (uint8_t *)iov->iov_base + log->iov_done;
+        size_t n = vn_min_u64(bytes, iov->iov_len - log->iov_done);
+        if (data) {
+            memcpy(to, data, n);
+            data += n;
+        } else {
+            memset(to, 0, n);
+        }
+        bytes -= n;
+        log->iov_done += n;
+        if (log->iov_done == iov->iov_len) {
+            log->iov++;
+            log->iov_done = 0;
+        }
+    }
+}
+
+bool vn_log_wants(const struct vn_log *log, uint64_t bytes) {
+    return log->iov < log->req->nr_iov && log->at + bytes > log->offset;
+}
+
+void vn_log_skip(struct vn_log *log, uint64_t bytes) {
+    log->at += bytes;
+}
+
+void vn_log_put(struct vn_log *log, const void *data, uint64_t bytes) {
+    if (vn_log_wants(log, bytes)) {
+        uint64_t before = log->offset > log->at ? log->offset - log->at : 0;
+        copy(log, (const uint8_t *)data + before, bytes - before);
+    }
+    log->at += bytes;
+}
+
+/* Sends dwords of the page from an offset on; beyond its end come zeros. */
+static vn_status send_part(struct vn_req *req, const struct page *page, uint64_t offset, uint64_t nr_dwords) {
+    struct vn_log log = {.req = req, .offset = offset};
+    page->put(&log); /* no buffer yet: it measures */
+    if ((offset & 3) || offset > log.at || nr_dwords * 4 > vn_ctrl_max_transfer(req->ctrl))
+        return VN_SC_INVALID_FIELD;
+    vn_status status = req->ctrl->door->map(req, (uint32_t)(nr_dwords * 4));
+    if (status)
+        return status;
+    log = (struct vn_log){.req = req, .offset = offset};
+    page->put(&log);
+    copy(&log, NULL, UINT64_MAX);
+    return VN_SC_SUCCESS;
 }
 
 vn_status vn_log_page(struct vn_req *req) {
@@ -161,17 +227,15 @@ vn_status vn_log_page(struct vn_req *req) {
     bool retain = cmd->cdw10 & (1u << 15); /* RAE */
     uint64_t nr_dwords = ((cmd->cdw10 >> 16) | (uint64_t)(cmd->cdw11 & 0xffff) << 16) + 1;
     uint64_t offset = cmd->cdw12 | (uint64_t)cmd->cdw13 << 32;
-    uint32_t bytes = build(ctrl, lid);
-    if (!bytes) {
+    const struct page *page = find_page(ctrl, lid);
+    if (!page) {
         req->error_location = 40; /* CDW10 */
         return VN_SC_INVALID_LOG_PAGE;
     }
     /* Every page here is of the controller; the SMART log takes NSID 0 or FFFFFFFFh (LPA bit 0 is clear). */
     if (lid == VN_LOG_SMART && cmd->nsid != 0 && cmd->nsid != VN_NSID_BROADCAST)
         return VN_SC_INVALID_FIELD;
-    if ((offset & 3) || offset > bytes || nr_dwords * 4 > vn_ctrl_max_transfer(ctrl))
-        return VN_SC_INVALID_FIELD;
-    vn_status status = vn_ctrl_send(req, ctrl->page + offset, bytes - (uint32_t)offset, (uint32_t)(nr_dwords * 4));
+    vn_status status = send_part(req, page, offset, nr_dwords);
     if (status)
         return status;
     if (!retain) {

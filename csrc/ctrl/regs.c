@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 #include "core/status.h"
-#include "ctrl/ctrl.h"
+#include "ctrl/fabrics.h"
 
 #define CAP_TO 20u /* 10 s, in units of 500 ms */
 #define SHN_NONE 0u
@@ -13,8 +13,9 @@ static void finish_disable(struct vn_ctrl *ctrl);
 static void try_enable(struct vn_ctrl *ctrl);
 
 void vn_ctrl_reset_regs(struct vn_ctrl *ctrl) {
+    bool has_io = vn_ctrl_kind(ctrl) != VN_KIND_DISCOVERY;
     ctrl->cap = (uint64_t)(ctrl->max_entries - 1) << VN_CAP_MQES_SHIFT | VN_CAP_CQR |
-                (uint64_t)CAP_TO << VN_CAP_TO_SHIFT | VN_CAP_CSS_NVM | VN_CAP_CSS_IOCS;
+                (uint64_t)CAP_TO << VN_CAP_TO_SHIFT | (has_io ? VN_CAP_CSS_NVM | VN_CAP_CSS_IOCS : VN_CAP_CSS_ADMIN);
     ctrl->cc = ctrl->csts = ctrl->intms = 0;
     ctrl->aqa = 0;
     ctrl->asq = ctrl->acq = 0;

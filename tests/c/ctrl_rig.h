@@ -18,7 +18,7 @@
 struct rig_done {
     uint16_t sqid, cid;
     vn_status status; /* without the phase bit */
-    uint32_t result;
+    uint32_t result, result_high;
 };
 
 struct ctrl_rig {
@@ -58,7 +58,8 @@ static inline void rig_post(struct vn_req *req) {
     struct ctrl_rig *rig = rig_of(req->ctrl);
     struct vn_cq *cq = req->sq->cq;
     CHECK(rig->nr_done < RIG_DONE_MAX);
-    rig->done[rig->nr_done++] = (struct rig_done){req->sq->sqid, req->cmd.cid, req->status, req->result};
+    rig->done[rig->nr_done++] = (struct rig_done){req->sq->sqid, req->cmd.cid, req->status, req->result,
+                                               req->result_high};
     CHECK((cq->tail + 1) % cq->size != cq->head); /* posted to a full queue */
     cq->tail = (cq->tail + 1) % cq->size;
     if (!rig->host_sleeps)
@@ -112,6 +113,12 @@ static inline void rig_on(struct ctrl_rig *rig, void (*fn)(struct ctrl_rig *rig)
     CHECK_EQ(vn_reactor_call(rig->reactor, rig_call, rig), 0);
 }
 
+static inline void rig_make_memory(struct ctrl_rig *rig) {
+    CHECK((rig->ram = aligned_alloc(VN_PAGE_SIZE, RIG_RAM_BYTES)));
+    memset(rig->ram, 0, RIG_RAM_BYTES);
+    CHECK_EQ(vn_guest_mem_add(&rig->mem, RIG_RAM_GPA, RIG_RAM_BYTES, rig->ram, true, true), 0);
+}
+
 static inline struct ctrl_rig *rig_make(const struct vn_ctrl_opts *opts) {
     static const struct vn_ctrl_opts defaults = {.serial = "RIG1"};
     struct ctrl_rig *rig = calloc(1, sizeof(*rig));
@@ -121,9 +128,7 @@ static inline struct ctrl_rig *rig_make(const struct vn_ctrl_opts *opts) {
     CHECK_EQ(vn_ctrl_init(&rig->ctrl, opts ? opts : &defaults, rig->reactor, rig->events, 7), 0);
     rig->ctrl.door = &rig_door;
     rig->ctrl.door_ctx = rig;
-    CHECK((rig->ram = aligned_alloc(VN_PAGE_SIZE, RIG_RAM_BYTES)));
-    memset(rig->ram, 0, RIG_RAM_BYTES);
-    CHECK_EQ(vn_guest_mem_add(&rig->mem, RIG_RAM_GPA, RIG_RAM_BYTES, rig->ram, true, true), 0);
+    rig_make_memory(rig);
     return rig;
 }
 
@@ -190,7 +195,7 @@ static inline void rig_free(struct ctrl_rig *rig) {
     rig_on(rig, rig_disable_here);
     RIG_WAIT(rig, rig->ctrl.state == VN_CTRL_DISABLED && !rig->ctrl.nr_inflight && !rig->ctrl.shutdown &&
                       !rig->ctrl.nr_orphans);
-    CHECK_EQ(rig_pool_size(rig->ctrl.io_pool), VN_NR_IO_REQS);
+    CHECK_EQ(rig_pool_size(rig->ctrl.io_pool), rig->ctrl.fabrics ? 0 : VN_NR_IO_REQS);
     CHECK_EQ(rig_pool_size(rig->ctrl.admin_pool), VN_NR_ADMIN_REQS);
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
         if (rig->spaces[nsid])

@@ -67,7 +67,7 @@ static void test_wrap(struct ring_rig *rig) {
     for (uint32_t entries = 2; entries < 9; entries++) {
         start(rig, entries);
         for (int i = 0; i < 40; i++)
-            CHECK_EQ(admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_KEEP_ALIVE}), VN_SC_SUCCESS);
+            CHECK_EQ(admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_GET_FEATURES, .cdw10 = VN_FEAT_VWC}), VN_SC_SUCCESS);
         stop(rig);
     }
 }
@@ -118,7 +118,7 @@ static void test_full_admin_cq(struct ring_rig *rig) {
     ring_write_head(rig, 0, admin_head);
     put_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_ASYNC_EVENT, .cid = 3});
     put_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_SET_FEATURES, .cid = 4, .cdw10 = 0xff});
-    put_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_KEEP_ALIVE, .cid = 5});
+    put_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_GET_FEATURES, .cdw10 = VN_FEAT_VWC, .cid = 5});
     ring_write_tail(rig, 0, admin_tail);
     vn_aer_ns_changed(&rig->ctrl, 1);
     for (int i = 0; i < 4; i++)

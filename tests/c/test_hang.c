@@ -127,7 +127,7 @@ static void give_up_ready(struct ctrl_rig *rig) {
     rig_submit(rig, 0, (struct vn_sqe){.opcode = VN_ADMIN_ABORT, .cdw10 = 1 | (uint32_t)last_cid << 16});
     vn_ctrl_give_up(&rig->ctrl);
     CHECK(rig->ctrl.nr_orphans == 1 && rig->ctrl.nr_inflight == 0);
-    CHECK_EQ(rig_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_KEEP_ALIVE}, NULL), VN_SC_SUCCESS);
+    CHECK_EQ(rig_admin(rig, (struct vn_sqe){.opcode = VN_ADMIN_GET_FEATURES, .cdw10 = VN_FEAT_VWC}, NULL), VN_SC_SUCCESS);
     read_one(rig);
     rig->nr_done = 0;
     release(rig); /* the orphan in silence, the other one as ever */

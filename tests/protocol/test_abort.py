@@ -81,7 +81,7 @@ def test_a_parked_event_request_can_be_aborted(host: NvmeHost) -> None:
     assert answer.ok and answer.result == 0
     refused(host.wait(0, cids[1]), Status.ABORT_REQUESTED, dnr=None)
     extra = host.submit_async_event()  # its place is free again
-    assert host.admin(Sqe(0x18)).ok
+    assert host.admin(Sqe(0x0A, cdw10=6)).ok
     refused(host.admin(nvme.async_event()), Status.AER_LIMIT)
     for cid in (cids[0], cids[2], cids[3], extra):
         answer = host.admin(nvme.abort(0, cid))

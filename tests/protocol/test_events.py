@@ -28,7 +28,7 @@ def event(host: NvmeHost, cid: int) -> tuple[int, int, int]:
 
 
 def nothing(host: NvmeHost, cid: int) -> None:
-    assert host.admin(nvme.Sqe(0x18)).ok
+    assert host.admin(nvme.Sqe(0x0A, cdw10=6)).ok
     with pytest.raises(PeerTimeout):
         host.wait_async_event(cid, QUIET_S)
 
@@ -133,7 +133,7 @@ def test_the_same_mistake_is_told_again_after_a_good_value(trapped: NvmeHost) ->
 
 def test_an_event_waits_for_a_request(trapped: NvmeHost) -> None:
     trapped.ring(9, 1)
-    assert trapped.admin(nvme.Sqe(0x18)).ok
+    assert trapped.admin(nvme.Sqe(0x0A, cdw10=6)).ok
     assert event(trapped, trapped.submit_async_event()) == (ERROR, DOORBELL_REGISTER, LOG_ERROR)
 
 

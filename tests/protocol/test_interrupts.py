@@ -51,7 +51,7 @@ def test_each_queue_has_its_vector(serve: Serve) -> None:
 def test_the_admin_queue_has_vector_0(serve: Serve) -> None:
     host = serve("mem:1M").connect()
     host.enable_interrupts(2)
-    assert host.admin(nvme.Sqe(0x18)).ok
+    assert host.admin(nvme.Sqe(0x0A, cdw10=6)).ok
     assert host.wait_interrupt(0) >= 1
     assert not fired(host, 1)
 

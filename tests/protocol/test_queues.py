@@ -113,7 +113,8 @@ def test_a_completion_queue_goes_after_its_submission_queues(host: NvmeHost) -> 
 
 @pytest.mark.parametrize("qid", [0, 1, 65, 0xFFFF])
 def test_the_admin_queue_and_missing_queues_cannot_be_deleted(host: NvmeHost, qid: int) -> None:
-    assert host.admin(Sqe(Admin.KEEP_ALIVE)).ok  # a first command of zeros means unshared memory
+    # a first command of zeros means unshared memory
+    assert host.admin(Sqe(Admin.GET_FEATURES, cdw10=6)).ok
     refused(host.admin(Sqe(Admin.DELETE_SQ, cdw10=qid)), Status.QID_INVALID)
     refused(host.admin(Sqe(Admin.DELETE_CQ, cdw10=qid)), Status.QID_INVALID)
 

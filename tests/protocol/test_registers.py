@@ -185,14 +185,14 @@ def test_admin_queues_of_one_entry_are_fatal(idle: NvmeHost, aqa: int) -> None:
 def test_admin_queues_of_2_to_4096_entries(idle: NvmeHost, entries: int) -> None:
     idle.enable(asq_entries=entries, acq_entries=entries)
     for _ in range(10):
-        assert idle.admin(Sqe(0x18)).ok  # Keep Alive
+        assert idle.admin(Sqe(0x0A, cdw10=6)).ok  # Get Features
 
 
 def test_admin_queues_of_different_sizes(idle: NvmeHost) -> None:
     for asq, acq in ((2, 64), (64, 2), (7, 5)):
         idle.enable(asq_entries=asq, acq_entries=acq)
         for _ in range(150):
-            assert idle.admin(Sqe(0x18)).ok
+            assert idle.admin(Sqe(0x0A, cdw10=6)).ok
 
 
 @pytest.mark.parametrize("register", [Reg.ASQ, Reg.ACQ])

@@ -148,7 +148,7 @@ def test_queues_and_phases_start_over_after_a_reset(serve: Serve, how: str) -> N
         RESETS[how](host)
         until(lambda: host.csts & RDY == 0, "not ready any more")
         host.enable()
-        assert host.admin(Sqe(0x18)).sqhd == 1
+        assert host.admin(Sqe(0x0A, cdw10=6)).sqhd == 1
         completion = host.create_sq(1, 4, 1)
         assert completion.code == nvme.Status.CQ_INVALID, "the old queues should be gone"
 
@@ -175,7 +175,7 @@ def test_parked_event_requests_are_dropped_by_a_reset(host: NvmeHost) -> None:
     for turn in range(20):
         for _ in range(4):
             host.submit_async_event()
-        assert host.admin(Sqe(0x18)).ok, f"turn {turn}"
+        assert host.admin(Sqe(0x0A, cdw10=6)).ok, f"turn {turn}"
         host.disable()
         host.enable()
 
@@ -297,6 +297,6 @@ def test_resets_at_random_moments(serve: Serve) -> None:
 def test_a_controller_that_is_not_ready_does_not_answer(serve: Serve) -> None:
     host = serve("mem:1M").connect()
     disable_register(host)
-    cid = host.submit(0, Sqe(0x18))
+    cid = host.submit(0, Sqe(0x0A, cdw10=6))
     with pytest.raises(PeerTimeout):
         host.wait(0, cid, 0.05)
