@@ -8,6 +8,8 @@ from functools import partial
 from typing import TypeVar
 
 from vhostnvme.errors import ConfigError
+from vhostnvme.fabric.address import Address, parse_address
+from vhostnvme.fabric.nqn import check_nqn, check_subsystem_nqn
 from vhostnvme.limits import BANDWIDTHS, IOPS, NAMES, option_of, parse_limit
 from vhostnvme.storage.spec import DiskSpec, parse_spec
 from vhostnvme.units import parse_size
@@ -33,6 +35,23 @@ def spec(text: str) -> DiskSpec:
 
 def size(text: str) -> int:
     return checked(parse_size)(text)
+
+
+def address(text: str) -> Address:
+    return checked(parse_address)(text)
+
+
+def listen_address(text: str) -> Address:
+    """Its port may be 0."""
+    return checked(partial(parse_address, any_port=True))(text)
+
+
+def nqn(text: str) -> str:
+    return checked(check_nqn)(text)
+
+
+def subsystem_nqn(text: str) -> str:
+    return checked(check_subsystem_nqn)(text)
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:

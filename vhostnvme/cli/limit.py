@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Limits that are not named stay as they are. Without any, shows those that hold."
     )
     parser.add_argument(
-        "target", type=Path, metavar="SOCKET|DIR", help="the server's socket, or its folder"
+        "target",
+        type=Path,
+        metavar="SOCKET|DIR|HOST:PORT",
+        help="the server's socket, its folder, or the first address that it listens on",
     )
     parser.add_argument(
         "--namespace",

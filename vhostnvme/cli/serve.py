@@ -1,18 +1,22 @@
-"""`vhostnvme serve`: one controller, without a card, until a signal comes."""
+"""`vhostnvme serve`: a controller, an NVMe/TCP target, or both, until a signal comes."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vhostnvme.cli import arguments
+
+if TYPE_CHECKING:
+    from vhostnvme.emulation import DeviceOptions
+    from vhostnvme.fabric.options import TargetOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket",
         type=Path,
-        required=True,
         metavar="DIR/cntrl",
         help="the vfio-user socket; DIR is made (mode 0700) when it is missing",
     )
@@ -20,10 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--namespace",
         type=arguments.spec,
         action="append",
-        required=True,
+        default=[],
         metavar="SPEC",
         help="file:PATH[?size=10G], mem:1G or null:1T; repeat it for more namespaces",
     )
+    _add_target(parser)
     parser.add_argument(
         "--doorbells",
         choices=["auto", "mapped", "trapped"],
@@ -50,10 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--queues",
-        type=arguments.whole_number(1, 64),
+        type=arguments.whole_number(1, 128),
         default=0,
         metavar="N",
-        help="I/O queue pairs at most (default: 64)",
+        help="I/O queue pairs of a controller at most (default: 64; over TCP 128)",
     )
     arguments.add_limits(parser)
     parser.add_argument("--serial", help="serial number, up to 20 characters")
@@ -65,7 +70,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ready-fd",
         type=arguments.whole_number(0, 1 << 20),
         metavar="N",
-        help="write a line to this file descriptor when the socket takes connections, and close it",
+        help="write a line to this file descriptor when connections are taken, and close it",
+    )
+    parser.add_argument(
+        "--control",
+        type=Path,
+        metavar="PATH",
+        help="the control socket for `vhostnvme status` and `limit`",
+    )
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("NVMe/TCP (docs/fabric.md)")
+    group.add_argument(
+        "--tcp",
+        type=arguments.listen_address,
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="listen there; [IPV6]:PORT too; port 0: any; repeat it for more",
+    )
+    group.add_argument("--subnqn", type=arguments.subsystem_nqn, metavar="NQN", help="its name")
+    group.add_argument(
+        "--allow-host",
+        type=arguments.nqn,
+        action="append",
+        default=[],
+        metavar="NQN",
+        help="a host that may connect (default: none); repeat it for more",
+    )
+    group.add_argument("--allow-any-host", action="store_true", help="whoever comes may connect")
+    group.add_argument("--tls", action="store_true", help="TLS 1.3 only; with --tls-psk-file")
+    for name, line in (
+        ("tls-psk", "the pre-shared key of the allowed hosts, as `nvme gen-tls-key` writes it"),
+        ("dhchap-key", "the allowed hosts prove with DH-HMAC-CHAP that they know this key"),
+        ("dhchap-ctrl-key", "and we prove that we know this one"),
+    ):
+        group.add_argument(f"--{name}-file", type=Path, metavar="FILE", help=line)
+    group.add_argument(
+        "--referral",
+        type=arguments.address,
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="another discovery service that hosts are told of; repeat it for more",
+    )
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help="several subsystems, keys for each host, …"
     )
 
 
@@ -73,12 +124,58 @@ def run(args: argparse.Namespace) -> int:
     import asyncio
     from dataclasses import replace
 
-    from vhostnvme.emulation import DeviceOptions
-    from vhostnvme.emulation.service import Announcement, serve
-    from vhostnvme.limits import Limits
-    from vhostnvme.native import Doorbells, RuntimeOptions
+    from vhostnvme.emulation.announcement import Announcement
+    from vhostnvme.emulation.service import ServeOptions, serve
+    from vhostnvme.native import RuntimeOptions
 
-    device = DeviceOptions(
+    _check(args)
+    options = ServeOptions(
+        device=_device(args) if args.socket else None,
+        target=_target(args) if args.tcp or args.config else None,
+        control=args.control,
+    )
+    runtime = RuntimeOptions(reactors=args.reactors, sqpoll=args.sqpoll)
+    if args.poll_us is not None:
+        runtime = replace(runtime, poll_us=args.poll_us)
+    asyncio.run(serve(options, runtime, Announcement(as_json=args.json, ready_fd=args.ready_fd)))
+    return 0
+
+
+# What --config says itself.
+_OF_ONE_SUBSYSTEM = ("subnqn", "allow_host", "allow_any_host", "tls", "tls_psk_file",
+                     "dhchap_key_file", "dhchap_ctrl_key_file", "referral")  # fmt: skip
+_IN_CONFIG = ("socket", "namespace", "tcp", "serial", "model", "queues", *_OF_ONE_SUBSYSTEM)
+
+
+def _check(args: argparse.Namespace) -> None:
+    from vhostnvme.errors import ConfigError
+
+    def refuse(names: tuple[str, ...], sentence: str) -> None:
+        for name in names:
+            if getattr(args, name):
+                raise ConfigError(f"--{name.replace('_', '-')} {sentence}")
+
+    if args.config:
+        refuse(_IN_CONFIG, "does not go with --config: the file says it all")
+    elif not args.socket and not args.tcp:
+        raise ConfigError("give --socket DIR/cntrl for VMs, --tcp HOST:PORT for NVMe/TCP, or both")
+    elif not args.namespace:
+        raise ConfigError("give at least one --namespace SPEC, such as --namespace mem:1G")
+    if not args.config and not args.tcp:
+        refuse(_OF_ONE_SUBSYSTEM, "says nothing without --tcp HOST:PORT")
+    if not args.socket and arguments.given_limits(args):
+        raise ConfigError(
+            "limits of all namespaces together go with --socket: put a namespace's own into its"
+            " SPEC, as in mem:1G?iops=1000"
+        )
+
+
+def _device(args: argparse.Namespace) -> DeviceOptions:
+    from vhostnvme.emulation import DeviceOptions
+    from vhostnvme.limits import Limits
+    from vhostnvme.native import Doorbells
+
+    return DeviceOptions(
         socket=args.socket,
         namespaces=tuple(args.namespace),
         doorbells=Doorbells[args.doorbells.upper()],
@@ -87,8 +184,31 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         limits=Limits(**arguments.given_limits(args)),
     )
-    runtime = RuntimeOptions(reactors=args.reactors, sqpoll=args.sqpoll)
-    if args.poll_us is not None:
-        runtime = replace(runtime, poll_us=args.poll_us)
-    asyncio.run(serve(device, runtime, Announcement(as_json=args.json, ready_fd=args.ready_fd)))
-    return 0
+
+
+def _target(args: argparse.Namespace) -> TargetOptions:
+    from vhostnvme.emulation.device import serial_of_socket
+    from vhostnvme.fabric.config import load_config
+    from vhostnvme.fabric.single import Keys, SingleOptions, single_target
+
+    if args.config:
+        return load_config(args.config)
+    return single_target(
+        SingleOptions(
+            listen=args.tcp,
+            disks=args.namespace,
+            tls=args.tls,
+            subnqn=args.subnqn,
+            serial=args.serial or (serial_of_socket(args.socket) if args.socket else None),
+            model=args.model,
+            any_host=args.allow_any_host,
+            hosts=args.allow_host,
+            keys=Keys(
+                dhchap=args.dhchap_key_file,
+                dhchap_ctrl=args.dhchap_ctrl_key_file,
+                tls_psk=args.tls_psk_file,
+            ),
+            referrals=args.referral,
+            queues=args.queues,
+        )
+    )

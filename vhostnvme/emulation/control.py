@@ -1,4 +1,4 @@
-"""What a device answers on its control socket."""
+"""What a server answers on its control socket: of its device, and of its target."""
 
 from __future__ import annotations
 
@@ -14,29 +14,50 @@ from vhostnvme.control.device import (
     SetLimits,
 )
 from vhostnvme.control.server import ControlServer
+from vhostnvme.control.target import (
+    SERVER_STATUS,
+    ConnectedHost,
+    ListenerStatus,
+    ServerStatus,
+    SubsystemStatus,
+    TargetStatus,
+)
 from vhostnvme.emulation.device import Device
+from vhostnvme.fabric.options import SubsystemOptions
+from vhostnvme.fabric.target import FabricTarget
 from vhostnvme.limits import NAMES, NO_LIMITS, Limits
-from vhostnvme.native import ControllerInfo, LimitInfo
+from vhostnvme.native import ControllerInfo, LimitInfo, Namespace
+from vhostnvme.storage.spec import DiskSpec, format_spec
 
 
-def register(server: ControlServer, device: Device) -> None:
-    """Gives the server this device's methods."""
+def register(
+    server: ControlServer, device: Device | None = None, target: FabricTarget | None = None
+) -> None:
+    """Gives the server the methods of a device, of a target, or of both."""
+    limited = device or target
+    assert limited is not None, "a server serves something"
 
-    def status(_: NoParams) -> DeviceStatus:
-        return status_of(device)
+    def status(_: NoParams) -> ServerStatus:
+        return ServerStatus(
+            device=device_status(device) if device else None,
+            target=target_status(target) if target else None,
+        )
 
     def set_limits(params: SetLimits) -> Limits:
-        current = NO_LIMITS if params.clear else device.limits(params.namespace)
+        current = NO_LIMITS if params.clear else limited.limits(params.namespace)
         given = {name: getattr(params, name) for name in NAMES}
         limits = dataclasses.replace(current, **{n: v for n, v in given.items() if v is not None})
-        device.set_limits(limits, params.namespace)
-        return device.limits(params.namespace)
+        limited.set_limits(limits, params.namespace)
+        return limited.limits(params.namespace)
 
-    server.register(STATUS, NoParams, status)
+    server.register(SERVER_STATUS, NoParams, status)
     server.register(SET_LIMITS, SetLimits, set_limits)
+    if device is not None:
+        known = device
+        server.register(STATUS, NoParams, lambda _: device_status(known))
 
 
-def status_of(device: Device) -> DeviceStatus:
+def device_status(device: Device) -> DeviceStatus:
     """The device, its counters and its limits."""
     info = device.info()
     return DeviceStatus(
@@ -54,31 +75,65 @@ def status_of(device: Device) -> DeviceStatus:
         interrupts=info.interrupts,
         doorbell_writes=info.doorbell_writes,
         limited=_limited(info.limited),
-        namespaces=_namespaces_of(device),
+        namespaces=[_namespace_status(*each) for each in device.disks()],
     )
 
 
-def _namespaces_of(device: Device) -> list[NamespaceStatus]:
-    return [
-        NamespaceStatus(
-            nsid=known.nsid,
-            uuid=str(known.uuid),
-            size=known.size,
-            block_size=known.block_size,
-            spec=known.spec,
-            reads=info.reads,
-            writes=info.writes,
-            read_bytes=info.read_bytes,
-            write_bytes=info.write_bytes,
-            flushes=info.flushes,
-            deallocates=info.deallocates,
-            write_zeroes=info.write_zeroes,
-            errors=info.errors,
-            bounced=info.bounced,
-            limited=_limited(info.limited),
-        )
-        for known, info in zip(device.namespaces(), device.namespace_infos(), strict=True)
-    ]
+def target_status(target: FabricTarget) -> TargetStatus:
+    """The target, who may connect to it and who has, and its counters."""
+    info = target.info()
+    return TargetStatus(
+        listeners=[
+            ListenerStatus(address=each.address.host, port=each.address.port, tls=each.tls)
+            for each in target.listeners
+        ],
+        subsystems=[_subsystem_status(target, each) for each in target.options.subsystems],
+        hosts=[ConnectedHost(**dataclasses.asdict(host)) for host in target.native.hosts()],
+        connections=info.connections,
+        half_open=info.half_open,
+        controllers=info.controllers,
+        commands=info.commands,
+        errors=info.errors,
+        accepted=info.accepted,
+        refused=info.refused,
+        read_bytes=info.read_bytes,
+        write_bytes=info.write_bytes,
+        memory_bytes_max=info.resident_bytes_max,
+    )
+
+
+def _subsystem_status(target: FabricTarget, options: SubsystemOptions) -> SubsystemStatus:
+    return SubsystemStatus(
+        subnqn=options.nqn,
+        serial=target.serial(options),
+        any_host=options.any_host,
+        allowed_hosts=[host.nqn for host in options.hosts],
+        namespaces=[
+            _namespace_status(nsid, exported.disk, exported.namespace)
+            for nsid, exported in sorted(target.exported(options.nqn).items())
+        ],
+    )
+
+
+def _namespace_status(nsid: int, spec: DiskSpec, namespace: Namespace) -> NamespaceStatus:
+    info = namespace.info()
+    return NamespaceStatus(
+        nsid=nsid,
+        uuid=str(info.uuid),
+        size=info.size,
+        block_size=info.block_size,
+        spec=format_spec(spec),
+        reads=info.reads,
+        writes=info.writes,
+        read_bytes=info.read_bytes,
+        write_bytes=info.write_bytes,
+        flushes=info.flushes,
+        deallocates=info.deallocates,
+        write_zeroes=info.write_zeroes,
+        errors=info.errors,
+        bounced=info.bounced,
+        limited=_limited(info.limited),
+    )
 
 
 def _state_of(info: ControllerInfo) -> str:

@@ -97,9 +97,7 @@ class Device:
     @property
     def serial(self) -> str:
         """The serial number: as given, else made from the socket's path, so that it stays."""
-        if self.options.serial is not None:
-            return self.options.serial
-        return "VN" + hashlib.sha256(os.fsencode(self.socket)).hexdigest()[:16].upper()
+        return self.options.serial or serial_of_socket(self.options.socket)
 
     async def start(self) -> None:
         """Opens the namespaces, then the controller, then the socket.
@@ -167,12 +165,16 @@ class Device:
 
     def namespace_infos(self) -> list[NamespaceInfo]:
         """State and counters of the namespaces, in the order of their ids."""
-        return [namespace.info() for _, (_, namespace) in sorted(self._namespaces.items())]
+        return [namespace.info() for _, _, namespace in self.disks()]
+
+    def disks(self) -> list[tuple[int, DiskSpec, Namespace]]:
+        """Id, SPEC and handle of the namespaces, in the order of their ids."""
+        return [(nsid, *self._namespaces[nsid]) for nsid in sorted(self._namespaces)]
 
     def namespaces(self) -> list[NamespaceStatus]:
         """The namespaces, in the order of their ids."""
         found = []
-        for nsid, (spec, namespace) in sorted(self._namespaces.items()):
+        for nsid, spec, namespace in self.disks():
             info = namespace.info()
             found.append(
                 NamespaceStatus(nsid, info.uuid, info.size, info.block_size, format_spec(spec))
@@ -254,6 +256,11 @@ class Device:
             self._controller.listen(self.socket)
         finally:
             os.umask(old)
+
+
+def serial_of_socket(path: Path) -> str:
+    """A serial number that stays the same for this path."""
+    return "VN" + hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16].upper()
 
 
 def check_socket_path(path: Path) -> None:

@@ -51,3 +51,11 @@ def _sentence(event: Event) -> tuple[int, str]:
             return logging.INFO, event.text or "a message without text"
         case EventType.CONTROLLER_DESTROYED:
             return logging.DEBUG, "the controller is gone"
+        case EventType.TARGET_DESTROYED:
+            return logging.DEBUG, "the target is gone"
+        case EventType.HOST_CONNECTED:
+            return logging.INFO, event.text or "a host has connected"
+        case EventType.HOST_DISCONNECTED:
+            return logging.INFO, event.text or "a host has disconnected"
+        case EventType.HOST_REFUSED:
+            return logging.WARNING, event.text or "a host was refused"

@@ -91,8 +91,10 @@ class Placement:
         self._measured_s = time.monotonic()
 
     def choose(self) -> int:
-        """The reactor for a new controller."""
-        return choose_reactor(self._cores, [each.reactor for each in self._runtime.controllers])
+        """The reactor for a new controller or target."""
+        homes = [each.reactor for each in self._runtime.controllers]
+        homes += [each.reactor for each in self._runtime.targets]
+        return choose_reactor(self._cores, homes)
 
     async def run(self, devices: Sequence[Device]) -> None:
         """Looks at the loads each second, until it is cancelled; `devices` may change meanwhile."""
@@ -136,10 +138,15 @@ class Placement:
             count = self._commands[number] = device.info().commands
             done[number] = count - before.get(number, count)
         homes = {number: device.reactor for number, device in by_id.items()}
+        for target in self._runtime.targets:  # they stay, and what they do is no device's load
+            count = self._commands[target.id] = target.info().commands
+            done[target.id] = count - before.get(target.id, count)
+            homes[target.id] = target.reactor
         self._moved_s = {
             number: moved for number, moved in self._moved_s.items() if now_s - moved < REST_S
         }
         fixed = {number for number, device in by_id.items() if device.options.reactor is not None}
+        fixed |= {target.id for target in self._runtime.targets}
         return [
             load
             for load in device_loads(self._cores, homes, done)

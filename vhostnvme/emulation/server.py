@@ -1,4 +1,4 @@
-"""Several devices on one runtime, for as long as an `async with` lasts."""
+"""Devices and targets on one runtime, for as long as an `async with` lasts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,92 @@ from contextlib import asynccontextmanager
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.events import sentence_of
 from vhostnvme.emulation.placement import Placement
-from vhostnvme.native import Runtime, RuntimeOptions
+from vhostnvme.fabric.options import TargetOptions
+from vhostnvme.fabric.target import FabricTarget
+from vhostnvme.native import Event, Runtime, RuntimeOptions
 
 _log = logging.getLogger(__name__)
+
+
+class Services:
+    """What runs: devices and targets are added while it does, and stopped in reverse order."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.placement = Placement(runtime)
+        self.devices: list[Device] = []
+        self.targets: list[FabricTarget] = []
+
+    async def add_device(self, options: DeviceOptions) -> Device:
+        """Starts a device.
+
+        Raises:
+            ConfigError, NativeError: as Device.start.
+        """
+        device = Device(self.runtime, options, self.placement)
+        await device.start()
+        self.devices.append(device)
+        return device
+
+    async def add_target(
+        self, options: TargetOptions, with_disks_of: Device | None = None
+    ) -> FabricTarget:
+        """Starts a target, whose only subsystem may have the namespaces of a device.
+
+        Raises:
+            ConfigError, NativeError: as FabricTarget.start.
+        """
+        reactor = self.placement.choose() if options.reactor is None else options.reactor
+        disks = with_disks_of.disks() if with_disks_of else []
+        shared = {nsid: namespace for nsid, _, namespace in disks}
+        target = FabricTarget(self.runtime, options, reactor=reactor, shared=shared)
+        await target.start()
+        self.targets.append(target)
+        return target
+
+    async def stop(self) -> None:
+        for target in reversed(self.targets):
+            await target.stop()
+        for device in reversed(self.devices):
+            await device.stop()
+
+    def name_of(self, event: Event) -> str | None:
+        """Whom an event concerns, for the log."""
+        if any(target.id == event.controller for target in self.targets):
+            return "target"
+        socket = (device.socket for device in self.devices if device.id == event.controller)
+        return next((str(path) for path in socket), None)
+
+
+@asynccontextmanager
+async def services(
+    runtime_options: RuntimeOptions | None = None, *, log_level: int = logging.INFO
+) -> AsyncIterator[Services]:
+    """A runtime to add devices and targets to. What happens to them is logged, from `log_level` on.
+
+    Raises:
+        NativeError: the reactors could not be started.
+    """
+    try:
+        with Runtime(runtime_options) as runtime:
+            async with asyncio.TaskGroup() as group:
+                running = Services(runtime)
+                helpers = [
+                    group.create_task(_watch(running, log_level)),
+                    group.create_task(running.placement.run(running.devices)),
+                ]
+                try:
+                    yield running
+                finally:
+                    helpers.pop().cancel()  # nothing moves any more
+                    await running.stop()
+                    for helper in helpers:
+                        helper.cancel()
+    except BaseExceptionGroup as errors:
+        # The group wraps the caller's own exception too: give it back as it was.
+        if len(errors.exceptions) == 1:
+            raise errors.exceptions[0] from None
+        raise
 
 
 @asynccontextmanager
@@ -24,43 +107,19 @@ async def serving(
 ) -> AsyncIterator[list[Device]]:
     """Starts the devices in order; stops them in reverse order.
 
-    What happens to them is logged, from `log_level` on.
-
     Raises:
         ConfigError, NativeError: as Device.start; those that had been started are stopped again.
     """
-    running: list[Device] = []
-    try:
-        with Runtime(runtime_options) as runtime:
-            async with asyncio.TaskGroup() as group:
-                placement = Placement(runtime)
-                helpers = [
-                    group.create_task(_watch(runtime, running, log_level)),
-                    group.create_task(placement.run(running)),
-                ]
-                try:
-                    for options in devices:
-                        device = Device(runtime, options, placement)
-                        await device.start()
-                        running.append(device)
-                    yield list(running)
-                finally:
-                    helpers.pop().cancel()  # nothing moves any more
-                    for device in reversed(running):
-                        await device.stop()
-                    for helper in helpers:
-                        helper.cancel()
-    except BaseExceptionGroup as errors:
-        # The group wraps the caller's own exception too: give it back as it was.
-        if len(errors.exceptions) == 1:
-            raise errors.exceptions[0] from None
-        raise
+    async with services(runtime_options, log_level=log_level) as running:
+        for options in devices:
+            await running.add_device(options)
+        yield list(running.devices)
 
 
-async def _watch(runtime: Runtime, devices: list[Device], log_level: int) -> None:
-    async for event in runtime.events():
-        name = next((device.socket for device in devices if device.id == event.controller), None)
+async def _watch(running: Services, log_level: int) -> None:
+    async for event in running.runtime.events():
         level, sentence = sentence_of(event)
         if level < log_level and not _log.isEnabledFor(logging.DEBUG):
             continue
+        name = running.name_of(event)
         _log.log(level, "%s%s", f"{name}: " if name else "", sentence)

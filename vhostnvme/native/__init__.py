@@ -10,27 +10,35 @@ from vhostnvme.native.controller import Controller
 from vhostnvme.native.library import library_version
 from vhostnvme.native.namespace import Namespace
 from vhostnvme.native.runtime import Runtime
+from vhostnvme.native.target import Subsystem, Target
 from vhostnvme.native.types import (
+    AnaState,
     ControllerInfo,
     ControllerOptions,
     Doorbells,
     Event,
     EventType,
+    HostAccess,
     LimitInfo,
     NamespaceInfo,
     NamespaceOptions,
     Operation,
     ReactorStats,
     RuntimeOptions,
+    TargetHost,
+    TargetInfo,
+    TargetLimits,
 )
 
 __all__ = [
+    "AnaState",
     "Controller",
     "ControllerInfo",
     "ControllerOptions",
     "Doorbells",
     "Event",
     "EventType",
+    "HostAccess",
     "LimitInfo",
     "Namespace",
     "NamespaceInfo",
@@ -39,5 +47,10 @@ __all__ = [
     "ReactorStats",
     "Runtime",
     "RuntimeOptions",
+    "Subsystem",
+    "Target",
+    "TargetHost",
+    "TargetInfo",
+    "TargetLimits",
     "library_version",
 ]

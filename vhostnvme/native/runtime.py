@@ -19,6 +19,7 @@ from vhostnvme.native.types import Event, EventType, ReactorStats, RuntimeOption
 if TYPE_CHECKING:
     from vhostnvme.native.controller import Controller
     from vhostnvme.native.namespace import Namespace
+    from vhostnvme.native.target import Target
 
 _EVENT_BATCH = 64
 _BACKLOG_EVENTS_MAX = 1024
@@ -51,6 +52,7 @@ class Runtime(Handle):
         self._loop: asyncio.AbstractEventLoop | None = None
         # The handles that keep this runtime open.
         self.controllers: list[Controller] = []
+        self.targets: list[Target] = []
         self.namespaces: list[Namespace] = []
         _open_runtimes.add(self)
 
@@ -104,8 +106,8 @@ class Runtime(Handle):
                 return
 
     def _dispatch(self, event: Event) -> None:
-        if event.type is EventType.CONTROLLER_DESTROYED:
-            for handle in self.controllers:
+        if event.type in (EventType.CONTROLLER_DESTROYED, EventType.TARGET_DESTROYED):
+            for handle in (*self.controllers, *self.targets):
                 if handle.id == event.controller:
                     handle.forget()
                     break
@@ -165,9 +167,11 @@ class Runtime(Handle):
     # --- the end ---
 
     def close(self) -> None:
-        """Closes controllers, namespaces and the reactors; a few seconds at worst."""
+        """Closes targets, controllers, namespaces and the reactors; a few seconds at worst."""
         if self._handle is None:
             return
+        for target in list(self.targets):
+            target.close()
         for controller in list(self.controllers):
             controller.close()
         for namespace in list(self.namespaces):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.native.library import lib
@@ -32,6 +32,20 @@ class EventType(enum.IntEnum):
     BACKEND_ERROR = lib.VN_EVENT_BACKEND_ERROR
     MESSAGE = lib.VN_EVENT_MESSAGE
     CONTROLLER_DESTROYED = lib.VN_EVENT_CTRL_DESTROYED
+    TARGET_DESTROYED = lib.VN_EVENT_TARGET_DESTROYED
+    HOST_CONNECTED = lib.VN_EVENT_HOST_CONNECTED
+    HOST_DISCONNECTED = lib.VN_EVENT_HOST_DISCONNECTED
+    HOST_REFUSED = lib.VN_EVENT_HOST_REFUSED
+
+
+class AnaState(enum.IntEnum):
+    """How well a namespace is reached by one way (Base 8.1.1.2)."""
+
+    OPTIMIZED = 1
+    NON_OPTIMIZED = 2
+    INACCESSIBLE = 3
+    PERSISTENT_LOSS = 4
+    CHANGE = 15
 
 
 class Operation(enum.IntFlag):
@@ -170,3 +184,66 @@ class ControllerInfo:
     interrupts: int
     doorbell_writes: int
     limited: LimitInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetLimits:
+    """What a target takes at most; 0 stands for the library's default.
+
+    `half_open`: connections that have not sent a whole Connect yet; `handshake_ms`: how long they
+    may take.
+    """
+
+    connections: int = 0
+    half_open: int = 0
+    controllers: int = 0
+    handshake_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetInfo:
+    """A target as it is; the counters run since it was created."""
+
+    connections: int
+    half_open: int
+    controllers: int
+    commands: int
+    errors: int
+    accepted: int
+    refused: int
+    read_bytes: int
+    write_bytes: int
+    resident_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetHost:
+    """A controller that a host has made on a target, `seconds` ago."""
+
+    hostnqn: str
+    subnqn: str
+    address: str
+    cntlid: int
+    queues: int
+    tls: bool
+    authenticated: bool
+    commands: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAccess:
+    """A host that may connect. `nsids`: the namespaces that it sees; empty: all.
+
+    Keys are raw secrets, empty for none: the host proves `dhchap_key`, we prove `dhchap_ctrl_key`;
+    `tls_key` is a configured pre-shared key. With each is the hash that its text form names.
+    """
+
+    hostnqn: str
+    nsids: tuple[int, ...] = ()
+    dhchap_key: bytes = field(default=b"", repr=False)
+    dhchap_hash: int = 0
+    dhchap_ctrl_key: bytes = field(default=b"", repr=False)
+    dhchap_ctrl_hash: int = 0
+    tls_key: bytes = field(default=b"", repr=False)
+    tls_hash: int = 0

@@ -48,6 +48,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["sevre"], "invalid choice"),
         (["serve", "--socket", "/tmp/x"], "--namespace"),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1X"], "is no size"),
+        (["serve", "--namespace", "mem:1G"], "--tcp HOST:PORT"),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--queues", "65"], "1 to 64"),
         (
             ["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--ready-fd", "999999"],
@@ -55,7 +56,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--serial", "x" * 21], "serial"),
         (["serve", "--socket", "/tmp/x", "--namespace", "mem:1G", "--iops", "x"], "whole number"),
-        (["limit"], "SOCKET|DIR"),
+        (["limit"], "SOCKET|DIR|HOST:PORT"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(

@@ -86,7 +86,9 @@ class Bench:
     cpu_ns: list[int] = field(default_factory=lambda: [0, 0])
 
     def __post_init__(self) -> None:
-        stats = SimpleNamespace(reactors=2, controllers=self.devices, reactor_stats=self.stats)
+        stats = SimpleNamespace(
+            reactors=2, controllers=self.devices, targets=[], reactor_stats=self.stats
+        )
         self.placement = Placement(stats)  # type: ignore[arg-type]
         self.placement.step([], 0.0)
 

@@ -1,0 +1,1 @@
+"""NVMe/TCP: what a target shall be, and running it."""
