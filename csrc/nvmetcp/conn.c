@@ -41,7 +41,7 @@ static void unlist(struct vn_conn *conn) {
 /* --- Turns --- */
 /* What has not begun to leave never does; the request goes right behind what has. */
 static void send_term(struct vn_conn *conn) {
-    struct vn_tx *begun = conn->tx_first && (conn->tx_first->done || conn->tx_tried) ? conn->tx_first : NULL;
+    struct vn_tx *begun = conn->tx_first && conn->tx_first->done ? conn->tx_first : NULL;
     vn_conn_give_back(conn, begun);
     vn_conn_send(conn, &conn->term);
     conn->term_queued = true;

@@ -66,7 +66,6 @@ struct vn_conn {
     bool rx_large; /* data comes in large pieces: do not let much of the next into the buffer */
     bool on_list, in_turn, paused, opening, closing, closed;
     bool terminating, term_queued, term_sent;
-    bool tx_tried; /* TLS may hold the first bytes of the queue */
     int close_err;
     struct vn_pdu_fault fault; /* that we found, or that the peer has told us */
     uint8_t *rx;               /* VN_CONN_RX_BYTES */
@@ -107,8 +106,7 @@ int vn_conn_connect(struct vn_conn *conn, struct vn_conn_group *group, const str
                     const struct sockaddr_storage *address, struct vn_tls_context *tls);
 /* Queue a PDU. Header fields but the digests are filled in; leaves at the end of this turn at the latest. */
 void vn_conn_send(struct vn_conn *conn, struct vn_tx *tx);
-/* True: not a byte of it has left. It is taken out of the queue, and sent will not be called. With TLS it may be false
- * also for what has not left yet. */
+/* True: not a byte of it has left. It is taken out of the queue, and sent will not be called. */
 bool vn_conn_unsend(struct vn_conn *conn, struct vn_tx *tx);
 /* Whether data of this command is being received; with drop the rest of it goes nowhere, and its iovecs may go. */
 bool vn_conn_receives(struct vn_conn *conn, uint16_t cccid, bool drop);

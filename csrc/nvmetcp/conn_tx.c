@@ -68,7 +68,7 @@ void vn_conn_send(struct vn_conn *conn, struct vn_tx *tx) {
 
 bool vn_conn_unsend(struct vn_conn *conn, struct vn_tx *tx) {
     assert(vn_reactor_is_here(conn->stream.reactor));
-    if (tx->done || conn->tx_tried)
+    if (tx->done)
         return false;
     for (struct vn_tx *at = conn->tx_first, *before = NULL; at; before = at, at = at->next) {
         if (at != tx)
@@ -169,7 +169,6 @@ void vn_conn_flush(struct vn_conn *conn) {
         while (tx && add_tx(&batch, tx))
             tx = tx == &conn->term ? NULL : tx->next; /* nothing follows a termination request */
         ssize_t n = vn_stream_send(&conn->stream, batch.iov, batch.n);
-        conn->tx_tried = n == -EAGAIN && conn->stream.tls;
         if (n == -EAGAIN)
             return;
         if (n < 0) {

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/util.h"
+#include "nvmetcp/tls.h"
 
 #define RETRY_NS 1000000ull
 /* A peer that has gone without a word is found out by TCP as well, where nobody keeps alive above it. */
@@ -56,6 +57,9 @@ static void end(struct vn_stream *stream) {
     if (stream->nr_ops)
         return;
     vn_timer_disarm(stream->reactor, &stream->timer);
+    if (stream->tls)
+        vn_tls_free(stream->tls);
+    stream->tls = NULL;
     close(stream->fd);
     stream->fd = -1;
     stream->state = VN_STREAM_IDLE;
@@ -63,11 +67,21 @@ static void end(struct vn_stream *stream) {
 }
 
 static void opened(struct vn_stream *stream, int err) {
-    if (!err) {
-        stream->state = VN_STREAM_OPEN;
-        stream->writable = true;
-    }
+    stream->state = err ? VN_STREAM_FAILED : VN_STREAM_OPEN;
+    stream->writable = !err;
     stream->ops->opened(stream, err);
+}
+
+static void handshake(struct vn_stream *stream) {
+    bool wants_write = false;
+    int err = vn_tls_handshake(stream->tls, &wants_write, &stream->tls_why);
+    if (err == -EAGAIN) {
+        if (wants_write)
+            arm_write(stream);
+        return;
+    }
+    stream->readable = true; /* what came along with the peer's last flight is in OpenSSL already */
+    opened(stream, err);
 }
 
 /* What io_uring tells when an operation of it fails is for the next call to find out in its own words. */
@@ -87,7 +101,10 @@ static void on_poll(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
         vn_timer_arm(stream->reactor, &stream->timer, RETRY_NS);
     else
         arm_poll(stream);
-    stream->ops->ready(stream);
+    if (stream->state == VN_STREAM_HANDSHAKE)
+        handshake(stream);
+    else if (stream->state == VN_STREAM_OPEN)
+        stream->ops->ready(stream);
 }
 
 static void finish_connect(struct vn_stream *stream) {
@@ -97,7 +114,12 @@ static void finish_connect(struct vn_stream *stream) {
         err = errno;
     if (!err)
         arm_poll(stream);
-    opened(stream, -err);
+    if (err || !stream->tls) {
+        opened(stream, -err);
+        return;
+    }
+    stream->state = VN_STREAM_HANDSHAKE;
+    handshake(stream);
 }
 
 static void on_write(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
@@ -113,10 +135,14 @@ static void on_write(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
     stream->wants_write = false;
     if (stream->state == VN_STREAM_CONNECTING) {
         finish_connect(stream);
-        return;
+    } else if (stream->state == VN_STREAM_HANDSHAKE) {
+        handshake(stream);
+    } else if (stream->tls && vn_tls_flush(stream->tls) == -EAGAIN) {
+        arm_write(stream);
+    } else if (stream->state == VN_STREAM_OPEN) {
+        stream->writable = true;
+        stream->ops->ready(stream);
     }
-    stream->writable = true;
-    stream->ops->ready(stream);
 }
 
 static void on_timer(struct vn_timer *timer) {
@@ -125,7 +151,7 @@ static void on_timer(struct vn_timer *timer) {
         end(stream);
         return;
     }
-    if (stream->state == VN_STREAM_OPEN)
+    if (stream->state == VN_STREAM_OPEN || stream->state == VN_STREAM_HANDSHAKE)
         arm_poll(stream);
     if (stream->wants_write)
         arm_write(stream);
@@ -144,41 +170,50 @@ static void set_options(int fd) {
         setsockopt(fd, options[i][0], options[i][1], &options[i][2], sizeof(options[i][2]));
 }
 
-static void init(struct vn_stream *stream, struct vn_reactor *reactor, const struct vn_stream_ops *ops, int fd) {
+static int init(struct vn_stream *stream, struct vn_reactor *reactor, const struct vn_stream_ops *ops, int fd,
+                struct vn_tls_context *tls) {
     assert(vn_reactor_is_here(reactor));
     *stream = (struct vn_stream){
         .reactor = reactor, .ops = ops, .fd = fd, .poll_op.done = on_poll, .write_op.done = on_write, .timer.fn = on_timer};
     set_options(fd);
+    return tls ? vn_tls_new(tls, fd, &stream->tls) : 0;
 }
 
 int vn_stream_accept(struct vn_stream *stream, struct vn_reactor *reactor, const struct vn_stream_ops *ops, int fd,
                      struct vn_tls_context *tls) {
-    if (tls)
-        return -EOPNOTSUPP;
-    init(stream, reactor, ops, fd);
-    stream->state = VN_STREAM_OPEN;
-    stream->writable = true;
+    int err = init(stream, reactor, ops, fd, tls);
+    if (err)
+        return err;
+    stream->state = tls ? VN_STREAM_HANDSHAKE : VN_STREAM_OPEN; /* the host begins it */
+    stream->writable = !tls;
     arm_poll(stream);
     return 0;
 }
 
 int vn_stream_connect(struct vn_stream *stream, struct vn_reactor *reactor, const struct vn_stream_ops *ops,
                       const struct sockaddr_storage *address, struct vn_tls_context *tls) {
-    if (tls)
-        return -EOPNOTSUPP;
     int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    init(stream, reactor, ops, fd);
+    int err = init(stream, reactor, ops, fd, tls);
+    if (err)
+        goto out_close;
     socklen_t size = address->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
     if (connect(fd, (const struct sockaddr *)address, size) < 0 && errno != EINPROGRESS) {
-        int err = -errno;
-        close(fd);
-        return err;
+        err = -errno;
+        goto out_tls;
     }
     stream->state = VN_STREAM_CONNECTING;
     arm_write(stream);
     return 0;
+
+out_tls:
+    if (stream->tls)
+        vn_tls_free(stream->tls);
+    stream->tls = NULL;
+out_close:
+    close(fd);
+    return err;
 }
 
 static size_t total(const struct iovec *iov, uint32_t nr_iov) {
@@ -188,22 +223,36 @@ static size_t total(const struct iovec *iov, uint32_t nr_iov) {
     return bytes;
 }
 
-ssize_t vn_stream_recv(struct vn_stream *stream, struct iovec *iov, uint32_t nr_iov) {
-    if (stream->state != VN_STREAM_OPEN)
-        return -ENOTCONN;
-    if (!stream->readable)
-        return -EAGAIN;
+static ssize_t plain_recv(struct vn_stream *stream, struct iovec *iov, uint32_t nr_iov) {
     struct msghdr message = {.msg_iov = iov, .msg_iovlen = nr_iov};
     ssize_t n;
     do
         n = recvmsg(stream->fd, &message, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    if (n < 0 && errno != EAGAIN)
-        return -errno;
     /* Less than asked for: it is empty now, and what comes later is told. Unless its end has been told already. */
-    if (n < 0 || ((size_t)n < total(iov, nr_iov) && !stream->ended))
+    if (n > 0 && (size_t)n < total(iov, nr_iov) && !stream->ended)
         stream->readable = false;
-    return n < 0 ? -EAGAIN : n;
+    return n < 0 ? -errno : n;
+}
+
+ssize_t vn_stream_recv(struct vn_stream *stream, struct iovec *iov, uint32_t nr_iov) {
+    if (stream->state != VN_STREAM_OPEN)
+        return -ENOTCONN;
+    if (!stream->readable)
+        return -EAGAIN;
+    ssize_t n = stream->tls ? vn_tls_recv(stream->tls, iov, nr_iov) : plain_recv(stream, iov, nr_iov);
+    if (n == -EAGAIN)
+        stream->readable = false;
+    return n;
+}
+
+static ssize_t plain_send(struct vn_stream *stream, struct iovec *iov, uint32_t nr_iov) {
+    struct msghdr message = {.msg_iov = iov, .msg_iovlen = nr_iov};
+    ssize_t n;
+    do
+        n = sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
 }
 
 ssize_t vn_stream_send(struct vn_stream *stream, struct iovec *iov, uint32_t nr_iov) {
@@ -211,16 +260,13 @@ ssize_t vn_stream_send(struct vn_stream *stream, struct iovec *iov, uint32_t nr_
         return -ENOTCONN;
     if (!stream->writable)
         return -EAGAIN;
-    struct msghdr message = {.msg_iov = iov, .msg_iovlen = nr_iov};
-    ssize_t n;
-    do
-        n = sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n < 0 && errno != EAGAIN)
-        return -errno;
-    if (n < 0 || (size_t)n < total(iov, nr_iov))
+    ssize_t n = stream->tls ? vn_tls_send(stream->tls, iov, nr_iov) : plain_send(stream, iov, nr_iov);
+    if (n < 0 && n != -EAGAIN)
+        return n;
+    /* TLS takes more than the socket does, and holds it. */
+    if (n < 0 || (size_t)n < total(iov, nr_iov) || (stream->tls && vn_tls_flush(stream->tls) == -EAGAIN))
         arm_write(stream);
-    return n < 0 ? -EAGAIN : n;
+    return n;
 }
 
 void vn_stream_shut(struct vn_stream *stream) {

@@ -17,7 +17,14 @@ struct vn_stream;
 struct vn_tls; /* tls.h: the TLS of one stream, made and freed by it */
 struct vn_tls_context;
 
-enum vn_stream_state { VN_STREAM_IDLE, VN_STREAM_CONNECTING, VN_STREAM_OPEN, VN_STREAM_CLOSING };
+enum vn_stream_state {
+    VN_STREAM_IDLE,
+    VN_STREAM_CONNECTING,
+    VN_STREAM_HANDSHAKE, /* of TLS */
+    VN_STREAM_OPEN,
+    VN_STREAM_FAILED, /* opened has said so */
+    VN_STREAM_CLOSING,
+};
 
 struct vn_stream_ops {
     /* Connected (with TLS, if asked for), err 0; or not, -errno. Not called for an accepted socket without TLS. */
