@@ -1,260 +1,7 @@
-/* Connections of both roles over socket pairs and loopback TCP: any splitting of the bytes, digests, alignment, scattered
- * data, pauses, slow readers, ends at any moment, and peers that break the rules.
+/* Two connections of both roles, with a relay between them that cuts the stream anywhere, and real TCP: digests, alignment,
+ * scattered data, pauses, slow readers.
  */
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include "core/util.h"
-#include "nvmetcp/conn.h"
-#include "nvmetcp/digest.h"
-#include "vn_test.h"
-
-#define NR_TX 24u
-#define NR_IOV 7u
-#define DATA_MAX (128u << 10)
-#define CAPSULE_MAX 8192u
-#define TURNS_MAX 2000000u
-
-static struct vn_reactor *reactor;
-static struct vn_conn_group group;
-static struct vn_test_random dice; /* what does not change what is sent */
-
-/* --- One end --- */
-struct message {
-    struct vn_tx tx;
-    uint8_t *data;
-    struct iovec iov[NR_IOV];
-    bool busy;
-    struct end *end;
-};
-
-struct end {
-    struct vn_conn conn;
-    struct message messages[NR_TX];
-    struct vn_test_random out, in; /* what we send, and the same again of the peer */
-    uint32_t nr_to_send, nr_queued, nr_sent, nr_back;
-    uint32_t nr_to_take, nr_headers, nr_taken, nr_broken;
-    uint32_t pause_every, close_at, drop_at;
-    struct vn_pdu_fault answer_header, answer_pdu;
-    bool checks; /* that what comes is what the peer's generator says */
-    uint8_t *want, *got;
-    struct iovec sink[NR_IOV];
-    union vn_pdu last;
-    bool opened, closed;
-    int opened_err, err;
-};
-
-/* Cuts a range into pieces of any size, some of them empty. */
-static uint32_t scatter(struct iovec *iov, uint8_t *at, uint32_t bytes) {
-    uint32_t n = (uint32_t)vn_test_below(&dice, NR_IOV) + 1;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t len = i + 1 == n ? bytes : (uint32_t)vn_test_below(&dice, bytes + 1);
-        iov[i] = (struct iovec){at, len};
-        at += len;
-        bytes -= len;
-    }
-    return n;
-}
-
-struct plan {
-    uint8_t type, flags;
-    uint16_t cid;
-    uint32_t bytes, offset;
-};
-
-static struct plan draw_plan(struct vn_test_random *random, enum vn_pdu_role sender) {
-    static const uint8_t host[] = {VN_PDU_CMD, VN_PDU_CMD, VN_PDU_H2C_DATA};
-    static const uint8_t controller[] = {VN_PDU_RESP, VN_PDU_R2T, VN_PDU_C2H_DATA};
-    static const uint32_t sizes[] = {1, 4, 512, 4096, 4096, 8192, 65536, DATA_MAX};
-    uint64_t draw = vn_test_draw(random);
-    struct plan plan = {.type = sender == VN_PDU_HOST ? host[draw % 3] : controller[draw % 3], .cid = (uint16_t)(draw >> 8)};
-    bool maybe = plan.type == VN_PDU_CMD && draw & 0x10000000;
-    if (maybe || plan.type == VN_PDU_H2C_DATA || plan.type == VN_PDU_C2H_DATA) {
-        uint32_t max = maybe ? CAPSULE_MAX : DATA_MAX;
-        uint32_t bytes = draw & 0x20000000 ? sizes[draw >> 32 & 7] : 1 + (uint32_t)(draw >> 32) % DATA_MAX;
-        plan.bytes = bytes > max ? 1 + bytes % max : bytes;
-        plan.offset = (uint32_t)(draw >> 40 & 0xff) * 4 % (DATA_MAX - plan.bytes + 1) / 4 * 4;
-        if (plan.type != VN_PDU_CMD && draw & 0x40000000)
-            plan.flags = VN_PDU_F_LAST;
-    }
-    return plan;
-}
-
-static void on_sent(struct vn_tx *tx, bool whole) {
-    struct message *message = vn_container_of(tx, struct message, tx);
-    CHECK(message->busy && !message->end->closed);
-    message->busy = false;
-    message->end->nr_sent += whole;
-    message->end->nr_back += !whole;
-}
-
-static void fill_header(struct vn_tx *tx, const struct plan *plan) {
-    switch (plan->type) {
-    case VN_PDU_CMD:
-        memset(&tx->pdu.cmd.sqe, 0x5a, sizeof(tx->pdu.cmd.sqe));
-        tx->pdu.cmd.sqe.cid = plan->cid;
-        break;
-    case VN_PDU_RESP:
-        memset(&tx->pdu.resp.cqe, 0xa5, sizeof(tx->pdu.resp.cqe));
-        tx->pdu.resp.cqe.cid = plan->cid;
-        break;
-    case VN_PDU_R2T:
-        tx->pdu.r2t = (struct vn_pdu_r2t){.common = tx->pdu.common, .cccid = plan->cid, .r2tl = 4096, .r2to = 512};
-        break;
-    default:
-        tx->pdu.data = (struct vn_pdu_data){
-            .common = tx->pdu.common, .cccid = plan->cid, .datao = plan->offset, .datal = plan->bytes};
-        break;
-    }
-}
-
-static void queue_one(struct end *end, struct message *message) {
-    struct plan plan = draw_plan(&end->out, end->conn.rules.role);
-    struct vn_tx *tx = &message->tx;
-    *tx = (struct vn_tx){.sent = on_sent, .iov = message->iov, .data_bytes = plan.bytes};
-    vn_pdu_head(&tx->pdu.common, plan.type, plan.flags, end->conn.tx_hdgst, end->conn.tx_ddgst, end->conn.tx_align,
-                plan.bytes);
-    fill_header(tx, &plan);
-    if (plan.bytes) {
-        uint32_t skip = (uint32_t)vn_test_below(&dice, 100);
-        vn_test_fill(&end->out, message->data + skip, plan.bytes);
-        tx->iov_offset = skip;
-        tx->nr_iov = scatter(message->iov, message->data, skip + plan.bytes);
-    }
-    message->busy = true;
-    end->nr_queued++;
-    vn_conn_send(&end->conn, tx);
-}
-
-static void queue_more(struct end *end) {
-    for (uint32_t i = 0; i < NR_TX && end->nr_queued < end->nr_to_send; i++) {
-        if (!end->messages[i].busy)
-            queue_one(end, &end->messages[i]);
-    }
-}
-
-static void on_opened(struct vn_conn *conn, int err) {
-    struct end *end = vn_container_of(conn, struct end, conn);
-    CHECK(!end->opened && !end->closed);
-    end->opened = true;
-    end->opened_err = err;
-}
-
-static struct vn_pdu_fault on_header(struct vn_conn *conn, const union vn_pdu *pdu, struct vn_conn_sink *sink) {
-    struct end *end = vn_container_of(conn, struct end, conn);
-    uint32_t bytes = vn_pdu_data_bytes(&conn->rules, &pdu->common);
-    CHECK(!end->closed && !conn->closing && !conn->terminating && !conn->paused);
-    end->nr_headers++;
-    if (bytes && end->drop_at != end->nr_headers) {
-        sink->offset = (uint32_t)vn_test_below(&dice, 50);
-        sink->nr_iov = scatter(end->sink, end->got, sink->offset + bytes);
-        sink->iov = end->sink;
-        memset(end->got + sink->offset, 0, bytes);
-    }
-    return end->answer_header;
-}
-
-static void check_pdu(struct end *end, const union vn_pdu *pdu, bool intact) {
-    struct vn_conn *conn = &end->conn;
-    struct plan plan = draw_plan(&end->in, conn->rules.role == VN_PDU_HOST ? VN_PDU_CONTROLLER : VN_PDU_HOST);
-    struct vn_tx want = {0};
-    vn_pdu_head(&want.pdu.common, plan.type, plan.flags, conn->rules.hdgst, conn->rules.ddgst, conn->rules.align, plan.bytes);
-    fill_header(&want, &plan);
-    CHECK(intact && !memcmp(pdu, &want.pdu, vn_pdu_header_bytes(plan.type)));
-    if (!plan.bytes)
-        return;
-    vn_test_fill(&end->in, end->want, plan.bytes);
-    if (end->drop_at != end->nr_headers)
-        CHECK(!memcmp(end->got + conn->rx_sink.offset, end->want, plan.bytes));
-}
-
-static struct vn_pdu_fault on_pdu(struct vn_conn *conn, const union vn_pdu *pdu, bool intact) {
-    struct end *end = vn_container_of(conn, struct end, conn);
-    CHECK(!end->closed && !conn->closing && !conn->terminating);
-    end->nr_taken++;
-    end->nr_broken += !intact;
-    CHECK_EQ(end->nr_taken, end->nr_headers);
-    end->last = *pdu;
-    if (end->checks)
-        check_pdu(end, pdu, intact);
-    if (end->pause_every && end->nr_taken % end->pause_every == 0)
-        vn_conn_pause(conn);
-    if (end->close_at == end->nr_taken)
-        vn_conn_close(conn, -ECANCELED);
-    return end->answer_pdu;
-}
-
-static void on_closed(struct vn_conn *conn, int err) {
-    struct end *end = vn_container_of(conn, struct end, conn);
-    CHECK(!end->closed);
-    for (uint32_t i = 0; i < NR_TX; i++)
-        CHECK(!end->messages[i].busy);
-    end->closed = true;
-    end->err = err;
-}
-
-static const struct vn_conn_ops ops = {.opened = on_opened, .header = on_header, .pdu = on_pdu, .closed = on_closed};
-
-static struct end *make_end(void) {
-    struct end *end = calloc(1, sizeof(*end));
-    CHECK(end);
-    end->want = malloc(DATA_MAX + 100);
-    end->got = malloc(DATA_MAX + 100);
-    for (uint32_t i = 0; i < NR_TX; i++) {
-        end->messages[i].end = end;
-        end->messages[i].data = malloc(DATA_MAX + 100);
-        CHECK(end->messages[i].data);
-    }
-    return end;
-}
-
-static void free_end(struct end *end) {
-    for (uint32_t i = 0; i < NR_TX; i++)
-        free(end->messages[i].data);
-    free(end->want);
-    free(end->got);
-    free(end);
-}
-
-/* What ICReq and ICResp would have agreed on. */
-static void agree(struct end *end, bool hdgst, bool ddgst, uint8_t align) {
-    struct vn_conn *conn = &end->conn;
-    conn->rules.ready = true;
-    conn->rules.hdgst = conn->tx_hdgst = hdgst;
-    conn->rules.ddgst = conn->tx_ddgst = ddgst;
-    conn->rules.align = conn->tx_align = align;
-    conn->rules.capsule_data_max = CAPSULE_MAX;
-    conn->rules.data_max = DATA_MAX;
-}
-
-static void pair(int fds[2]) {
-    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-}
-
-static struct end *accept_end(enum vn_pdu_role role, int fd) {
-    struct end *end = make_end();
-    CHECK_EQ(vn_conn_accept(&end->conn, &group, &ops, role, fd, NULL), 0);
-    agree(end, false, false, 4);
-    return end;
-}
-
-#define TURN_UNTIL(condition)                                                             \
-    do {                                                                                  \
-        uint32_t turns_ = 0;                                                              \
-        while (!(condition)) {                                                            \
-            vn_reactor_turn(reactor);                                                     \
-            CHECK(++turns_ < TURNS_MAX);                                                  \
-        }                                                                                 \
-    } while (0)
-
-static void finish(struct end *end) {
-    vn_conn_close(&end->conn, -ESHUTDOWN);
-    TURN_UNTIL(end->closed);
-    free_end(end);
-}
+#include "conn_rig.h"
 
 /* --- Both roles, with a relay between them that cuts the stream anywhere --- */
 struct relay {
@@ -340,19 +87,157 @@ static void test_exchange(void) {
         exchange(&shapes[i]);
 }
 
-static int run_tests(void *arg) {
-    (void)arg;
-    vn_conn_group_init(&group, reactor);
-    test_exchange();
-    vn_conn_group_fini(&group);
-    return 0;
+/* --- Real TCP: connecting, and being refused --- */
+static struct sockaddr_storage listen_at(int *fd, bool ipv6) {
+    struct sockaddr_storage address = {0};
+    socklen_t size = sizeof(address);
+    *fd = socket(ipv6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    CHECK(*fd >= 0);
+    if (ipv6)
+        *(struct sockaddr_in6 *)&address = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_addr = in6addr_loopback};
+    else
+        *(struct sockaddr_in *)&address =
+            (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    CHECK_EQ(bind(*fd, (struct sockaddr *)&address, ipv6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in)), 0);
+    CHECK_EQ(listen(*fd, 16), 0);
+    CHECK_EQ(getsockname(*fd, (struct sockaddr *)&address, &size), 0);
+    return address;
+}
+
+static struct vn_tls_context *tls_context(bool server, uint8_t key) {
+    struct vn_tls_context *tls;
+    struct vn_tls_psk psk = {.identity = "NVMe0R01 host subsystem", .key_bytes = 32, .hash = 1};
+    memset(psk.key, key, sizeof(psk.key));
+    CHECK_EQ(vn_tls_context_new(server, &tls), 0);
+    CHECK_EQ(vn_tls_context_add(tls, &psk), 0);
+    return tls;
+}
+
+/* Two ends of one TCP connection; with tls, keys that fit when both are the same. */
+static void connect_ends(struct end **host, struct end **controller, uint8_t host_key, uint8_t controller_key) {
+    int listener, fd = -1;
+    struct sockaddr_storage address = listen_at(&listener, false);
+    struct vn_tls_context *of_host = host_key ? tls_context(false, host_key) : NULL;
+    struct vn_tls_context *of_controller = controller_key ? tls_context(true, controller_key) : NULL;
+    *host = make_end();
+    CHECK_EQ(vn_conn_connect(&(*host)->conn, &group, &end_ops, &address, of_host), 0);
+    TURN_UNTIL((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0);
+    *controller = accept_tls_end(VN_PDU_CONTROLLER, fd, of_controller);
+    close(listener);
+    if (host_key)
+        vn_tls_context_free(of_host); /* the connections hold it */
+    if (controller_key)
+        vn_tls_context_free(of_controller);
+}
+
+static void test_tcp(void) {
+    for (int round = 0; round < 3; round++) {
+        struct end *host, *controller;
+        bool tls = round == 2;
+        connect_ends(&host, &controller, tls, tls);
+        TURN_UNTIL(host->opened && (!tls || controller->opened));
+        CHECK(!host->opened_err && !controller->opened_err && (controller->opened == tls));
+        for (int i = 0; i < 2; i++) {
+            struct end *end = i ? controller : host, *peer = i ? host : controller;
+            agree(end, round, round, 4);
+            end->checks = true;
+            end->nr_to_send = end->nr_to_take = 1000;
+            end->pause_every = tls ? 7 : 0;
+            end->out = peer->in = (struct vn_test_random){.state = vn_test_draw(&dice)};
+        }
+        for (uint32_t turns = 0; !all_there(host, controller); turns++) {
+            CHECK(turns < TURNS_MAX && !host->closed && !controller->closed);
+            queue_more(host);
+            queue_more(controller);
+            vn_reactor_turn(reactor);
+            vn_conn_resume(&host->conn);
+            vn_conn_resume(&controller->conn);
+        }
+        vn_conn_close(&host->conn, 0); /* the other end sees it */
+        TURN_UNTIL(host->closed && controller->closed);
+        CHECK_EQ(controller->err, 0);
+        free_end(host);
+        free_end(controller);
+    }
+}
+
+/* Keys that do not fit, and an end that speaks no TLS: an error of both, once, and a word for the log. */
+static void test_tls_refused(void) {
+    static const uint8_t keys[][2] = {{1, 2}, {0, 1}, {1, 0}};
+    for (size_t i = 0; i < VN_ARRAY_SIZE(keys); i++) {
+        struct end *host, *controller;
+        connect_ends(&host, &controller, keys[i][0], keys[i][1]);
+        if (!keys[i][0]) { /* a plain host begins with its own first PDU */
+            host->nr_to_send = 1;
+            host->out = (struct vn_test_random){.state = 3};
+            TURN_UNTIL(host->opened);
+            queue_more(host);
+        }
+        TURN_UNTIL(host->closed && controller->closed);
+        for (int end = 0; end < 2; end++) {
+            struct end *it = end ? controller : host;
+            if (keys[i][end]) {
+                CHECK(it->opened && it->opened_err < 0 && it->err == it->opened_err && it->conn.stream.tls_why);
+            }
+            CHECK_EQ(it->nr_headers, 0);
+            free_end(it);
+        }
+    }
+}
+
+static void test_refused(void) {
+    int listener;
+    struct sockaddr_storage address = listen_at(&listener, false);
+    close(listener); /* nobody listens any more */
+    struct end *host = make_end();
+    CHECK_EQ(vn_conn_connect(&host->conn, &group, &end_ops, &address, NULL), 0);
+    TURN_UNTIL(host->closed);
+    CHECK(host->opened && host->opened_err == -ECONNREFUSED && host->err == -ECONNREFUSED);
+    free_end(host);
+    /* and one that is given up while it connects */
+    address = listen_at(&listener, false);
+    host = make_end();
+    CHECK_EQ(vn_conn_connect(&host->conn, &group, &end_ops, &address, NULL), 0);
+    queue_more(host);
+    vn_conn_close(&host->conn, -ETIMEDOUT);
+    vn_conn_close(&host->conn, -EIO); /* the first counts */
+    TURN_UNTIL(host->closed);
+    CHECK(!host->opened && host->err == -ETIMEDOUT);
+    free_end(host);
+    close(listener);
+}
+
+/* A thousand that are idle cost no turn. */
+static void test_idle_rest(void) {
+    enum { NR_IDLE = 64 };
+    static struct end *ends[NR_IDLE];
+    static int peers[NR_IDLE];
+    for (int i = 0; i < NR_IDLE; i++) {
+        int fds[2];
+        pair(fds);
+        peers[i] = fds[1];
+        ends[i] = accept_end(VN_PDU_CONTROLLER, fds[0]);
+    }
+    for (int i = 0; i < 20; i++)
+        vn_reactor_turn(reactor);
+    TURN_UNTIL(!group.first && group.poller.state == VN_POLLER_RESTS);
+    union vn_pdu pdu = {0};
+    vn_pdu_head(&pdu.common, VN_PDU_CMD, 0, false, false, 4, 0);
+    CHECK_EQ(send(peers[7], &pdu, sizeof(pdu.cmd), 0), sizeof(pdu.cmd));
+    TURN_UNTIL(ends[7]->nr_taken == 1);
+    for (int i = 0; i < NR_IDLE; i++) {
+        CHECK(i == 7 || !ends[i]->nr_headers);
+        close(peers[i]);
+    }
+    for (int i = 0; i < NR_IDLE; i++) {
+        TURN_UNTIL(ends[i]->closed);
+        CHECK_EQ(ends[i]->err, 0);
+        free_end(ends[i]);
+    }
+    CHECK_EQ(group.nr_conns, 0);
 }
 
 int main(void) {
-    dice = vn_test_seed();
-    CHECK_EQ(vn_reactor_start(0, 20, &reactor), 0);
-    CHECK_EQ(vn_reactor_call(reactor, run_tests, NULL), 0);
-    vn_reactor_stop(reactor);
-    printf("ok\n");
-    return 0;
+    static void (*const tests[])(void) = {test_exchange, test_tcp, test_tls_refused, test_refused, test_idle_rest, NULL};
+    return conn_rig_main(tests);
 }
