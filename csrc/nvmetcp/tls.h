@@ -12,9 +12,11 @@
 struct vn_tls_context; /* the keys of one end */
 struct vn_tls;
 
+#define VN_TLS_IDENTITY_BYTES 528u /* two NQNs of 223, a digest of 64, what stands between, and the end */
+
 /* A pre-shared key, as derived from a configured (retained) one for a pair of NQNs. */
 struct vn_tls_psk {
-    char identity[512]; /* NVMe<version>R<hash> HOSTNQN SUBNQN [digest] */
+    char identity[VN_TLS_IDENTITY_BYTES]; /* NVMe<version>R<hash> HOSTNQN SUBNQN [digest] */
     uint8_t key[48];
     uint32_t key_bytes; /* 32 or 48 */
     uint32_t hash;      /* 1: SHA-256, 2: SHA-384 */

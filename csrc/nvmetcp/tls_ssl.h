@@ -29,7 +29,7 @@ struct vn_tls {
     int err;           /* -errno: the connection is of no more use */
     bool dry;          /* the socket has been read empty, and OpenSSL has no whole record */
     const char *why;   /* set by a callback */
-    char identity[512];
+    char identity[VN_TLS_IDENTITY_BYTES];
     uint8_t *out;      /* ciphertext, VN_TLS_OUT_BYTES */
     uint32_t out_head, out_tail;
     uint8_t stage[VN_TLS_RECORD_BYTES]; /* small pieces become one record here */

@@ -127,6 +127,14 @@ static void test_both_hashes_and_many_keys(void) {
         CHECK(!strcmp(vn_tls_identity(pair.server.tls), psks[picks[i]].identity));
         close_pair(&pair);
     }
+    /* The longest identity. */
+    memset(psks[0].identity, 'x', sizeof(psks[0].identity) - 1);
+    struct pair pair;
+    open_pair(&pair, &psks[0], psks, 1, true);
+    shake(&pair);
+    CHECK_EQ(pair.server.result, 0);
+    CHECK_EQ(strlen(vn_tls_identity(pair.server.tls)), VN_TLS_IDENTITY_BYTES - 1);
+    close_pair(&pair);
     struct vn_tls_context *context = context_of(true, psks, VN_ARRAY_SIZE(psks));
     struct vn_tls_psk more = psk_of("one too many", 1, 1);
     CHECK_EQ(vn_tls_context_add(context, &more), -ENOSPC);
