@@ -1,9 +1,6 @@
 """Promise 3: kill -9 of the server loses and tears no write that was acknowledged.
 
-The oracle is this process. Every block that it writes holds its own address, a generation that no
-other write has, and a CRC. After each kill all blocks of the file must hold the generation that was
-acknowledged last or, where a write was still in flight, that of the write. VHOSTNVME_KILL_CYCLES
-sets the number of kills.
+The oracle is this process (tests_stamps.py). VHOSTNVME_KILL_CYCLES sets the number of kills.
 """
 
 from __future__ import annotations
@@ -11,29 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import struct
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests_protocol import BLOCK, PAGE, dice
+from tests_protocol import BLOCK, dice
+from tests_stamps import Command, Load, Oracle, stamped
 
 from vhostnvme.errors import NativeError, PeerError
-from vhostnvme.testing import Buffer, NvmeHost, nvme
-from vhostnvme.testing.nvme import Completion
+from vhostnvme.testing import Completion, NvmeHost
 
 CYCLES = int(os.environ.get("VHOSTNVME_KILL_CYCLES", "50"))
 BLOCKS = 8192  # 4 MiB
-DEPTH = 32
-LONGEST = 64  # blocks of one write
-STAMP = struct.Struct("<QQI")  # LBA, generation, CRC of the rest and these two
 START_S, END_S = 20.0, 10.0
 
 SERVER = """
@@ -49,70 +40,6 @@ SERVER = """
     print("ready", flush=True)
     sys.stdin.read()
 """
-
-
-def stamped(lba: int, generation: int) -> bytes:
-    body = (generation * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
-    body = (body * (BLOCK // 8))[: BLOCK - STAMP.size]
-    crc = zlib.crc32(struct.pack("<QQ", lba, generation) + body)
-    return STAMP.pack(lba, generation, crc) + body
-
-
-def generation_of(lba: int, block: bytes) -> int:
-    """0 for a block of zeros; raises for what nobody has written there."""
-    if not any(block):
-        return 0
-    found, generation, crc = STAMP.unpack_from(block)
-    body = block[STAMP.size :]
-    assert zlib.crc32(struct.pack("<QQ", found, generation) + body) == crc, f"LBA {lba} is torn"
-    assert found == lba, f"LBA {lba} holds what was written to {found}"
-    return int(generation)
-
-
-@dataclass
-class Oracle:
-    """The generation of each block that was acknowledged last, and the writes in flight."""
-
-    acknowledged: list[int] = field(default_factory=lambda: [0] * BLOCKS)
-    inflight: dict[tuple[int, int], tuple[range, int, Buffer | None]] = field(default_factory=dict)
-    busy: set[int] = field(default_factory=set)
-    last: int = 0
-    total: int = 0
-
-    def begin(
-        self, key: tuple[int, int], span: range, generation: int, data: Buffer | None
-    ) -> None:
-        self.inflight[key] = (span, generation, data)
-        self.busy.update(span)
-
-    def done(self, qid: int, completion: Completion) -> Buffer | None:
-        span, generation, data = self.inflight.pop((qid, completion.cid))
-        assert completion.ok, str(completion)
-        for lba in span:
-            self.acknowledged[lba] = generation
-        self.busy.difference_update(span)
-        self.total += 1
-        return data
-
-    def check(self, content: bytes) -> None:
-        """All blocks are as they must be; what was in flight counts from now on as it was found."""
-        allowed: dict[int, int] = {}
-        for span, generation, _ in self.inflight.values():
-            allowed.update(dict.fromkeys(span, generation))
-        for lba in range(BLOCKS):
-            block = content[lba * BLOCK : (lba + 1) * BLOCK]
-            expected = self.acknowledged[lba]
-            if lba not in allowed and block == (stamped(lba, expected) if expected else _ZEROS):
-                continue
-            found = generation_of(lba, block)
-            good = {expected, allowed.get(lba, expected)}
-            assert found in good, f"LBA {lba} holds generation {found}, not one of {good}"
-            self.acknowledged[lba] = found
-        self.inflight.clear()
-        self.busy.clear()
-
-
-_ZEROS = bytes(BLOCK)
 
 
 @contextlib.contextmanager
@@ -135,47 +62,6 @@ def server(
         process.communicate(timeout=END_S)
 
 
-def fill(host: NvmeHost, oracle: Oracle, rng: random.Random, free: list[Buffer]) -> None:
-    """Submits writes as long as there are buffers, on two queues."""
-    for qid in (1, 2):
-        while free and host.handle.inflight(qid) < DEPTH // 2:
-            count = rng.choice([1, 1, 2, 8, 8, 17, LONGEST])
-            span = range(start := rng.randrange(BLOCKS - count + 1), start + count)
-            if not oracle.busy.isdisjoint(span):
-                return
-            control = rng.choice([0, 0, 0, 1 << 30])  # FUA
-            if rng.random() < 0.1:
-                sqe, data, generation = nvme.write_zeroes(1, start, count), None, 0
-            else:
-                oracle.last = generation = oracle.last + 1
-                data = free.pop()
-                data.put(b"".join(stamped(lba, generation) for lba in span))
-                sqe = nvme.write(1, start, count, control=control)
-                sqe = data.point(sqe, count * BLOCK)
-            cid = host.submit(qid, sqe, doorbell=False)
-            oracle.begin((qid, cid), span, generation, data)
-        host.handle.ring(qid)
-
-
-def load(host: NvmeHost, oracle: Oracle, rng: random.Random, dead: threading.Event) -> None:
-    """Writes until the server is dead; what it has acknowledged by then counts."""
-    host.enable()
-    free = [host.alloc(LONGEST * BLOCK + PAGE) for _ in range(DEPTH)]
-    for qid in (1, 2):
-        assert host.create_cq(qid, DEPTH).ok and host.create_sq(qid, DEPTH, qid).ok
-    while True:
-        last_look = dead.is_set()
-        if not last_look:
-            fill(host, oracle, rng, free)
-        for qid in (1, 2):
-            for completion in host.poll(qid):
-                data = oracle.done(qid, completion)
-                if data is not None:
-                    free.append(data)
-        if last_look:
-            return
-
-
 def cycle(path: Path, socket: Path, oracle: Oracle, rng: random.Random, mapped: bool) -> None:
     dead = threading.Event()
     with server(path, socket, 1 if mapped else 2, rng.random() < 0.7) as process:
@@ -189,7 +75,9 @@ def cycle(path: Path, socket: Path, oracle: Oracle, rng: random.Random, mapped: 
         timer = threading.Timer(rng.uniform(0.005, 0.12), kill)
         timer.start()
         with host, contextlib.suppress(PeerError, NativeError):
-            load(host, oracle, rng, dead)
+            load = Load(host, oracle, rng)
+            load.start()
+            load.run(dead.is_set)  # what it has acknowledged when it is dead counts
         timer.join()
         assert dead.is_set()
 
@@ -200,7 +88,7 @@ def test_kill_9_loses_no_acknowledged_write(tmp_path: Path, sockets: Path) -> No
     path, socket = tmp_path / "disk", sockets / "kill"
     with path.open("wb") as file:
         file.truncate(BLOCKS * BLOCK)
-    oracle = Oracle()
+    oracle = Oracle(BLOCKS)
     started = time.monotonic()
     for number in range(CYCLES):
         cycle(path, socket, oracle, rng, mapped=bool(number % 3))
@@ -217,7 +105,7 @@ def test_kill_9_loses_no_acknowledged_write(tmp_path: Path, sockets: Path) -> No
 
 def test_the_oracle_finds_what_is_lost_and_what_is_torn() -> None:
     good = [stamped(lba, 5) for lba in range(BLOCKS)]
-    oracle = Oracle(acknowledged=[5] * BLOCKS)
+    oracle = Oracle(BLOCKS, acknowledged=[5] * BLOCKS)
     oracle.check(b"".join(good))
     wrong = {
         "generation 4": stamped(7, 4),
@@ -228,6 +116,19 @@ def test_the_oracle_finds_what_is_lost_and_what_is_torn() -> None:
     for what, block in wrong.items():
         with pytest.raises(AssertionError, match=what):
             oracle.check(b"".join([*good[:7], block, *good[8:]]))
-    oracle.begin((1, 1), range(6, 9), 6, None)
+    oracle.begin((1, 1), Command(range(6, 9), 6, None))
     oracle.check(b"".join([*good[:7], stamped(7, 6), *good[8:]]))
     assert oracle.acknowledged[6:9] == [5, 6, 5]
+
+
+def test_the_oracle_finds_a_failed_write_behind_a_newer_one() -> None:
+    old, failed, newer = (b"".join(stamped(lba, each) for lba in range(4)) for each in (5, 6, 7))
+    oracle = Oracle(4, acknowledged=[5] * 4, failed={lba: {6} for lba in range(4)})
+    oracle.check(old)
+    oracle.check(failed)
+    oracle.check(old)  # also after it has been seen
+    oracle.begin((1, 1), Command(range(4), 7, None))
+    oracle.done(1, Completion(0, 0, 1, 1, 0))
+    oracle.check(newer)
+    with pytest.raises(AssertionError, match="holds generation 6"):
+        oracle.check(failed)
