@@ -21,7 +21,8 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vhostnvme.emulation import Device, DeviceOptions, serving
+from vhostnvme.emulation import Device, DeviceOptions
+from vhostnvme.emulation.server import services
 from vhostnvme.guest.vm import CommandResult, Guest
 from vhostnvme.native import NamespaceInfo
 from vhostnvme.storage.spec import parse_spec
@@ -56,7 +57,8 @@ class GuestRig:
     """A guest with one controller for each name in `disks`; its values are the namespaces' SPECs.
 
     The name is the controller's serial number in the guest, too. `sockets` are devices that are
-    served by someone else. `boot_log` is what the kernel had said when the guest was up.
+    served by someone else. `boot_log` is what the kernel had said when the guest was up; `services`
+    take more devices and targets, on the rig's thread.
     """
 
     def __init__(
@@ -102,8 +104,10 @@ class GuestRig:
                 )
                 for name, specs in self._disks.items()
             ]
-            async with serving(options) as devices:
-                self._devices = dict(zip(self._disks, devices, strict=True))
+            async with services() as self.services:
+                for each in options:
+                    self._devices[each.serial or ""] = await self.services.add_device(each)
+                devices = self._devices.values()
                 self._sockets = [*(device.socket for device in devices), *self._sockets]
                 self.guest = Guest(disks=self._sockets, **self._guest_options)
                 await self.guest.start()

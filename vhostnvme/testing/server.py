@@ -28,6 +28,8 @@ class ServerProcess:
         options: more arguments of `serve`.
         directory: for the socket and the log; a temporary one by default.
         timeout: seconds to wait for its start, and for its end.
+        with_socket: whether it has a vfio-user socket; else `options` say where it listens.
+        prefix: words in front of its command, such as those of a network namespace.
 
     Raises:
         PeerError: it did not start; the message holds what it wrote.
@@ -39,6 +41,9 @@ class ServerProcess:
         options: Sequence[str] = (),
         directory: Path | None = None,
         timeout: float = 20.0,
+        *,
+        with_socket: bool = True,
+        prefix: Sequence[str] = (),
     ) -> None:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if directory is None:
@@ -47,17 +52,19 @@ class ServerProcess:
         self.socket = directory / "run" / SOCKET_NAME
         self.log = directory / "serve.log"
         self.timeout = timeout
-        self._arguments = ["--socket", str(self.socket), *options]
+        self._prefix = list(prefix)
+        self._arguments = ["--socket", str(self.socket)] if with_socket else []
+        self._arguments += options
         for spec in namespaces:
             self._arguments += ["--namespace", spec]
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
         ready, told = os.pipe()
-        command = [sys.executable, "-m", "vhostnvme", "serve", "--ready-fd", str(told)]
+        program = [sys.executable, "-m", "vhostnvme", "serve", "--ready-fd", str(told)]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                command + self._arguments,
+                self._prefix + program + self._arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
