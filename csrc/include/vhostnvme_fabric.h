@@ -71,12 +71,13 @@ struct vn_allow_opts {
     const uint32_t *nsids; /* the namespaces that it sees */
     uint32_t nr_nsids;     /* 0: all */
     uint32_t dhchap_key_bytes;
-    const uint8_t *dhchap_key; /* the host proves that it knows this */
+    const uint8_t *dhchap_key; /* the host proves that it knows this: 32, 48 or 64 bytes */
     const uint8_t *dhchap_ctrl_key; /* we prove to it that we know this */
     uint32_t dhchap_ctrl_key_bytes;
+    uint32_t dhchap_hash, dhchap_ctrl_hash; /* of the transformation: 0: none, 1: SHA-256, 2: SHA-384, 3: SHA-512 */
     uint32_t tls_key_bytes;
-    const uint8_t *tls_key; /* retained PSK */
-    uint32_t tls_hash;      /* 0: none, 1: SHA-256, 2: SHA-384 */
+    const uint8_t *tls_key; /* configured PSK: 32 or 48 bytes */
+    uint32_t tls_hash;      /* 0: used as it is, 1: SHA-256, 2: SHA-384 */
     uint32_t pad;
 };
 /* Takes the place of an earlier entry. Controllers of that host that are there go on as they are. */
@@ -94,5 +95,17 @@ struct vn_target_info {
     uint64_t resident_bytes_max; /* what its connections can take of memory, as they are now */
 };
 int vn_target_get_info(vn_target *target, struct vn_target_info *out);
+struct vn_target_host { /* a controller, and whose it is */
+    char hostnqn[224];
+    char subnqn[224];
+    char address[64]; /* HOST:PORT of the admin connection */
+    uint32_t cntlid;
+    uint32_t nr_queues; /* I/O queues */
+    uint32_t tls, authenticated; /* 1: yes */
+    uint64_t commands;
+    uint64_t connected_s; /* for so long */
+};
+/* Up to max of them into buf; answers how many there are. */
+int vn_target_get_hosts(vn_target *target, struct vn_target_host *buf, uint32_t max);
 
 #endif
