@@ -148,7 +148,7 @@ static void count_command(struct vn_ctrl *ctrl, const struct vn_req *req) {
     vn_count(&counters->commands, 1);
     if (req->status)
         return;
-    if (req->cmd.opcode == VN_IO_READ) {
+    if (req->cmd.opcode == VN_IO_READ || req->cmd.opcode == VN_IO_COMPARE) { /* SMART counts them as one (NVM 4.1.4.2) */
         vn_count(&counters->reads, 1);
         vn_count(&counters->read_bytes, req->length);
     } else if (req->cmd.opcode == VN_IO_WRITE) {
@@ -164,7 +164,8 @@ static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
         return;
     vn_log_error(req, req->status);
     req->status |= VN_STATUS_MORE;
-    if (req->sq->sqid == 0 || (type != 2 && VN_STATUS_CODE(req->status) != VN_SC_CAPACITY_EXCEEDED))
+    unsigned code = VN_STATUS_CODE(req->status);
+    if (req->sq->sqid == 0 || code == VN_SC_COMPARE_FAILURE || (type != 2 && code != VN_SC_CAPACITY_EXCEEDED))
         return;
     vn_count(&ctrl->counters.media_errors, type == 2);
     vn_log_check_warnings(ctrl); /* a failed flush leaves the namespace read-only */

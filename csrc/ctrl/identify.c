@@ -125,7 +125,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->cqes = 0x44; /* 16 bytes */
     id->nn = VN_MAX_NAMESPACES;
     id->mnan = VN_MAX_NAMESPACES;
-    id->oncs = VN_ONCS_DSM | VN_ONCS_WRITE_ZEROES;
+    id->oncs = VN_ONCS_COMPARE | VN_ONCS_DSM | VN_ONCS_WRITE_ZEROES;
     id->fna = FNA_NONE;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */

@@ -15,7 +15,7 @@ static uint64_t slba_of(const struct vn_sqe *cmd) {
     return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
 }
 
-/* Read, Write and Write Zeroes name a range; the status when it is not in the namespace. */
+/* Read, Write, Compare and Write Zeroes name a range; the status when it is not in the namespace. */
 static vn_status take_range(struct vn_req *req) {
     const struct vn_ns *ns = req->ns->ns;
     uint64_t slba = slba_of(&req->cmd);
@@ -29,7 +29,8 @@ static vn_status take_range(struct vn_req *req) {
     req->offset = slba << ns->block_shift;
     req->length = (uint64_t)nlb << ns->block_shift;
     bool write_through = !(req->ctrl->features.vwc & 1); /* volatile write cache off: every write is durable */
-    if (req->op != VN_OP_READ && ((req->cmd.cdw12 & VN_RW_FUA) || write_through))
+    bool writes = req->op == VN_OP_WRITE || req->op == VN_OP_WRITE_ZEROES;
+    if (writes && ((req->cmd.cdw12 & VN_RW_FUA) || write_through))
         req->io_flags |= VN_REQ_FUA;
     return VN_SC_SUCCESS;
 }
@@ -186,6 +187,8 @@ static vn_status execute(struct vn_req *req) {
         return read_write(req, VN_OP_WRITE);
     case VN_IO_READ:
         return read_write(req, VN_OP_READ);
+    case VN_IO_COMPARE:
+        return read_write(req, VN_OP_COMPARE);
     case VN_IO_WRITE_ZEROES:
         return write_zeroes(req);
     case VN_IO_DSM:

@@ -19,7 +19,7 @@ WRITE_4K = "--opcode=0x01 --data-len=4096 --write --input-file=/tmp/page"
 IO = {
     "reserved opcode": ("--opcode=0x7e", INVALID_OPCODE),
     "vendor opcode": ("--opcode=0xfd", INVALID_OPCODE),
-    "compare": ("--opcode=0x05 --data-len=512 --write --input-file=/tmp/page", INVALID_OPCODE),
+    "verify": ("--opcode=0x0c", INVALID_OPCODE),
     "reservation": ("--opcode=0x0d", INVALID_OPCODE),
     "read past the end": (f"{READ_4K} --cdw10=0xffffff00 --cdw12=7", LBA_RANGE),
     "read whose end wraps": (f"{READ_4K} {BEYOND} --cdw12=7", LBA_RANGE),

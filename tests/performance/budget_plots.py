@@ -106,9 +106,7 @@ def _draw_bars(
         axis.spines[side].set_visible(False)
     axis.tick_params(axis="y", length=0)
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[stage]) for stage in stages]
-    figure.legend(
-        handles, stages, loc="lower center", ncols=NR_COLUMNS, fontsize=9, frameon=False
-    )
+    figure.legend(handles, stages, loc="lower center", ncols=NR_COLUMNS, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.24 * rows / figure.get_figheight(), 1, 1))
     figure.savefig(path, dpi=DPI)
