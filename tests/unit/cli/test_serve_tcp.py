@@ -1,16 +1,21 @@
-"""`vhostnvme serve --tcp`: what it refuses, in one sentence each."""
+"""`vhostnvme serve --tcp`: what it tells, and what it refuses, in one sentence each."""
 
 from __future__ import annotations
 
+import json
+import re
+import socket
 from pathlib import Path
 
 import pytest
 
 from vhostnvme.cli.main import run
+from vhostnvme.testing.server import ServerProcess
 
 Capture = pytest.CaptureFixture[str]
 
 NQN = "nqn.2026-11.org.example:a"
+HOST = "nqn.2026-11.org.example:host"
 
 
 def refused(capsys: Capture, *arguments: str, code: int = 2) -> str:
@@ -53,3 +58,106 @@ def test_each_mistake_of_a_file_has_its_line(tmp_path: Path, capsys: Capture) ->
     error = capsys.readouterr().err.splitlines()
     assert f"{path}: target.listen[1]: 'x' lacks a port" in error[0]
     assert error[1].startswith(f"{path}: subsystem[1].nqn: 'a' is no NQN")
+
+
+def test_an_address_in_use(capsys: Capture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        sentence = refused(capsys, "--tcp", address, "--namespace", "mem:1M", code=1)
+    assert f"cannot listen on {address}: something listens there already" in sentence
+
+
+def test_an_address_of_somebody_else(capsys: Capture) -> None:
+    sentence = refused(capsys, "--tcp", "203.0.113.7:4420", "--namespace", "mem:1M", code=1)
+    assert "this machine has no such address" in sentence
+
+
+def told(server: ServerProcess) -> dict[str, object]:
+    """The JSON object that a server has printed."""
+    (line,) = (line for line in server.log_text().splitlines() if line.startswith("{"))
+    answer: dict[str, object] = json.loads(line)
+    return answer
+
+
+def test_one_set_of_namespaces_behind_both_doors(capsys: Capture) -> None:
+    options = ["--tcp", "127.0.0.1:0", "--subnqn", NQN, "--allow-host", HOST, "--json"]
+    with ServerProcess(["mem:1M", "null:1G"], options) as server:
+        ready = told(server)
+        (listener,) = ready["listeners"]  # type: ignore[misc]
+        assert listener["address"] == "127.0.0.1"
+        assert listener["port"] > 0
+        assert ready["subnqn"] == NQN
+        assert ready["socket"] == str(server.socket)
+        assert [each["spec"] for each in ready["namespaces"]] == ["mem:1M", "null:1G"]  # type: ignore[attr-defined]
+        with socket.create_connection(("127.0.0.1", listener["port"])):
+            assert run(["status", str(server.socket), "--json"]) == 0
+        status = json.loads(capsys.readouterr().out)
+        assert status["state"] == "listening"
+        (subsystem,) = status["target"]["subsystems"]
+        assert subsystem["allowed_hosts"] == [HOST]
+        assert [each["uuid"] for each in subsystem["namespaces"]] == [
+            each["uuid"] for each in status["namespaces"]
+        ]
+        assert run(["status", str(server.socket)]) == 0
+        shown = capsys.readouterr().out
+        assert f"127.0.0.1:{listener['port']}: listening\n" in shown
+        assert f"subsystem {NQN}: for {HOST}\n" in shown
+        assert shown.count("namespace 1: 1M, mem:1M") == 1
+
+
+def test_a_target_alone_is_found_by_its_address(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    options = ["--tcp", "[::]:0", "--allow-any-host"]
+    with ServerProcess(["mem:1M"], options, with_socket=False) as server:
+        found = re.search(r"listening on \[::\]:([0-9]+) ", server.log_text())
+        assert found, server.log_text()
+        assert "nobody may connect" not in server.log_text()
+        for address in (f"[::]:{found[1]}", f"[::1]:{found[1]}", f"127.0.0.1:{found[1]}"):
+            assert run(["status", address]) == 0
+            assert "for any host" in capsys.readouterr().out
+        assert run(["limit", address, "--namespace", "1", "--iops", "7"]) == 0
+        assert capsys.readouterr().out == "iops=7 burst=100ms\n"
+        assert run(["limit", address, "--iops", "7"]) == 2
+        assert "limits for each namespace only" in capsys.readouterr().err
+        assert run(["limit", address, "--namespace", "2"]) == 2
+        assert "no namespace 2 on this target" in capsys.readouterr().err
+        assert server.stop() == 0
+    assert list((tmp_path / "vhostnvme").iterdir()) == []
+
+
+def test_nobody_is_allowed_by_default(tmp_path: Path) -> None:
+    options = ["--tcp", "127.0.0.1:0", "--control", str(tmp_path / "c.control")]
+    with ServerProcess(["mem:1M"], options, with_socket=False) as server:
+        assert "nobody may connect to nqn." in server.log_text()
+        assert "--allow-any-host" in server.log_text()
+        assert run(["status", str(tmp_path / "c.control")]) == 0
+
+
+def test_a_whole_file(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "target.toml"
+    path.write_text(
+        f"""
+        [target]
+        listen = ["127.0.0.1:0", "[::1]:0"]
+        [[subsystem]]
+        nqn = "{NQN}"
+        allow_any_host = true
+        namespace = [{{ disk = "file:d.img?size=1M" }}, {{ nsid = 9, disk = "null:1G" }}]
+        [[subsystem]]
+        nqn = "{NQN}b"
+        namespace = [{{ disk = "mem:1M", ana_group = 2 }}]
+        host = [{{ nqn = "{HOST}", namespaces = [1] }}]
+        ana = [{{ group = 2, state = "inaccessible", listen = "[::1]:0" }}]
+        """
+    )
+    control = tmp_path / "control"
+    options = ["--config", str(path), "--json", "--control", str(control)]
+    with ServerProcess([], options, with_socket=False) as server:
+        ready = told(server)
+        assert [each["subnqn"] for each in ready["subsystems"]] == [NQN, f"{NQN}b"]  # type: ignore[attr-defined]
+        assert [each["nsid"] for each in ready["namespaces"]] == [1, 9]  # type: ignore[attr-defined]
+        assert (tmp_path / "d.img").stat().st_size == 1 << 20
+        assert run(["limit", str(control), "--namespace", "1"]) == 2
+        assert "limits for each namespace only" in capsys.readouterr().err
