@@ -140,8 +140,14 @@ int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out) {
     if (err)
         return vn_fail(err, "%s", error);
     (*out)->owner = rt;
+    (*out)->id = ++rt->last_id;
+    vn_backend_tell_to((*out)->backend, rt->events, (*out)->id);
     rt->nr_handles++;
     return 0;
+}
+
+uint64_t vn_ns_id(const vn_ns *ns) {
+    return ns->id;
 }
 
 int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out) {

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "api.h"
+#include "backend/forward.h"
+#include "nvmetcp/host_probe.h"
 #include "nvmetcp/subsys.h"
 
 /* --- Targets --- */
@@ -347,4 +349,30 @@ int vn_subsys_set_ana(vn_subsys *subsys, uint32_t listener, uint32_t ana_group, 
     if (state != VN_ANA_CHANGE && (state < VN_ANA_OPTIMIZED || state > VN_ANA_PERSISTENT_LOSS))
         return vn_fail(-EINVAL, "there is no ANA state %u", state);
     return vn_reactor_call(subsys->target->reactor, set_ana_on_reactor, &call);
+}
+
+/* --- Other targets --- */
+
+int vn_remote_admin(const struct vn_remote_opts *opts, struct vn_remote_cmd *cmds, uint32_t nr) {
+    char error[512] = "";
+    struct vn_assoc_config config;
+    struct sockaddr_storage address;
+    struct vn_probe *probe;
+    int err = vn_remote_config(opts, &config, error, sizeof(error));
+    config.nsid = 0; /* the admin queue is enough */
+    if (!err)
+        err = vn_remote_resolve(&opts->paths[0], &address, error, sizeof(error));
+    if (!err)
+        err = vn_probe_open(&config, &address, &probe, error, sizeof(error));
+    if (err)
+        return vn_fail(err, "%s", error);
+    for (uint32_t i = 0; i < nr && !err; i++) {
+        struct vn_sqe sqe;
+        vn_status status = 0;
+        memcpy(&sqe, cmds[i].sqe, sizeof(sqe));
+        err = vn_probe_admin(probe, &sqe, cmds[i].buf, cmds[i].bytes, &status, &cmds[i].result);
+        cmds[i].status = VN_STATUS_CODE(status);
+    }
+    vn_probe_close(probe);
+    return err ? vn_fail(err, "%s:%u has not answered a command", opts->paths[0].host, opts->paths[0].port) : 0;
 }

@@ -37,16 +37,20 @@ int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char
     static const struct {
         const char *name;
         int (*open)(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
-    } engines[] = {{"file", vn_file_open}, {"mem", vn_mem_open}, {"null", vn_null_open}};
+        bool has_format; /* of its own: the block size may be left out */
+    } engines[] = {{"file", vn_file_open, false},
+                   {"mem", vn_mem_open, false},
+                   {"null", vn_null_open, false},
+                   {"forward", vn_forward_open, true}};
 
     if (error_size)
         error[0] = '\0';
-    if (opts->block_size != 512 && opts->block_size != 4096)
-        return vn_backend_fail(error, error_size, EINVAL, "block size %u is not possible: take 512 or 4096",
-                               opts->block_size);
     for (size_t i = 0; i < VN_ARRAY_SIZE(engines); i++) {
         if (!opts->backend || strcmp(opts->backend, engines[i].name) != 0)
             continue;
+        if (opts->block_size != 512 && opts->block_size != 4096 && !(engines[i].has_format && !opts->block_size))
+            return vn_backend_fail(error, error_size, EINVAL, "block size %u is not possible: take 512 or 4096",
+                                   opts->block_size);
         struct vn_backend *backend = NULL;
         int err = engines[i].open(opts, &backend, error, error_size);
         if (err)
@@ -59,7 +63,7 @@ int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char
         *out = backend;
         return 0;
     }
-    return vn_backend_fail(error, error_size, EINVAL, "there is no backend \"%s\": take file, mem or null",
+    return vn_backend_fail(error, error_size, EINVAL, "there is no backend \"%s\": take file, mem, null or forward",
                            opts->backend ? opts->backend : "");
 }
 
@@ -85,6 +89,12 @@ void vn_backend_latch(struct vn_backend *backend, int err) {
 
 int vn_backend_latched(const struct vn_backend *backend) {
     return __atomic_load_n(&bottom_of(backend)->latched, __ATOMIC_ACQUIRE);
+}
+
+void vn_backend_tell_to(struct vn_backend *backend, struct vn_event_queue *events, uint64_t id) {
+    struct vn_backend *bottom = (struct vn_backend *)bottom_of(backend);
+    bottom->events = events;
+    bottom->events_id = id;
 }
 
 uint64_t vn_backend_bounced(const struct vn_backend *backend) {

@@ -48,6 +48,11 @@ struct vn_backend {
     bool volatile_cache;     /* FLUSH means something */
     bool deallocates;        /* DEALLOCATE gives space back, and it reads as zeros afterwards */
     bool direct;
+    bool has_uuid;           /* what is behind it has an identity of its own */
+    uint8_t uuid[16];
+    uint32_t block_size;     /* bytes: it has a format of its own; 0: what the namespace wants */
+    struct vn_event_queue *events; /* where the engine at the bottom tells what happens by itself; NULL: nowhere */
+    uint64_t events_id;
     uint64_t bounced;        /* counter of the engine, relaxed atomic; ask vn_backend_bounced */
     int latched;             /* of the engine at the bottom: errno of the flush that failed; ask vn_backend_latched */
 };
@@ -59,6 +64,7 @@ struct vn_chan {
 };
 
 struct vn_ns_opts;
+struct vn_event_queue;
 /* Opens the backend that the options name, with its filters on top. On failure -errno, and error holds a sentence. */
 int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 /* Closes the whole stack. */
@@ -68,6 +74,9 @@ void vn_backend_close(struct vn_backend *backend);
  * hop, and it stays so until the backend is opened anew (Linux reports a failed write-back once, then forgets it). */
 void vn_backend_latch(struct vn_backend *backend, int err);
 int vn_backend_latched(const struct vn_backend *backend); /* that errno, or 0; any thread */
+
+/* Before the first channel is opened. */
+void vn_backend_tell_to(struct vn_backend *backend, struct vn_event_queue *events, uint64_t id);
 
 uint64_t vn_backend_bounced(const struct vn_backend *backend); /* transfers that were copied; any thread */
 
@@ -87,6 +96,7 @@ void vn_chan_cancel(struct vn_chan *chan, struct vn_req *req);
 int vn_file_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 int vn_mem_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 int vn_null_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
+int vn_forward_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 int vn_filter_delay_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out);
 int vn_filter_error_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out);
 int vn_filter_record_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out,

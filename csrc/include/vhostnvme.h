@@ -64,6 +64,13 @@ enum vn_event_type {
     VN_EVENT_HOST_DISCONNECTED, /* a: controller id */
     VN_EVENT_HOST_REFUSED,
     VN_EVENT_TARGET_DESTROYED,  /* the answer to vn_target_destroy; the handle is gone */
+    /* of a namespace elsewhere, whose vn_ns_id is in ctrl; b: its id there; text says where and why */
+    VN_EVENT_REMOTE_ATTACHED,   /* a: the number of the path */
+    VN_EVENT_REMOTE_LOST,       /* a: the number of the path; commands wait, or go another way */
+    VN_EVENT_REMOTE_BACK,       /* a: the number of the path */
+    VN_EVENT_REMOTE_ANA,        /* a: the new state, as of vn_subsys_set_ana */
+    VN_EVENT_REMOTE_RESIZED,    /* a: bytes; the namespace here keeps its size until it is opened anew */
+    VN_EVENT_REMOTE_REFUSED,    /* a: the number of the path; what is there now is not what was opened */
 };
 struct vn_event {
     uint32_t type; /* enum vn_event_type */
@@ -113,13 +120,15 @@ struct vn_limit_info {
 #define VN_NS_NO_DIRECT 4u   /* use the page cache even where O_DIRECT works */
 #define VN_NS_PREALLOCATE 8u /* reserve all blocks at once instead of as they are written */
 
+struct vn_remote_opts; /* vhostnvme_fabric.h */
 struct vn_ns_opts {
-    const char *backend; /* "file", "mem" or "null" */
+    const char *backend; /* "file", "mem", "null" or "forward" */
     const char *path;    /* of a file or block device; NULL for the others */
-    uint64_t size;       /* bytes; 0: what the file has */
-    uint32_t block_size; /* 512 or 4096 */
+    const struct vn_remote_opts *remote; /* of "forward"; NULL for the others */
+    uint64_t size;       /* bytes; 0: what the file has, or the namespace elsewhere */
+    uint32_t block_size; /* 512 or 4096; forward: 0 for what the namespace elsewhere has */
     uint32_t flags;      /* VN_NS_* */
-    uint8_t uuid[16];    /* all zero: made at random */
+    uint8_t uuid[16];    /* all zero: made at random; forward: the one that is expected there */
     /* filters, in the order in which a command passes them; 0 or NULL: not there */
     const char *record_path; /* log every write, flush and their completions to this file */
     uint32_t delay_us;       /* complete this much later */
@@ -141,6 +150,8 @@ struct vn_ns_info {
     struct vn_limit_info limited;
 };
 int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out);
+/* Of the same count as vn_ctrl_id: events of a namespace elsewhere carry it in ctrl. */
+uint64_t vn_ns_id(const vn_ns *ns);
 int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out);
 /* For all controllers together that have it attached. At once, also for what waits: tokens that are there stay, up to
  * the new burst. -EINVAL: beyond the bounds above. */

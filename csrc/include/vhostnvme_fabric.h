@@ -108,4 +108,53 @@ struct vn_target_host { /* a controller, and whose it is */
 /* Up to max of them into buf; answers how many there are. */
 int vn_target_get_hosts(vn_target *target, struct vn_target_host *buf, uint32_t max);
 
+/* --- A namespace elsewhere: vn_ns_opts.backend = "forward", vn_ns_opts.remote = this --- */
+/* vn_ns_open connects once, looks at it and disconnects: so it blocks, for connect_ms a path at most, and longer where
+ * a host name has to be found out. Each controller that it is attached to then has connections of its own. */
+#define VN_REMOTE_MAX_PATHS 8
+#define VN_REMOTE_HDGST 1u /* header digests */
+#define VN_REMOTE_DDGST 2u /* data digests */
+#define VN_REMOTE_TLS 4u
+struct vn_remote_path {
+    const char *host; /* an address or a name */
+    uint16_t port;
+    uint16_t pad;
+    uint32_t pad2;
+};
+struct vn_remote_opts {
+    struct vn_remote_path paths[8]; /* VN_REMOTE_MAX_PATHS; all lead to one NVM subsystem */
+    uint32_t nr_paths;
+    uint32_t nsid;
+    const char *subnqn;
+    const char *hostnqn;
+    uint8_t hostid[16];
+    uint32_t nr_queues;     /* I/O queues of one controller here, 1 to 16; 0: 1 */
+    uint32_t queue_entries; /* 2 to 1024; 0: 128 */
+    uint32_t flags;         /* VN_REMOTE_* */
+    uint32_t kato_ms;       /* silent for so long: lost; 100 to 3600000; 0: 5000 */
+    uint32_t reconnect_ms;  /* commands wait so long for a way, then fail; 0: 30000 */
+    uint32_t connect_ms;    /* one attempt; 0: 3000 */
+    uint32_t io_timeout_ms; /* a command without answer for so long: lost; 0: twice kato_ms, but at least 10000 */
+    /* Keys as in vn_allow_opts: we prove that we know the first, the target that it knows the second. */
+    uint32_t dhchap_key_bytes;
+    const uint8_t *dhchap_key;
+    const uint8_t *dhchap_ctrl_key;
+    uint32_t dhchap_ctrl_key_bytes;
+    uint32_t tls_key_bytes;
+    const uint8_t *tls_key;
+    uint32_t tls_hash;
+    uint32_t pad;
+};
+/* Admin commands to the controller at the first path, on a connection that is made for them and ends with them; nsid is
+ * not looked at. Blocks, for connect_ms and, if the target falls silent, kato_ms more. */
+struct vn_remote_cmd {
+    uint8_t sqe[64]; /* without CID and data pointer */
+    void *buf;       /* data from the controller */
+    uint32_t bytes;  /* up to 1 MiB */
+    uint32_t result; /* out: CQE dword 0 */
+    uint32_t status; /* out: 0, or type << 8 | code */
+    uint32_t pad;
+};
+int vn_remote_admin(const struct vn_remote_opts *opts, struct vn_remote_cmd *cmds, uint32_t nr);
+
 #endif

@@ -27,21 +27,18 @@ static int random_uuid(uint8_t uuid[16]) {
 }
 
 int vn_ns_create(const struct vn_ns_opts *opts, struct vn_ns **out, char *error, uint32_t error_size) {
-    int shift = block_shift_of(opts->block_size);
-    if (shift < 0) {
-        snprintf(error, error_size, "block size %u is not possible: take 512 or 4096", opts->block_size);
-        return shift;
-    }
     struct vn_ns *ns = calloc(1, sizeof(*ns));
     if (!ns)
         return -ENOMEM;
     int err = vn_backend_open(opts, &ns->backend, error, error_size);
     if (err)
         goto out_free;
+    int shift = block_shift_of(ns->backend->block_size ? ns->backend->block_size : opts->block_size);
+    assert(shift > 0); /* the backend has checked it */
     ns->block_shift = (uint32_t)shift;
     ns->nr_blocks = ns->backend->size >> shift;
     ns->read_only = ns->backend->read_only;
-    memcpy(ns->uuid, opts->uuid, sizeof(ns->uuid));
+    memcpy(ns->uuid, ns->backend->has_uuid ? ns->backend->uuid : opts->uuid, sizeof(ns->uuid));
     static const uint8_t none[16];
     if (!memcmp(ns->uuid, none, sizeof(none)) && (err = random_uuid(ns->uuid)) < 0) {
         snprintf(error, error_size, "cannot make a UUID: no random bytes from the system");

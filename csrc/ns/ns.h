@@ -22,6 +22,7 @@ struct vn_ns {
     uint32_t block_shift;
     bool read_only;
     uint8_t uuid[16];
+    uint64_t id;                               /* by which events name it */
     vn_runtime *owner;                         /* whose handle it is; control thread only */
     struct vn_ns_chan *chans[VN_NS_MAX_CHANS]; /* control thread only */
     struct vn_ns_counters past;                /* of channels that have closed; control thread only */
