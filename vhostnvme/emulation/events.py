@@ -51,6 +51,14 @@ def _sentence(event: Event) -> tuple[int, str]:
             return logging.INFO, event.text or "a message without text"
         case EventType.CONTROLLER_DESTROYED:
             return logging.DEBUG, "the controller is gone"
+        case EventType.REMOTE_ATTACHED | EventType.REMOTE_BACK:
+            return logging.INFO, event.text
+        case EventType.REMOTE_LOST:
+            return logging.WARNING, f"a connection to a remote namespace is lost: {event.text}"
+        case EventType.REMOTE_ANA | EventType.REMOTE_RESIZED:
+            return logging.WARNING, event.text
+        case EventType.REMOTE_REFUSED:
+            return logging.ERROR, event.text
         case EventType.TARGET_DESTROYED:
             return logging.DEBUG, "the target is gone"
         case EventType.HOST_CONNECTED:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vhostnvme.native.handle import Handle
 from vhostnvme.native.library import check, ffi, lib
 from vhostnvme.native.limits import limit_info, native_limits
+from vhostnvme.native.remote import native_remote
 from vhostnvme.native.types import NamespaceInfo, NamespaceOptions
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Namespace(Handle):
             _path(options.record_path),
         ]
         opts.backend, opts.path, opts.record_path = alive
+        if options.remote is not None:
+            opts.remote, kept = native_remote(options.remote)
+            alive += kept
         opts.size = options.size
         opts.block_size = options.block_size
         opts.flags = _flags(options)

@@ -33,6 +33,12 @@ class EventType(enum.IntEnum):
     MESSAGE = lib.VN_EVENT_MESSAGE
     CONTROLLER_DESTROYED = lib.VN_EVENT_CTRL_DESTROYED
     TARGET_DESTROYED = lib.VN_EVENT_TARGET_DESTROYED
+    REMOTE_ATTACHED = lib.VN_EVENT_REMOTE_ATTACHED
+    REMOTE_LOST = lib.VN_EVENT_REMOTE_LOST
+    REMOTE_BACK = lib.VN_EVENT_REMOTE_BACK
+    REMOTE_ANA = lib.VN_EVENT_REMOTE_ANA
+    REMOTE_RESIZED = lib.VN_EVENT_REMOTE_RESIZED
+    REMOTE_REFUSED = lib.VN_EVENT_REMOTE_REFUSED
     HOST_CONNECTED = lib.VN_EVENT_HOST_CONNECTED
     HOST_DISCONNECTED = lib.VN_EVENT_HOST_DISCONNECTED
     HOST_REFUSED = lib.VN_EVENT_HOST_REFUSED
@@ -94,11 +100,37 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOptions:
+    """A namespace of another target; 0 stands for the library's defaults.
+
+    `paths` are hosts (addresses or names) and ports.
+    """
+
+    paths: tuple[tuple[str, int], ...]
+    subnqn: str
+    nsid: int
+    hostnqn: str
+    hostid: uuid.UUID
+    queues: int = 0
+    depth: int = 0
+    header_digest: bool = False
+    data_digest: bool = False
+    keep_alive_ms: int = 0
+    reconnect_ms: int = 0
+    connect_ms: int = 0
+    timeout_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceOptions:
-    """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has."""
+    """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has.
+
+    `remote` is what the backend "forward" needs.
+    """
 
     backend: str
     path: str | None = None
+    remote: RemoteOptions | None = None
     size: int = 0
     block_size: int = 512
     read_only: bool = False

@@ -6,8 +6,9 @@ import uuid
 from pathlib import Path
 
 from vhostnvme.errors import ConfigError
-from vhostnvme.native import Namespace, NamespaceOptions, Operation, Runtime
-from vhostnvme.storage.spec import DiskSpec, FileSpec, MemorySpec, format_spec
+from vhostnvme.fabric.nqn import host_identity
+from vhostnvme.native import Namespace, NamespaceOptions, Operation, RemoteOptions, Runtime
+from vhostnvme.storage.spec import DiskSpec, FileSpec, MemorySpec, RemoteSpec, format_spec
 
 
 def open_disk(runtime: Runtime, spec: DiskSpec) -> Namespace:
@@ -35,8 +36,16 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         operations |= Operation[name.upper().replace("-", "_")]
     file = spec if isinstance(spec, FileSpec) else None
     path = file.resolved(Path.cwd()) if file else None
+    remote = spec if isinstance(spec, RemoteSpec) else None
     return NamespaceOptions(
-        backend="file" if file else "mem" if isinstance(spec, MemorySpec) else "null",
+        backend="file"
+        if file
+        else "forward"
+        if remote
+        else "mem"
+        if isinstance(spec, MemorySpec)
+        else "null",
+        remote=remote_options(remote) if remote else None,
         path=str(path) if path else None,
         size=spec.size or 0,
         block_size=spec.block_size,
@@ -53,6 +62,26 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         error_after=error.after if error else 0,
         error_seed=error.seed if error else 0,
         limits=spec.limits,
+    )
+
+
+def remote_options(spec: RemoteSpec) -> RemoteOptions:
+    """The C library's view of a namespace on another target; this machine is the host."""
+    identity = host_identity()
+    return RemoteOptions(
+        paths=tuple((path.host, path.port) for path in spec.paths),
+        subnqn=spec.subnqn,
+        nsid=spec.nsid,
+        hostnqn=spec.hostnqn or identity.nqn,
+        hostid=spec.hostid or identity.hostid,
+        queues=spec.queues,
+        depth=spec.depth,
+        header_digest=spec.header_digest,
+        data_digest=spec.data_digest,
+        keep_alive_ms=spec.keep_alive_ms,
+        reconnect_ms=spec.reconnect_ms,
+        connect_ms=spec.connect_ms,
+        timeout_ms=spec.timeout_ms,
     )
 
 

@@ -36,7 +36,7 @@ def test_parsers_share_nothing() -> None:
     [
         (["--namespace", "mem:1G"], "give the --disk first"),
         (["--disk", "mem:1"], "no multiple of the block"),
-        (["--disk", "nvme+tcp://10.0.0.1:4420/nqn.a/1"], "not in this release"),
+        (["--disk", "nvme+tcp://10.0.0.1/nqn.a/1"], "lacks a port"),
         (["--block", "1024"], "invalid choice"),
         (["--timeout", "0"], "above 0"),
         (["--timeout", "soon"], "above 0"),

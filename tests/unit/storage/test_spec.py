@@ -121,8 +121,9 @@ def test_a_spec_parses(text: str, spec: DiskSpec) -> None:
         ("null:1T?iops=1&burst=0s", "1us"),
         ("null:1T?uuid=zebra", "no UUID"),
         ("null:1T?uuid=00000000-0000-0000-0000-000000000000", "names nothing"),
-        ("nvme+tcp://10.0.0.1:4420/nqn.a/1", "not in this release"),
-        ("nvme+tcp://10.0.0.1/nqn.a/1", "HOST:PORT/SUBNQN/NSID"),
+        ("nvme+tcp://10.0.0.1:4420/nqn.a/0", "begin with 1"),
+        ("nvme+tcp://10.0.0.1/nqn.a/1", "lacks a port"),
+        ("nvme+tcp://10.0.0.1:4420/nqn.a", "HOST:PORT/SUBNQN/NSID"),
         ("nvme+tcp://h:99999/nqn.a/1", "no port"),
     ],
 )
