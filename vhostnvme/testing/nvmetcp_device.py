@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vhostnvme.testing.nvme import BROADCAST_NSID, Admin, Io, Reg, Sqe, Status
-from vhostnvme.testing.nvmetcp_fabrics import LOG_ANA, Ana, AnaGroup, AnaLog, Fctype
+from vhostnvme.testing.nvmetcp_fabrics import CROSS_RESET, LOG_ANA, Ana, AnaGroup, AnaLog, Fctype
 
 SUBNQN = "nqn.2026-11.test:scripted"
 CAP = 0x7F | 1 << 16 | 20 << 24 | 1 << 37  # MQES 128, CQR, 10 s, NVM command set
 DNR = 0x4000
-FEATURE_QUEUES, FEATURE_VWC, FEATURE_EVENTS, FEATURE_KATO = 0x07, 0x06, 0x0B, 0x0F
+FEATURE_QUEUES, FEATURE_VWC, FEATURE_KATO = 0x07, 0x06, 0x0F
+LOG_EFFECTS = 0x05
 CSTS_RDY = 1
 
 
@@ -148,15 +149,31 @@ class Device:
     def _log_page(self, ctrl: ControllerState, sqe: Sqe) -> Outcome:
         length = ((sqe.cdw10 >> 16 | (sqe.cdw11 & 0xFFFF) << 16) + 1) * 4
         offset = sqe.cdw12 | sqe.cdw13 << 32
-        pages = {0x01: 64, 0x02: 512, 0x03: 512, 0x04: 4096, 0x05: 4096}
+        pages = {0x01: 64, 0x02: 512, 0x03: 512, 0x04: 4096}
         lid = sqe.cdw10 & 0xFF
         if lid == LOG_ANA:
             page = bytes(self.ana_log(ctrl.port))
+        elif lid == LOG_EFFECTS:
+            page = self.effects_log()
         elif lid in pages:
             page = bytes(pages[lid])
         else:
             return failed(Status.INVALID_LOG_PAGE)
         return Outcome(data=page[offset : offset + length].ljust(length, b"\0"))
+
+    def effects_log(self) -> bytes:
+        """Which commands there are: bit 0 of a dword each, admin commands first (Base 5.16.1.6)."""
+        page = bytearray(4096)
+        for opcode in (*Admin, CROSS_RESET):
+            page[4 * opcode] = opcode in self.admin_commands()
+        for opcode in (Io.FLUSH, Io.WRITE, Io.READ, Io.COMPARE, Io.WRITE_ZEROES, Io.DSM, Io.VERIFY):
+            page[1024 + 4 * opcode] = 1
+        return bytes(page)
+
+    def admin_commands(self) -> set[int]:
+        commands = {Admin.IDENTIFY, Admin.GET_LOG_PAGE, Admin.SET_FEATURES, Admin.GET_FEATURES}
+        commands |= {Admin.KEEP_ALIVE, Admin.ABORT, Admin.ASYNC_EVENT}
+        return {*map(int, commands), CROSS_RESET} if self.cross_reset else {*map(int, commands)}
 
     def ana_log(self, port: int) -> AnaLog:
         numbers = sorted({namespace.group for namespace in self.namespaces.values()})

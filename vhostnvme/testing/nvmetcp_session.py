@@ -67,7 +67,8 @@ class Session:
         self.controller: ControllerState | None = None
         self.over = threading.Event()
         self.ic_req: IcReq | None = None
-        self.events: list[int] = []  # CIDs of Asynchronous Event Requests
+        self._event_requests: list[int] = []  # CIDs
+        self._events: list[fabrics.AsyncEvent] = []  # that wait for a request
         self._entries = 2
         self._flow_control = True
         self._sqhd = 0
@@ -233,7 +234,8 @@ class Session:
         elif self.controller is None:
             self.answer(sqe, failed(Status.COMMAND_SEQUENCE))
         elif request.admin and sqe.opcode == Admin.ASYNC_EVENT:
-            self.events.append(sqe.cid)
+            self._event_requests.append(sqe.cid)
+            self._post_events()
         elif request.admin and sqe.opcode == fabrics.CROSS_RESET:
             self.answer(sqe, self.target.cross_reset(sqe))
         elif request.admin and sqe.opcode == Admin.ABORT:
@@ -290,12 +292,18 @@ class Session:
         outcome.result = where
         return outcome
 
-    def post_event(self, event: fabrics.AsyncEvent) -> bool:
-        """Completes an Asynchronous Event Request; False: none waits."""
-        if not self.events:
-            return False
-        self.answer(Sqe(Admin.ASYNC_EVENT, cid=self.events.pop(0)), Outcome(result=event.result))
-        return True
+    def post_event(self, event: fabrics.AsyncEvent) -> None:
+        """Completes an Asynchronous Event Request, or the next one that comes."""
+        with self._send_lock:
+            if event not in self._events:
+                self._events.append(event)
+            self._post_events()
+
+    def _post_events(self) -> None:
+        with self._send_lock:
+            while self._events and self._event_requests:
+                sqe = Sqe(Admin.ASYNC_EVENT, cid=self._event_requests.pop(0))
+                self.answer(sqe, Outcome(result=self._events.pop(0).result))
 
 
 def sessions_of(sessions: Sequence[Session], cntlid: int) -> list[Session]:

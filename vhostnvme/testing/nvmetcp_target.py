@@ -169,10 +169,11 @@ class ScriptedTarget(Closable):
                 if (arrival.qid == 0) is admin and (not opcodes or arrival.sqe.opcode in opcodes)
             ]
 
-    def post_event(self, event: AsyncEvent, port: int | None = None) -> int:
-        """Sends an event to every controller that waits for one; to how many."""
-        chosen = [s for s in self.sessions if s.qid == 0 and port in (None, s.port)]
-        return sum(session.post_event(event) for session in chosen)
+    def post_event(self, event: AsyncEvent, port: int | None = None) -> None:
+        """Sends an event to every controller, of a port or of all."""
+        for session in self.sessions:
+            if session.qid == 0 and port in (None, session.port):
+                session.post_event(event)
 
     def set_ana(self, port: int, state: int, group: int = 1) -> None:
         """Changes the state and tells the port's controllers."""
