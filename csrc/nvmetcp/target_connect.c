@@ -34,7 +34,8 @@ static struct refusal check_form(const struct vn_sqe *cmd, const struct vn_conne
         return REFUSE(VN_SC_CONNECT_FORMAT, 0, "the record format is not 0");
     if (!is_nqn(data->subnqn))
         return REFUSE(VN_SC_CONNECT_PARAMETER, IN_DATA(subnqn), "the subsystem's name is no NQN");
-    if (!is_nqn(data->hostnqn))
+    /* SPDK's tools leave it empty: such a host has no name, and may come where any host may. */
+    if (data->hostnqn[0] && !is_nqn(data->hostnqn))
         return REFUSE(VN_SC_CONNECT_PARAMETER, IN_DATA(hostnqn), "the host's name is no NQN");
     return ADMIT;
 }
