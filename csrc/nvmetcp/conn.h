@@ -63,7 +63,6 @@ struct vn_conn {
     bool tx_hdgst, tx_ddgst;
     uint8_t tx_align;          /* what the peer wants (HPDA or CPDA), bytes */
     uint8_t rx_phase;
-    bool rx_large; /* data comes in large pieces: do not let much of the next into the buffer */
     bool on_list, in_turn, paused, opening, closing, closed;
     bool terminating, term_queued, term_sent;
     int close_err;

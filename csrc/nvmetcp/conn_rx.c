@@ -13,8 +13,6 @@
 #define COMMON_BYTES ((uint32_t)sizeof(struct vn_pdu_common))
 #define DIRECT_BYTES_MIN 4096u /* to come: less is not worth a call of its own */
 #define DIRECT_IOVECS 64u      /* of one call */
-#define LARGE_BYTES 16384u     /* data of one PDU: others like it will follow */
-#define LARGE_AHEAD_BYTES 4096u /* and this much of the next one may go into the buffer */
 
 static uint32_t buffered(const struct vn_conn *conn) {
     return conn->rx_tail - conn->rx_head;
@@ -106,7 +104,6 @@ static void begin_data(struct vn_conn *conn, uint32_t header) {
     conn->rx_skip = conn->rx_data ? conn->rx_pdu.common.pdo - header : 0;
     conn->rx_crc = VN_CRC32C_INIT;
     conn->rx_done = conn->rx_iov = conn->rx_iov_done = 0;
-    conn->rx_large = conn->rx_data >= LARGE_BYTES || (conn->rx_large && !conn->rx_data);
     skip_sink(conn, conn->rx_sink.offset);
 }
 
@@ -231,8 +228,7 @@ static ssize_t fill(struct vn_conn *conn) {
     if (conn->rx_sink.iov && missing >= DIRECT_BYTES_MIN)
         n = gather_sink(conn, iov, DIRECT_IOVECS, missing, &direct);
     if (!direct || direct == missing)
-        iov[n++] = (struct iovec){conn->rx + conn->rx_tail,
-                                  (conn->rx_large ? LARGE_AHEAD_BYTES : VN_CONN_RX_BYTES) - conn->rx_tail};
+        iov[n++] = (struct iovec){conn->rx + conn->rx_tail, VN_CONN_RX_BYTES - conn->rx_tail};
     ssize_t got = vn_stream_recv(&conn->stream, iov, n);
     if (got <= 0)
         return got;
