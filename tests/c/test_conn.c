@@ -207,7 +207,30 @@ static void test_refused(void) {
     close(listener);
 }
 
-/* A thousand that are idle cost no turn. */
+static void test_ipv6(void) {
+    int probe = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), listener, fd;
+    struct sockaddr_in6 loopback = {.sin6_family = AF_INET6, .sin6_addr = in6addr_loopback};
+    bool usable = probe >= 0 && bind(probe, (struct sockaddr *)&loopback, sizeof(loopback)) == 0;
+    if (probe >= 0)
+        close(probe);
+    if (!usable) {
+        printf("no IPv6 here\n");
+        return;
+    }
+    struct sockaddr_storage address = listen_at(&listener, true);
+    struct end *host = make_end();
+    CHECK_EQ(vn_conn_connect(&host->conn, &group, &end_ops, &address, NULL), 0);
+    TURN_UNTIL(host->opened);
+    CHECK_EQ(host->opened_err, 0);
+    CHECK((fd = accept(listener, NULL, NULL)) >= 0);
+    close(fd);
+    TURN_UNTIL(host->closed);
+    CHECK_EQ(host->err, 0);
+    free_end(host);
+    close(listener);
+}
+
+/* Any number that are idle cost no turn. */
 static void test_idle_rest(void) {
     enum { NR_IDLE = 64 };
     static struct end *ends[NR_IDLE];
@@ -238,6 +261,6 @@ static void test_idle_rest(void) {
 }
 
 int main(void) {
-    static void (*const tests[])(void) = {test_exchange, test_tcp, test_tls_refused, test_refused, test_idle_rest, NULL};
+    static void (*const tests[])(void) = {test_exchange, test_tcp, test_tls_refused, test_refused, test_ipv6, test_idle_rest, NULL};
     return conn_rig_main(tests);
 }
