@@ -35,6 +35,7 @@ struct subsys_call {
     struct vn_ns *ns;
     struct vn_ns_chan *nsc;
     struct vn_host_entry *entry, *old;
+    struct vn_tls_context *tls; /* the first that the target gets */
     const char *hostnqn;
     uint32_t nsid, listener, group, state;
 };
@@ -306,6 +307,8 @@ static int check_host(const struct vn_allow_opts *opts) {
 
 static int put_host_on_reactor(void *arg) {
     struct subsys_call *call = arg;
+    if (call->tls)
+        call->subsys->target->tls = call->tls;
     return vn_subsys_put_host(call->subsys, call->entry, &call->old);
 }
 
@@ -313,11 +316,17 @@ int vn_subsys_allow_host(vn_subsys *subsys, const struct vn_allow_opts *opts) {
     struct subsys_call call = {.subsys = subsys};
     if (check_host(opts))
         return -EINVAL;
-    int err = vn_host_entry_new(opts, &call.entry);
+    int err = vn_host_entry_new(opts, subsys->nqn, &call.entry);
+    if (err == -EINVAL)
+        return vn_fail(err, "no keys can be made for these names: an NQN has no spaces, and a TLS key the length of its hash");
+    if (!err && opts->tls_key && !subsys->target->tls)
+        err = vn_tls_context_new(true, &call.tls);
     if (err)
         return vn_fail(err, "out of memory");
     err = vn_reactor_call(subsys->target->reactor, put_host_on_reactor, &call);
     vn_host_entry_free(err ? call.entry : call.old);
+    if (err == -EDQUOT)
+        return vn_fail(err, "a target keeps the TLS keys of %u hosts at most", VN_TLS_PSKS_MAX / 4);
     return err ? vn_fail(err, "a subsystem has %u hosts at most", VN_MAX_HOSTS) : 0;
 }
 

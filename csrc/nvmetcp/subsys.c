@@ -30,7 +30,7 @@ int vn_subsys_new(struct vn_target *target, const struct vn_subsys_opts *opts, u
 
 void vn_host_entry_free(struct vn_host_entry *entry) {
     if (entry)
-        explicit_bzero(entry, sizeof(*entry)); /* it holds keys */
+        vn_host_keys_free(entry);
     free(entry);
 }
 
@@ -72,6 +72,8 @@ int vn_subsys_leave(struct vn_subsys *subsys) {
     if (!subsys->ending) {
         subsys->ending = true;
         vn_target_changed(target);
+        for (const struct vn_host_entry *entry = subsys->hosts; entry; entry = entry->next)
+            vn_target_keys_changed(target, entry, entry->nqn);
     }
     for (struct vn_tctrl *ctrl = target->ctrls; ctrl; ctrl = ctrl->next) {
         if (ctrl->subsys != subsys)
@@ -112,15 +114,7 @@ bool vn_subsys_admits(const struct vn_subsys *subsys, const char *hostnqn) {
     return subsys->any_host || vn_subsys_host(subsys, hostnqn);
 }
 
-static void copy_key(struct vn_key *key, const uint8_t *bytes, uint32_t nr_bytes, uint32_t hash) {
-    if (!bytes)
-        return;
-    memcpy(key->bytes, bytes, nr_bytes);
-    key->nr_bytes = nr_bytes;
-    key->hash = hash;
-}
-
-int vn_host_entry_new(const struct vn_allow_opts *opts, struct vn_host_entry **out) {
+int vn_host_entry_new(const struct vn_allow_opts *opts, const char *subnqn, struct vn_host_entry **out) {
     struct vn_host_entry *entry = calloc(1, sizeof(*entry));
     if (!entry)
         return -ENOMEM;
@@ -128,9 +122,11 @@ int vn_host_entry_new(const struct vn_allow_opts *opts, struct vn_host_entry **o
     entry->sees_all = !opts->nr_nsids;
     for (uint32_t i = 0; i < opts->nr_nsids; i++)
         entry->sees[opts->nsids[i]] = true;
-    copy_key(&entry->dhchap, opts->dhchap_key, opts->dhchap_key_bytes, opts->dhchap_hash);
-    copy_key(&entry->dhchap_ctrl, opts->dhchap_ctrl_key, opts->dhchap_ctrl_key_bytes, opts->dhchap_ctrl_hash);
-    copy_key(&entry->tls, opts->tls_key, opts->tls_key_bytes, opts->tls_hash);
+    int err = vn_host_keys_make(entry, opts, subnqn);
+    if (err) {
+        vn_host_entry_free(entry);
+        return err;
+    }
     *out = entry;
     return 0;
 }
@@ -145,6 +141,7 @@ struct vn_host_entry *vn_subsys_take_host(struct vn_subsys *subsys, const char *
     *at = entry->next;
     subsys->nr_hosts--;
     vn_target_changed(subsys->target);
+    vn_target_keys_changed(subsys->target, entry, hostnqn);
     for (struct vn_tctrl *ctrl = next_ctrl(subsys, NULL), *next; ctrl && !subsys->any_host; ctrl = next) {
         next = next_ctrl(subsys, ctrl);
         if (!strcmp(ctrl->fabrics.hostnqn, hostnqn))
@@ -160,10 +157,13 @@ int vn_subsys_put_host(struct vn_subsys *subsys, struct vn_host_entry *entry, st
     *old = *at;
     if (!*old && subsys->nr_hosts >= VN_MAX_HOSTS)
         return -ENOSPC;
+    if (!vn_target_has_room_for_keys(subsys->target, entry))
+        return -EDQUOT;
     entry->next = *old ? (*old)->next : NULL;
     *at = entry;
     subsys->nr_hosts += !*old;
     vn_target_changed(subsys->target);
+    vn_target_keys_changed(subsys->target, *old, entry->nqn);
     return 0;
 }
 

@@ -5,22 +5,18 @@
 #ifndef VN_NVMETCP_SUBSYS_H
 #define VN_NVMETCP_SUBSYS_H
 
+#include "nvmetcp/auth.h"
 #include "nvmetcp/target.h"
-
-#define VN_KEY_BYTES_MAX 64u
-
-struct vn_key {
-    uint8_t bytes[VN_KEY_BYTES_MAX];
-    uint32_t nr_bytes; /* 0: none */
-    uint32_t hash;     /* as the text form says it: of its transformation */
-};
+#include "nvmetcp/tls.h"
 
 /* A host that may connect. */
 struct vn_host_entry {
     char nqn[VN_NQN_MAX + 1];
     bool sees_all;
     bool sees[VN_MAX_NAMESPACES + 1]; /* by NSID */
-    struct vn_key dhchap, dhchap_ctrl, tls;
+    struct vn_auth_key host_key, ctrl_key; /* for DH-HMAC-CHAP; 0 bytes: none */
+    struct vn_tls_psk *psks;               /* what it may come with by TLS */
+    uint32_t nr_psks;
     struct vn_host_entry *next;
 };
 
@@ -41,7 +37,8 @@ struct vn_subsys {
 /* Control thread. */
 int vn_subsys_new(struct vn_target *target, const struct vn_subsys_opts *opts, uint8_t kind, struct vn_subsys **out);
 void vn_subsys_free(struct vn_subsys *subsys);
-int vn_host_entry_new(const struct vn_allow_opts *opts, struct vn_host_entry **out);
+/* For the subsystem of that name. -ENOMEM; -EINVAL: no key can be made of these names and keys. */
+int vn_host_entry_new(const struct vn_allow_opts *opts, const char *subnqn, struct vn_host_entry **out);
 void vn_host_entry_free(struct vn_host_entry *entry);
 
 int vn_subsys_enter(struct vn_subsys *subsys); /* into its target; -EEXIST, -ENOSPC */
@@ -51,7 +48,7 @@ struct vn_subsys *vn_subsys_find(struct vn_target *target, const char *nqn);
 /* The entry of a host, NULL: none. */
 const struct vn_host_entry *vn_subsys_host(const struct vn_subsys *subsys, const char *hostnqn);
 bool vn_subsys_admits(const struct vn_subsys *subsys, const char *hostnqn);
-/* *old: to be freed by the control thread. -ENOSPC */
+/* *old: to be freed by the control thread. -ENOSPC: of hosts, -EDQUOT: of TLS keys. */
 int vn_subsys_put_host(struct vn_subsys *subsys, struct vn_host_entry *entry, struct vn_host_entry **old);
 struct vn_host_entry *vn_subsys_take_host(struct vn_subsys *subsys, const char *hostnqn);
 

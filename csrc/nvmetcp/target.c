@@ -196,6 +196,7 @@ int vn_target_new(const struct vn_target_opts *opts, struct vn_reactor *reactor,
 }
 
 void vn_target_free(struct vn_target *target) {
+    vn_tls_context_free(target->tls);
     free(target);
 }
 

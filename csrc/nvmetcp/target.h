@@ -23,6 +23,8 @@
 #define VN_TQUEUE_ENTRIES_MAX 4096u         /* so that a transfer tag can name command, R2T and more */
 #define VN_CONNECT_BYTES 1024u
 
+struct vn_auth;
+struct vn_host_entry;
 struct vn_subsys;
 struct vn_target;
 struct vn_tctrl;
@@ -88,7 +90,7 @@ struct vn_tqueue {
     char peer[64];         /* ADDRESS:PORT */
     struct vn_tqueue *prev, *next;           /* of the target: half-open ones, oldest first; or all others */
     struct vn_tqueue *ctrl_prev, *ctrl_next; /* of its controller */
-    void *auth;            /* of auth.c, while it goes on */
+    struct vn_auth *auth;  /* from Connect on, of a host that has to authenticate */
     struct vn_tx ic_tx;    /* ICResp */
     struct vn_tcmd first;  /* Connect, before there are others */
     uint8_t first_data[VN_CONNECT_BYTES];
@@ -150,7 +152,8 @@ struct vn_target {
     vn_runtime *owner; /* whose handle it is; control thread only */
     struct vn_target_opts opts; /* with defaults put in */
     struct vn_conn_group group;
-    struct vn_tls_context *tls; /* the keys of hosts, for listeners with TLS */
+    struct vn_tls_context *tls; /* the keys of hosts; NULL: no host has had one yet */
+    uint64_t auth_mark; /* of the bucket that bounds authentications */
     struct vn_poller poller; /* commands whose backend was busy */
     struct vn_tctrl *busy_first;
     struct vn_timer handshake_timer, sweep_timer;
@@ -255,6 +258,21 @@ void vn_tctrl_forget_waiter(struct vn_tcmd *cmd);
 bool vn_tctrl_take_chunks(struct vn_tctrl *ctrl, struct vn_tcmd *cmd);
 void vn_tctrl_return_chunks(struct vn_tctrl *ctrl, struct vn_tcmd *cmd);
 void vn_tctrl_leave_line(struct vn_tctrl *ctrl, struct vn_tcmd *cmd);
+
+/* --- target_secure.c --- */
+/* Control thread: what the keys of opts come to, in an entry that is still nobody's. -EINVAL, -ENOMEM */
+int vn_host_keys_make(struct vn_host_entry *entry, const struct vn_allow_opts *opts, const char *subnqn);
+void vn_host_keys_free(struct vn_host_entry *entry);
+/* Reactor. */
+bool vn_target_has_room_for_keys(const struct vn_target *target, const struct vn_host_entry *entry);
+/* TLS takes keys from the lists of hosts as they are now; old: an entry that is on none any more, or NULL. */
+void vn_target_keys_changed(struct vn_target *target, const struct vn_host_entry *old, const char *hostnqn);
+/* Whether the connection may be that host's at that subsystem; NULL: it may, else the reason. */
+const char *vn_tqueue_check_tls(const struct vn_tqueue *queue, const struct vn_subsys *subsys, const char *hostnqn);
+/* Connect: queue->auth, if this host has to authenticate. -EAGAIN: too many do at the moment. */
+int vn_tauth_prepare(struct vn_tqueue *queue, const struct vn_subsys *subsys, const char *hostnqn);
+void vn_tauth_free(struct vn_tqueue *queue);
+void vn_tauth(struct vn_req *req); /* door operation */
 
 /* --- target_discovery.c --- */
 bool vn_target_discovery_entry(struct vn_ctrl *ctrl, uint32_t index, struct vn_discovery_entry *out);

@@ -255,7 +255,7 @@ void vn_tcmd_post(struct vn_req *req) {
     uint32_t bytes = cmd->to_host && cmd->mapped && !req->status ? cmd->data_bytes : 0;
     if (bytes) {
         /* The data says it all when nothing in the response would (TCP 3.3.2.2). */
-        bool success = queue->flow_off && !req->result && !req->result_high;
+        bool success = queue->flow_off && !req->result && !req->result_high && !cmd->is_last;
         send_data(cmd, bytes, VN_PDU_F_LAST | (success ? VN_PDU_F_SUCCESS : 0));
         if (success)
             return;

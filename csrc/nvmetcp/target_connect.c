@@ -103,6 +103,12 @@ static struct refusal admit(struct vn_tqueue *queue, const struct vn_sqe *cmd, c
         return REFUSE(VN_SC_CONNECT_PARAMETER, IN_DATA(subnqn), "there is no such subsystem");
     if (!vn_subsys_admits(subsys, data->hostnqn))
         return REFUSE(VN_SC_CONNECT_HOST, 0, "the host is not allowed");
+    const char *why = vn_tqueue_check_tls(queue, subsys, data->hostnqn);
+    if (why)
+        return REFUSE(VN_SC_CONNECT_HOST, 0, why);
+    int err = vn_tauth_prepare(queue, subsys, data->hostnqn);
+    if (err)
+        return REFUSE(VN_SC_CONNECT_BUSY, 0, err == -EAGAIN ? "too many authenticate at the moment" : "there is no memory");
     return VN_CONNECT_QID(cmd) ? connect_io(subsys, queue, cmd, data) : connect_admin(subsys, queue, cmd, data);
 }
 
@@ -122,6 +128,11 @@ void vn_tconnect(struct vn_tcmd *cmd) {
         vn_tcmd_answer(cmd, status, refusal.result);
         return;
     }
-    vn_tqueue_live(queue);
-    vn_tcmd_answer(cmd, VN_SC_SUCCESS, RESULT_CNTLID(queue->ctrl->ctrl.cntlid));
+    uint32_t result = RESULT_CNTLID(queue->ctrl->ctrl.cntlid);
+    queue->auth_needed = queue->auth;
+    if (queue->auth_needed)
+        result |= VN_CONNECT_AUTH_ATR;
+    else
+        vn_tqueue_live(queue);
+    vn_tcmd_answer(cmd, VN_SC_SUCCESS, result);
 }

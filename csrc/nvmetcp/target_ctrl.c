@@ -196,6 +196,7 @@ static void irq_mask_changed(struct vn_ctrl *base) {
 static const struct vn_door_ops door = {
     .name = "nvme/tcp",
     .map = vn_tcmd_map,
+    .auth = vn_tauth,
     .post = vn_tcmd_post,
     .put = vn_tcmd_put,
     .busy = vn_target_busy,

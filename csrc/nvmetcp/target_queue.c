@@ -78,7 +78,8 @@ void vn_tqueue_end(struct vn_tqueue *queue, int err) {
 void vn_tqueue_hurry(struct vn_target *target) {
     uint64_t now = vn_reactor_now_ns(target->reactor), bound_ns = target->opts.handshake_ms * 1000000ull;
     while (target->half_first && now - target->half_first->accepted_ns >= bound_ns) {
-        vn_target_refused(target, "%s has not connected to a subsystem within %u ms", target->half_first->peer,
+        vn_target_refused(target, "%s has not %s within %u ms", target->half_first->peer,
+                          target->half_first->auth_needed ? "authenticated itself" : "connected to a subsystem",
                           target->opts.handshake_ms);
         vn_tqueue_end(target->half_first, -ETIMEDOUT);
     }
@@ -190,8 +191,9 @@ static void on_closed(struct vn_conn *conn, int err) {
 
 static void on_opened(struct vn_conn *conn, int err) {
     struct vn_tqueue *queue = vn_container_of(conn, struct vn_tqueue, conn);
+    const char *why = conn->stream.tls_why;
     if (err)
-        vn_target_refused(queue->target, "%s did not complete the TLS handshake", queue->peer);
+        vn_target_refused(queue->target, "%s did not complete the TLS handshake: %s", queue->peer, why ? why : strerror(-err));
 }
 
 static const struct vn_conn_ops conn_ops = {
@@ -221,7 +223,12 @@ void vn_tqueue_accept(struct vn_target *target, int fd, uint8_t listener, const 
         vn_tqueue_end(target->half_first, -ETIMEDOUT);
     queue = calloc(1, sizeof(*queue));
     set_socket_options(fd);
-    struct vn_tls_context *tls = target->listeners[listener].flags & VN_LISTEN_TLS ? target->tls : NULL;
+    bool wants_tls = target->listeners[listener].flags & VN_LISTEN_TLS;
+    struct vn_tls_context *tls = wants_tls ? target->tls : NULL;
+    if (wants_tls && !tls) {
+        vn_target_refused(target, "TLS is required, but no host has a key for it");
+        goto out_close;
+    }
     if (!queue || vn_conn_accept(&queue->conn, &target->group, &conn_ops, VN_PDU_CONTROLLER, fd, tls)) {
         vn_target_refused(target, "there is no memory for another connection");
         goto out_close;
@@ -249,6 +256,7 @@ bool vn_tqueue_try_free(struct vn_tqueue *queue) {
     if (queue->ctrl)
         vn_tctrl_drop_queue(queue->ctrl, queue);
     vn_tcmd_free_pool(queue);
+    vn_tauth_free(queue);
     *(queue->prev ? &queue->prev->next : &target->queues) = queue->next;
     if (queue->next)
         queue->next->prev = queue->prev;

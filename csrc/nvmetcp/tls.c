@@ -24,11 +24,20 @@ static const struct suite {
     [2] = {"TLS_AES_256_GCM_SHA384", {0x13, 0x02}, 48},
 };
 
-static const struct vn_tls_psk *find_psk(const struct vn_tls_context *context, const uint8_t *identity, size_t bytes) {
+/* FNV-1a. */
+static uint32_t mark_of(const uint8_t *identity, size_t bytes) {
+    uint32_t mark = 2166136261u;
+    for (size_t i = 0; i < bytes; i++)
+        mark = (mark ^ identity[i]) * 16777619u;
+    return mark;
+}
+
+static struct vn_tls_psk *find_psk(const struct vn_tls_context *context, const uint8_t *identity, size_t bytes) {
+    uint32_t mark = mark_of(identity, bytes);
     for (uint32_t i = 0; i < context->nr_psks; i++) {
-        const char *ours = context->psks[i].identity;
-        if (strlen(ours) == bytes && !memcmp(ours, identity, bytes))
-            return &context->psks[i];
+        struct vn_tls_psk *psk = &context->psks[i];
+        if (context->marks[i] == mark && strlen(psk->identity) == bytes && !memcmp(psk->identity, identity, bytes))
+            return psk;
     }
     return NULL;
 }
@@ -146,29 +155,51 @@ int vn_tls_context_new(bool server, struct vn_tls_context **out) {
     return 0;
 }
 
+/* Not by realloc: it would leave keys behind. */
+static int grow(struct vn_tls_context *context) {
+    uint32_t room = context->room ? context->room * 2 : 4;
+    struct vn_tls_psk *psks = calloc(room, sizeof(*psks));
+    if (!psks)
+        return -ENOMEM;
+    if (context->psks) {
+        memcpy(psks, context->psks, context->nr_psks * sizeof(*psks));
+        OPENSSL_cleanse(context->psks, context->room * sizeof(*psks));
+    }
+    free(context->psks);
+    context->psks = psks;
+    context->room = room;
+    return 0;
+}
+
 int vn_tls_context_add(struct vn_tls_context *context, const struct vn_tls_psk *psk) {
     size_t bytes = strnlen(psk->identity, sizeof(psk->identity));
     if (psk->hash < 1 || psk->hash >= VN_ARRAY_SIZE(suites) || psk->key_bytes != suites[psk->hash].key_bytes || bytes == 0 ||
-        bytes == sizeof(psk->identity) || find_psk(context, (const uint8_t *)psk->identity, bytes))
+        bytes == sizeof(psk->identity))
         return -EINVAL;
+    if (find_psk(context, (const uint8_t *)psk->identity, bytes))
+        return -EEXIST;
     if (context->nr_psks == (context->server ? VN_TLS_PSKS_MAX : 1))
         return -ENOSPC;
-    if (context->nr_psks == context->room) {
-        uint32_t room = context->room ? context->room * 2 : 4;
-        struct vn_tls_psk *psks = calloc(room, sizeof(*psks));
-        if (!psks)
-            return -ENOMEM;
-        if (context->nr_psks > 0)
-            memcpy(psks, context->psks, context->nr_psks * sizeof(*psks));
-        /* Not realloc: it would leave keys behind. */
-        if (context->psks)
-            OPENSSL_cleanse(context->psks, context->room * sizeof(*psks));
-        free(context->psks);
-        context->psks = psks;
-        context->room = room;
-    }
+    int err = context->nr_psks == context->room ? grow(context) : 0;
+    if (err)
+        return err;
+    context->marks[context->nr_psks] = mark_of((const uint8_t *)psk->identity, bytes);
     context->psks[context->nr_psks++] = *psk;
     return context->server || SSL_CTX_set_ciphersuites(context->ssl, suites[psk->hash].name) ? 0 : -ENOMEM;
+}
+
+void vn_tls_context_remove(struct vn_tls_context *context, const char *identity) {
+    struct vn_tls_psk *psk = find_psk(context, (const uint8_t *)identity, strlen(identity));
+    if (!psk)
+        return;
+    struct vn_tls_psk *last = &context->psks[--context->nr_psks];
+    *psk = *last;
+    context->marks[psk - context->psks] = context->marks[context->nr_psks];
+    OPENSSL_cleanse(last, sizeof(*last));
+}
+
+uint32_t vn_tls_context_count(const struct vn_tls_context *context) {
+    return context->nr_psks;
 }
 
 void vn_tls_context_free(struct vn_tls_context *context) {

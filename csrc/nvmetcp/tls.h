@@ -26,9 +26,11 @@ struct vn_tls_psk {
 
 /* Control thread. -ENOMEM, -EINVAL. */
 int vn_tls_context_new(bool server, struct vn_tls_context **out);
-/* A server has one for each pair of host and subsystem that it serves, at most VN_TLS_PSKS_MAX (-ENOSPC); a client one.
- * All before the first vn_tls_new. The context keeps a copy. */
+/* A server has one for each pair of host and subsystem that it serves, at most VN_TLS_PSKS_MAX (-ENOSPC), each identity once
+ * (-EEXIST); a client one. The context keeps a copy. When connections use it already: on their reactor. */
 int vn_tls_context_add(struct vn_tls_context *context, const struct vn_tls_psk *psk);
+void vn_tls_context_remove(struct vn_tls_context *context, const char *identity); /* if it is there */
+uint32_t vn_tls_context_count(const struct vn_tls_context *context);
 /* The last of this and of the vn_tls made from it frees it. */
 void vn_tls_context_free(struct vn_tls_context *context);
 

@@ -17,6 +17,7 @@ struct vn_tls_context {
     SSL_CTX *ssl;
     BIO_METHOD *bio;
     struct vn_tls_psk *psks;
+    uint32_t marks[VN_TLS_PSKS_MAX]; /* of their identities: a search does not read them all */
     uint32_t nr_psks, room;
     uint32_t refs; /* of the owner, and of each vn_tls; atomic */
     bool server;

@@ -138,6 +138,13 @@ static void test_both_hashes_and_many_keys(void) {
     struct vn_tls_context *context = context_of(true, psks, VN_ARRAY_SIZE(psks));
     struct vn_tls_psk more = psk_of("one too many", 1, 1);
     CHECK_EQ(vn_tls_context_add(context, &more), -ENOSPC);
+    /* Those that are taken out are gone, the others are found. */
+    for (uint32_t i = 0; i < VN_ARRAY_SIZE(psks); i += 3)
+        vn_tls_context_remove(context, psks[i].identity);
+    vn_tls_context_remove(context, "one that is not there");
+    CHECK_EQ(vn_tls_context_count(context), VN_ARRAY_SIZE(psks) - (VN_ARRAY_SIZE(psks) + 2) / 3);
+    for (uint32_t i = 0; i < VN_ARRAY_SIZE(psks); i++)
+        CHECK_EQ(vn_tls_context_add(context, &psks[i]), i % 3 ? -EEXIST : 0);
     vn_tls_context_free(context);
 }
 
@@ -160,7 +167,7 @@ static void test_keys_that_make_no_sense_are_refused(void) {
     memset(bad.identity, 'x', sizeof(bad.identity));
     CHECK_EQ(vn_tls_context_add(context, &bad), -EINVAL);
     CHECK_EQ(vn_tls_context_add(context, &good), 0);
-    CHECK_EQ(vn_tls_context_add(context, &good), -EINVAL);
+    CHECK_EQ(vn_tls_context_add(context, &good), -EEXIST);
     bad = psk_of("b", 1, 1);
     CHECK_EQ(vn_tls_context_add(context, &bad), -ENOSPC);
     vn_tls_context_free(context);
