@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,16 @@ static int check_ceiling(const struct vn_perf_opts *opts) {
                                : 0;
 }
 
+static int check_remotes(const struct vn_perf_opts *opts) {
+    for (uint32_t i = 0; i < opts->nr_devices; i++) {
+        if (!opts->remotes[i])
+            return vn_host_fail(EINVAL, "no namespace to connect to");
+    }
+    return opts->flags & (VN_PERF_IRQ | VN_PERF_SHADOW)
+               ? vn_host_fail(EINVAL, "there are no interrupts and no shadow doorbells over NVMe/TCP")
+               : 0;
+}
+
 static int check_opts(const struct vn_perf_opts *opts) {
     if (opts->nr_devices < 1 || opts->nr_devices > VN_PERF_MAX_DEVICES)
         return vn_host_fail(EINVAL, "a load has 1 to %u devices, not %u", VN_PERF_MAX_DEVICES, opts->nr_devices);
@@ -46,6 +57,8 @@ static int check_opts(const struct vn_perf_opts *opts) {
         return vn_host_fail(EINVAL, "a load needs a time or a number of I/Os to end at");
     if (opts->flags & VN_PERF_CEILING)
         return check_ceiling(opts);
+    if (opts->remotes)
+        return check_remotes(opts);
     for (uint32_t i = 0; i < opts->nr_devices; i++) {
         if (!opts->socket_paths || !opts->socket_paths[i])
             return vn_host_fail(EINVAL, "no socket to connect to");
@@ -80,6 +93,7 @@ static struct vn_perf_run *new_run(const struct vn_perf_opts *opts, struct vn_pe
     run->devs = calloc(opts->nr_devices, sizeof(*run->devs));
     run->queues = calloc(run->nr_lanes, sizeof(*run->queues));
     run->peer_queues = calloc(run->nr_lanes, sizeof(*run->peer_queues));
+    run->bridges = opts->remotes ? calloc(opts->nr_devices, sizeof(struct vn_perf_bridge *)) : NULL;
     vn_perf_hist_reset(&run->reads);
     vn_perf_hist_reset(&run->writes);
     for (uint32_t i = 0; run->devs && i < opts->nr_devices; i++) {
@@ -100,7 +114,10 @@ static void release(struct vn_perf_run *run) {
         vn_host_close(run->devs[i].host);
         free(run->devs[i].generations);
         free(run->devs[i].unit_busy);
+        if (run->bridges)
+            vn_perf_bridge_close(run->bridges[i]);
     }
+    free(run->bridges);
     free(run->peer_queues);
     free(run->queues);
     free(run->devs);
@@ -111,12 +128,33 @@ static void release(struct vn_perf_run *run) {
 static int disable(struct vn_perf_run *run) {
     int rc = 0;
 
-    for (uint32_t i = 0; !(run->opts->flags & VN_PERF_CEILING) && i < run->opts->nr_devices; i++) {
+    for (uint32_t i = 0; !(run->opts->flags & VN_PERF_CEILING) && !run->bridges && i < run->opts->nr_devices; i++) {
         int one = vn_host_disable(run->devs[i].host);
 
         rc = rc < 0 ? rc : one;
     }
     return rc;
+}
+
+/* On a thread that may be another one: the reactor's of a load over NVMe/TCP. */
+static int run_loop(void *arg) {
+    struct vn_perf_run *run = arg;
+    int rc;
+
+    vn_perf_calibrate(run);
+    rc = vn_perf_loop(run);
+    if (rc < 0)
+        snprintf(run->error, sizeof(run->error), "%s", vn_host_error());
+    return rc;
+}
+
+static int drive(struct vn_perf_run *run) {
+    int rc;
+
+    if (!run->bridges)
+        return run_loop(run);
+    rc = vn_perf_bridge_run(run->bridges, run->opts->nr_devices, run_loop, run, run->error, sizeof(run->error));
+    return rc < 0 ? vn_host_fail(-rc, "%s", run->error) : rc;
 }
 
 int vn_perf_run(const struct vn_perf_opts *opts, struct vn_perf_result *result, struct vn_perf_device *devices) {
@@ -131,13 +169,12 @@ int vn_perf_run(const struct vn_perf_opts *opts, struct vn_perf_result *result, 
     run = new_run(opts, result);
     if (!run)
         return vn_host_fail(ENOMEM, "no memory for a load");
-    if (!run->devs || !run->queues || !run->peer_queues)
+    if (!run->devs || !run->queues || !run->peer_queues || (opts->remotes && !run->bridges))
         rc = vn_host_fail(ENOMEM, "no memory for %u queues", run->nr_lanes);
     if (rc == 0)
         rc = vn_perf_setup(run);
     if (rc == 0) {
-        vn_perf_calibrate(run);
-        rc = vn_perf_loop(run);
+        rc = drive(run);
         vn_perf_report(run, devices);
     }
     if (rc == 0)

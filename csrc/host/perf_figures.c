@@ -147,19 +147,7 @@ void vn_perf_measure_end(struct vn_perf_run *run) {
 /* --- Figures --- */
 
 static void summarize(const struct vn_perf_run *run, const struct vn_perf_hist *hist, struct vn_perf_latency *latency) {
-    double ns = 1.0 / run->ticks_per_ns;
-
-    if (hist->nr == 0)
-        return;
-    latency->nr = hist->nr;
-    latency->min = (uint64_t)((double)hist->min * ns);
-    latency->mean = (uint64_t)((double)hist->sum / (double)hist->nr * ns);
-    latency->p50 = (uint64_t)((double)vn_perf_hist_quantile(hist, 500000) * ns);
-    latency->p90 = (uint64_t)((double)vn_perf_hist_quantile(hist, 900000) * ns);
-    latency->p99 = (uint64_t)((double)vn_perf_hist_quantile(hist, 990000) * ns);
-    latency->p99_9 = (uint64_t)((double)vn_perf_hist_quantile(hist, 999000) * ns);
-    latency->p99_99 = (uint64_t)((double)vn_perf_hist_quantile(hist, 999900) * ns);
-    latency->max = (uint64_t)((double)hist->max * ns);
+    vn_perf_hist_summarize(hist, 1.0 / run->ticks_per_ns, latency);
 }
 
 static void list_buckets(struct vn_perf_run *run, const struct vn_perf_hist *hist) {
@@ -180,7 +168,7 @@ static void report_device(const struct vn_perf_run *run, struct vn_perf_dev *dev
     device->nr_errors = dev->nr_errors;
     device->nr_blocks = dev->nr_lbas;
     device->lba_bytes = dev->lba_bytes;
-    device->doorbells_mapped = dev->host->db_map != NULL;
+    device->doorbells_mapped = dev->host->db_map != NULL && !run->bridges;
     device->shadow_doorbells = dev->host->shadow;
     device->server_pid = dev->host->conn.peer_pid;
     vn_perf_hist_merge(&dev->reads, &dev->writes);

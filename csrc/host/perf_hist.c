@@ -1,4 +1,4 @@
-/* Reading a latency histogram: merge and quantiles. Called by perf_figures.c after the load has ended.
+/* Reading a latency histogram: merge, quantiles, figures. Called by perf_figures.c and perf_wire.c at the end.
  */
 #include "host/perf_hist.h"
 
@@ -45,4 +45,18 @@ uint64_t vn_perf_hist_quantile(const struct vn_perf_hist *hist, uint32_t ppm) {
         }
     }
     return hist->max;
+}
+
+void vn_perf_hist_summarize(const struct vn_perf_hist *hist, double unit, struct vn_perf_latency *latency) {
+    if (hist->nr == 0)
+        return;
+    latency->nr = hist->nr;
+    latency->min = (uint64_t)((double)hist->min * unit);
+    latency->mean = (uint64_t)((double)hist->sum / (double)hist->nr * unit);
+    latency->p50 = (uint64_t)((double)vn_perf_hist_quantile(hist, 500000) * unit);
+    latency->p90 = (uint64_t)((double)vn_perf_hist_quantile(hist, 900000) * unit);
+    latency->p99 = (uint64_t)((double)vn_perf_hist_quantile(hist, 990000) * unit);
+    latency->p99_9 = (uint64_t)((double)vn_perf_hist_quantile(hist, 999000) * unit);
+    latency->p99_99 = (uint64_t)((double)vn_perf_hist_quantile(hist, 999900) * unit);
+    latency->max = (uint64_t)((double)hist->max * unit);
 }

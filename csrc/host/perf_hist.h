@@ -6,6 +6,8 @@
 
 #include <stdint.h>
 
+#include "vhostnvme_host.h"
+
 #define VN_PERF_HIST_BITS 7
 #define VN_PERF_HIST_STEPS (1u << VN_PERF_HIST_BITS)
 /* Values up to 2^48: at 5 GHz ticks more than 15 hours. */
@@ -41,5 +43,7 @@ void vn_perf_hist_merge(struct vn_perf_hist *into, const struct vn_perf_hist *fr
 uint64_t vn_perf_hist_middle(uint32_t bucket);
 /* The middle of the bucket that holds the value of this rank; ppm 500000 is the median. 0 when empty. */
 uint64_t vn_perf_hist_quantile(const struct vn_perf_hist *hist, uint32_t ppm);
+/* Its figures, in ns; unit: what one of its values is of them. */
+void vn_perf_hist_summarize(const struct vn_perf_hist *hist, double unit, struct vn_perf_latency *latency);
 
 #endif

@@ -346,6 +346,8 @@ static inline int turn_all(struct vn_perf_run *run, uint32_t *nr) {
         if (__builtin_expect(inline_peer, 0))
             vn_perf_peer_turn(&run->peer_queues[i]);
     }
+    if (__builtin_expect(run->bridges != NULL, 0))
+        vn_perf_remote_turn(run);
     return 0;
 }
 

@@ -28,24 +28,32 @@ int vn_perf_peer_queues(struct vn_host *host, uint16_t qid, uint32_t entries, st
 int vn_perf_peer_start(struct vn_perf_peer_queue *queues, uint32_t nr, struct vn_perf_peer **peer);
 void vn_perf_peer_stop(struct vn_perf_peer *peer);
 
-/* Answers what has come; was there anything? The host never has more in flight than a completion queue holds. */
+/* The end of a command. The host never has more in flight than a completion queue holds. */
+static inline void vn_perf_peer_post(struct vn_perf_peer_queue *pq, uint16_t cid, uint16_t status) {
+    struct vn_cqe *cqe = &pq->cqes[pq->tail];
+
+    cqe->cid = cid;
+    cqe->sqhd = (uint16_t)pq->head;
+    cqe->sqid = pq->sqid;
+    /* phase last */
+    __atomic_store_n((uint16_t *)(void *)((char *)cqe + 14), (uint16_t)(status << 1 | pq->phase), __ATOMIC_RELEASE);
+    if (++pq->tail == pq->cq_entries) {
+        pq->tail = 0;
+        pq->phase ^= 1;
+    }
+}
+
+/* Answers what has come; was there anything? */
 static inline bool vn_perf_peer_turn(struct vn_perf_peer_queue *pq) {
     uint32_t new_head = __atomic_load_n(pq->doorbell, __ATOMIC_ACQUIRE);
 
     if (pq->head == new_head)
         return false;
     while (pq->head != new_head) {
-        struct vn_cqe *cqe = &pq->cqes[pq->tail];
+        uint16_t cid = pq->sqes[pq->head].cid;
 
-        cqe->cid = pq->sqes[pq->head].cid;
         pq->head = pq->head + 1 == pq->sq_entries ? 0 : pq->head + 1;
-        cqe->sqhd = (uint16_t)pq->head;
-        cqe->sqid = pq->sqid;
-        __atomic_store_n((uint16_t *)(void *)((char *)cqe + 14), pq->phase, __ATOMIC_RELEASE); /* success; phase last */
-        if (++pq->tail == pq->cq_entries) {
-            pq->tail = 0;
-            pq->phase ^= 1;
-        }
+        vn_perf_peer_post(pq, cid, 0);
     }
     return true;
 }

@@ -11,6 +11,7 @@
 #endif
 
 #include "host/nvme_host.h"
+#include "host/perf_bridge.h"
 #include "host/perf_hist.h"
 #include "host/perf_pace.h"
 #include "host/perf_peer.h"
@@ -74,6 +75,8 @@ struct vn_perf_run {
     /* a ceiling's other side */
     struct vn_perf_peer_queue *peer_queues;
     struct vn_perf_peer *peer;
+    struct vn_perf_bridge **bridges; /* of a load over NVMe/TCP, one a device; NULL: vfio-user */
+    char error[256];                 /* what failed on the bridges' reactor */
     /* choice of the next command */
     bool random, paced;
     uint32_t read_share; /* of 2^32 */
@@ -110,6 +113,9 @@ static inline uint64_t vn_perf_ticks_of_ns(const struct vn_perf_run *run, uint64
 int vn_perf_setup(struct vn_perf_run *run);
 /* perf_loop.c: from the first command to the last completion. */
 int vn_perf_loop(struct vn_perf_run *run);
+/* perf_remote.c: what is on the rings goes over NVMe/TCP. */
+int vn_perf_remote_open(struct vn_perf_run *run, uint32_t number, struct vn_perf_bridge_facts *facts);
+void vn_perf_remote_turn(struct vn_perf_run *run);
 /* perf.c */
 bool vn_perf_stopped(const struct vn_perf_run *run);
 /* perf_figures.c: clocks, the accounts of both sides, and what is made of them. */

@@ -204,7 +204,7 @@ static int make_queues(struct vn_perf_run *run, uint32_t number) {
         uint16_t qid = (uint16_t)(i + 1);
 
         q->dev = &run->devs[number];
-        if (opts->flags & VN_PERF_CEILING)
+        if ((opts->flags & VN_PERF_CEILING) || opts->remotes)
             rc = vn_perf_peer_queues(host, qid, entries, &run->peer_queues[lane]);
         else
             rc = make_queue(q, qid, entries, vectors);
@@ -238,6 +238,24 @@ static int open_ceiling(const struct vn_perf_run *run, struct vn_perf_dev *dev) 
     return rc < 0 ? rc : vn_perf_peer_open(memory_needed(run), &dev->host);
 }
 
+static int open_remote(struct vn_perf_run *run, struct vn_perf_dev *dev, uint32_t number) {
+    struct vn_perf_bridge_facts facts;
+    int rc = vn_perf_remote_open(run, number, &facts);
+
+    if (rc < 0)
+        return rc;
+    dev->lba_bytes = facts.block_bytes;
+    dev->nr_lbas = facts.bytes / facts.block_bytes;
+    rc = choose_range(run, dev);
+    if (rc == 0 && (run->opts->flags & VN_PERF_VERIFY))
+        rc = prepare_verify(run, dev);
+    if (rc == 0)
+        rc = vn_perf_peer_open(memory_needed(run), &dev->host);
+    if (rc == 0)
+        dev->host->conn.peer_pid = run->opts->server_pids ? run->opts->server_pids[number] : 0;
+    return rc;
+}
+
 static int open_device(const struct vn_perf_run *run, struct vn_perf_dev *dev, const char *path) {
     struct vn_host_opts host_opts = {
         .flags = run->opts->host_flags, .memory_bytes = memory_needed(run), .map_chunk_bytes = run->opts->region_bytes};
@@ -264,10 +282,13 @@ int vn_perf_setup(struct vn_perf_run *run) {
     for (uint32_t i = 0; i < opts->nr_devices && rc == 0; i++) {
         struct vn_perf_dev *dev = &run->devs[i];
 
-        rc = ceiling ? open_ceiling(run, dev) : open_device(run, dev, opts->socket_paths[i]);
+        if (opts->remotes)
+            rc = open_remote(run, dev, i);
+        else
+            rc = ceiling ? open_ceiling(run, dev) : open_device(run, dev, opts->socket_paths[i]);
         if (rc == 0)
             rc = make_queues(run, i);
-        if (rc < 0 && !ceiling && opts->nr_devices > 1)
+        if (rc < 0 && !ceiling && !opts->remotes && opts->nr_devices > 1)
             return name_device(rc, opts->socket_paths[i]);
     }
     if (rc == 0 && (opts->flags & VN_PERF_CEILING_THREAD))

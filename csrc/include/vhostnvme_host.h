@@ -194,8 +194,11 @@ struct vn_perf_bucket { /* of the latency histogram */
     uint64_t nr;
 };
 
+struct vn_remote_opts; /* vhostnvme_fabric.h */
 struct vn_perf_opts {
-    const char *const *socket_paths; /* one a device; not looked at for a ceiling */
+    const char *const *socket_paths; /* one a device; not looked at for a ceiling, or with remotes */
+    const struct vn_remote_opts *const *remotes; /* in their place: one a device, over NVMe/TCP. NULL: none */
+    const int32_t *server_pids; /* of remotes, as far as known: 0. NULL: not known */
     uint32_t nr_devices;  /* 1 to 256, driven in turn by the calling thread */
     uint32_t host_flags;  /* VN_HOST_* */
     uint32_t flags;       /* VN_PERF_* */
@@ -286,5 +289,24 @@ struct vn_perf_result {
 int vn_perf_run(const struct vn_perf_opts *opts, struct vn_perf_result *result, struct vn_perf_device *devices);
 /* Ends every run of this process soon; callable from any thread. Runs started later are not affected. */
 void vn_perf_stop(void);
+
+/* --- Bare TCP, to hold loads over NVMe/TCP against --- */
+
+struct vn_wire_opts { /* two threads on one connection over the loopback: requests one way, replies the other */
+    uint32_t request_bytes;
+    uint32_t reply_bytes;
+    uint32_t depth; /* requests on their way, 1 to 4096 */
+    uint32_t reserved;
+    uint64_t time_ms;
+    uint64_t ramp_ms; /* before what is measured */
+};
+struct vn_wire_result {
+    uint64_t elapsed_ns;
+    uint64_t nr; /* replies to requests that were sent within the measured time */
+    uint64_t cpu_ns;      /* of the side that asks, in that time */
+    uint64_t peer_cpu_ns; /* of the other one, with the ramp */
+    struct vn_perf_latency latency;
+};
+int vn_wire_run(const struct vn_wire_opts *opts, struct vn_wire_result *result);
 
 #endif

@@ -1,4 +1,4 @@
-"""`vhostnvme perf`: puts load on vfio-user NVMe servers and says how they did."""
+"""`vhostnvme perf`: puts load on NVMe servers and says how they did."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "targets",
         nargs="*",
         metavar="TARGET",
-        help="a vfio-user socket, or its directory; several are driven in turn by one thread",
+        help="a vfio-user socket, or its directory, or nvme+tcp://HOST:PORT/SUBNQN[/NSID];"
+        " several are driven in turn by one thread",
     )
     _add_load(parser)
     _add_range(parser)
@@ -84,7 +85,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 
 def _add_range(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is read and written")
-    group.add_argument("--nsid", type=int, default=1, help="namespace (1)")
+    group.add_argument("--nsid", type=int, default=None, help="namespace (1)")
     group.add_argument("--offset", type=int, default=0, metavar="LBA", help="start of the range")
     group.add_argument(
         "--size", type=arguments.size, default=0, help="length of the range (to the end)"

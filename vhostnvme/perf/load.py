@@ -6,11 +6,18 @@ import argparse
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vhostnvme.errors import ConfigError, VhostNvmeError
+from vhostnvme.perf.targets import is_remote, parse_remote_target, server_pid
+from vhostnvme.storage.remote import DEPTH_MAX, QUEUES_MAX
+
+if TYPE_CHECKING:
+    from vhostnvme.native.types import RemoteOptions
 
 SOCKET_NAME = "cntrl"
 WAIT_SECONDS = 0.2
@@ -18,6 +25,7 @@ DEFAULT_SECONDS = 10.0
 DEVICES_MAX = 256
 LANES_MAX = 1024  # queues of all devices
 PAGE_BYTES = 4096
+RECONNECT_MS = 5000  # a load does not wait longer for a target that has gone
 
 
 def run_load(args: argparse.Namespace) -> dict[str, Any]:
@@ -27,9 +35,17 @@ def run_load(args: argparse.Namespace) -> dict[str, Any]:
         ConfigError: an argument makes no sense.
         PeerError, ProtocolError, NativeError: a server is not there, misbehaves or refuses.
     """
+    from vhostnvme.native.perf import perf_run
+
     options = make_options(args)
-    paths = [Path()] if args.ceiling else find_sockets(args.targets)
-    return _run_in_thread(paths, args.rw, options, args.histogram, args.cpu)
+    paths = [Path()]
+    remotes: list[tuple[RemoteOptions, int]] = []
+    if any(map(is_remote, args.targets)):
+        remotes = _find_remotes(args)
+    elif not args.ceiling:
+        paths = find_sockets(args.targets)
+    load = partial(perf_run, paths, args.rw, options, args.histogram, remotes)
+    return _run_in_thread(load, args.cpu)
 
 
 def find_socket(target: str) -> Path:
@@ -40,7 +56,9 @@ def find_socket(target: str) -> Path:
         VhostNvmeError: there is nothing.
     """
     if "://" in target:
-        raise ConfigError(f"{target} is no vfio-user socket: give the path that `serve` listens on")
+        raise ConfigError(
+            f"{target} is no vfio-user socket, nor nvme+tcp://HOST:PORT/SUBNQN: give either"
+        )
     path = Path(target)
     if path.is_dir():
         path /= SOCKET_NAME
@@ -66,6 +84,30 @@ def find_sockets(targets: Sequence[str]) -> list[Path]:
     return paths
 
 
+def _find_remotes(args: argparse.Namespace) -> list[tuple[RemoteOptions, int]]:
+    """What there is to connect to, with the process that serves it, as far as that is known."""
+    from vhostnvme.storage.disk import remote_options
+
+    found = []
+    for target in args.targets:
+        spec, nsid = parse_remote_target(target)
+        if args.nsid and nsid and args.nsid != nsid:
+            raise ConfigError(f"--nsid {args.nsid} is not the namespace of {target}: leave it out")
+        if args.queues > QUEUES_MAX or args.qd >= DEPTH_MAX:
+            raise ConfigError(
+                f"over NVMe/TCP --queues is at most {QUEUES_MAX}, and --qd below {DEPTH_MAX}"
+            )
+        options = replace(
+            remote_options(spec),
+            nsid=nsid or args.nsid or 1,
+            queues=spec.queues or args.queues,
+            depth=spec.depth or max(args.qd + 1, 2),
+            reconnect_ms=spec.reconnect_ms or RECONNECT_MS,
+        )
+        found.append((options, server_pid(spec.paths[0])))
+    return found
+
+
 def _check_targets(args: argparse.Namespace) -> None:
     if args.ceiling:
         if args.targets:
@@ -74,7 +116,12 @@ def _check_targets(args: argparse.Namespace) -> None:
             if getattr(args, name):
                 raise ConfigError(f"--{name} needs a server: leave it or --ceiling out")
     elif not args.targets:
-        raise ConfigError("give a TARGET: the vfio-user socket of a server, or its directory")
+        raise ConfigError(
+            "give a TARGET: the vfio-user socket of a server, or its directory, or"
+            " nvme+tcp://HOST:PORT/SUBNQN"
+        )
+    elif any(map(is_remote, args.targets)):
+        _check_remotes(args)
     if len(args.targets) > DEVICES_MAX:
         raise ConfigError(f"{len(args.targets)} targets are too many: at most {DEVICES_MAX}")
     if len(args.targets) * args.queues > LANES_MAX:
@@ -82,6 +129,17 @@ def _check_targets(args: argparse.Namespace) -> None:
             f"{args.queues} queues on each of {len(args.targets)} targets are too many:"
             f" at most {LANES_MAX} together"
         )
+
+
+def _check_remotes(args: argparse.Namespace) -> None:
+    if not all(map(is_remote, args.targets)):
+        raise ConfigError("vfio-user sockets and NVMe/TCP do not mix in one load")
+    of_sockets = ("irq", "shadow", "memory", "regions")
+    for name in of_sockets:
+        if getattr(args, name):
+            raise ConfigError(f"--{name} is for vfio-user sockets: leave it out over NVMe/TCP")
+    if args.doorbells != "auto":
+        raise ConfigError("--doorbells is for vfio-user sockets: leave it out over NVMe/TCP")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -138,7 +196,7 @@ def make_options(args: argparse.Namespace) -> dict[str, int]:
         "block_bytes": args.bs,
         "depth": args.qd,
         "nr_queues": args.queues,
-        "nsid": args.nsid,
+        "nsid": args.nsid or 1,
         "time_ms": round(seconds * 1000),
         "ramp_ms": round(args.warmup * 1000),
         "nr_ios": args.io_limit or 0,
@@ -158,15 +216,9 @@ def make_options(args: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def _run_in_thread(
-    paths: Sequence[Path],
-    pattern: str,
-    options: dict[str, int],
-    histogram: bool,
-    cpu: int | None,
-) -> dict[str, Any]:
+def _run_in_thread(load: Callable[[], dict[str, Any]], cpu: int | None) -> dict[str, Any]:
     """Ctrl-C reaches only Python code on the main thread, so that the load runs on another one."""
-    from vhostnvme.native.perf import perf_run, perf_stop
+    from vhostnvme.native.perf import perf_stop
 
     outcome: dict[str, Any] = {}
     done = threading.Event()
@@ -175,7 +227,7 @@ def _run_in_thread(
         try:
             if cpu is not None:
                 os.sched_setaffinity(0, {cpu})  # this thread, and a ceiling's peer would follow
-            outcome["result"] = perf_run(paths, pattern, options, histogram)
+            outcome["result"] = load()
         except Exception as error:
             outcome["error"] = error
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from vhostnvme.perf.targets import is_remote, parse_remote_target
 from vhostnvme.testing.nvme import status_name
 from vhostnvme.units import format_size
 
@@ -24,13 +25,14 @@ def make_report(args: argparse.Namespace, result: dict[str, Any]) -> dict[str, A
         "first_error_lba": result["verify_error_lba"] if result["nr_verify_errors"] else None,
     }
     names = ["ceiling"] if args.ceiling else args.targets
+    over_tcp = any(map(is_remote, names))
     report = {
         "rw": args.rw,
         "rwmixread": args.rwmixread,
         "bs": args.bs,
         "qd": args.qd,
         "queues": args.queues,
-        "nsid": args.nsid,
+        "nsid": nsid_of(args),
         "seed": args.seed,
         "ceiling": args.ceiling,
         "warmup": args.warmup,
@@ -50,10 +52,7 @@ def make_report(args: argparse.Namespace, result: dict[str, Any]) -> dict[str, A
         },
         "verify": verify if args.verify else None,
         "cpu": _cpu(result, seconds, commands),
-        "doorbells": {
-            "stores": result["nr_doorbell_stores"],
-            "messages": result["nr_doorbell_messages"],
-        },
+        "doorbells": None if over_tcp else _doorbells(result),
         "interrupts": result["nr_interrupts"],
         "memory": {"bytes": result["memory_bytes"], "regions": result["nr_regions"]},
         "stopped": bool(result["stopped"]),
@@ -65,6 +64,13 @@ def make_report(args: argparse.Namespace, result: dict[str, Any]) -> dict[str, A
     if args.histogram:
         report["histogram"] = [list(bucket) for bucket in result["buckets"]]
     return report
+
+
+def nsid_of(args: argparse.Namespace) -> int:
+    """The namespace of the (first) target."""
+    written = parse_remote_target(args.targets[0])[1] if any(map(is_remote, args.targets)) else None
+    number: int = written or args.nsid or 1
+    return number
 
 
 def _per(amount: float, of: float) -> float:
@@ -86,6 +92,13 @@ def _cpu(result: dict[str, Any], seconds: float, commands: int) -> dict[str, flo
     }
 
 
+def _doorbells(result: dict[str, Any]) -> dict[str, int]:
+    return {
+        "stores": result["nr_doorbell_stores"],
+        "messages": result["nr_doorbell_messages"],
+    }
+
+
 def _device(name: str, device: dict[str, Any], seconds: float) -> dict[str, Any]:
     return {
         "target": name,
@@ -96,8 +109,8 @@ def _device(name: str, device: dict[str, Any], seconds: float) -> dict[str, Any]
         "latency_ns": _latency(device["all"]),
         "blocks": device["nr_blocks"],
         "block_bytes": device["lba_bytes"],
-        "doorbells_mapped": bool(device["doorbells_mapped"]),
-        "shadow_doorbells": bool(device["shadow_doorbells"]),
+        "doorbells_mapped": None if is_remote(name) else bool(device["doorbells_mapped"]),
+        "shadow_doorbells": None if is_remote(name) else bool(device["shadow_doorbells"]),
         "server_pid": device["server_pid"] if device["server_pid"] > 0 else None,
     }
 
@@ -153,19 +166,25 @@ def print_table(report: dict[str, Any]) -> None:
         console.print(line, highlight=False, markup=False)
 
 
+def _way(devices: list[dict[str, Any]]) -> str:
+    mapped = {device["doorbells_mapped"] for device in devices}
+    if mapped == {None}:
+        return "over NVMe/TCP"
+    kind = "mapped" if mapped == {True} else "trapped" if mapped == {False} else "of both kinds"
+    if any(device["shadow_doorbells"] for device in devices):
+        kind += ", with shadow doorbells"
+    return f"doorbells {kind}"
+
+
 def _remarks(report: dict[str, Any]) -> list[str]:
     cpu, devices = report["cpu"], report["devices"]
     server = "the server's is not known"
     if cpu["server_cores"] is not None:
         server = f"{cpu['server_cores']:.2f} cores the server"
         server += f" ({cpu['server_us_per_io']:.2f} us per I/O)"
-    mapped = {device["doorbells_mapped"] for device in devices}
-    kind = "mapped" if mapped == {True} else "trapped" if mapped == {False} else "of both kinds"
-    if any(device["shadow_doorbells"] for device in devices):
-        kind += ", with shadow doorbells"
     lines = [
         f"{report['seconds']:.2f} s; CPU: {cpu['host_cores']:.2f} cores here"
-        + (f", {server}; doorbells {kind}" if not report["ceiling"] else "")
+        + (f", {server}; {_way(devices)}" if not report["ceiling"] else "")
     ]
     if report["fill"]:
         lines.append(
