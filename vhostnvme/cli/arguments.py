@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import Address, parse_address
@@ -73,6 +73,26 @@ def seconds(text: str) -> float:
     if not 0 < value <= 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return value
+
+
+def add_host(parser: argparse.ArgumentParser) -> None:
+    """Who we are to an NVMe/TCP target; `given_host` finds it again."""
+    group = parser.add_argument_group("over NVMe/TCP")
+    group.add_argument(
+        "--hostnqn", type=nqn, metavar="NQN", help="who we are (/etc/nvme/hostnqn, or made)"
+    )
+    for name, line in (
+        ("tls-psk", "use TLS, with this pre-shared key"),
+        ("dhchap-key", "prove with DH-HMAC-CHAP that we know this key"),
+        ("dhchap-ctrl-key", "and have the target prove that it knows this one"),
+    ):
+        group.add_argument(f"--{name}-file", metavar="FILE", help=line)
+
+
+def given_host(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of it, by the names in RemoteSpec."""
+    names = ("hostnqn", "tls_psk_file", "dhchap_key_file", "dhchap_ctrl_key_file")
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

@@ -18,12 +18,14 @@ EXIT_USAGE = 2
 # Name, the module with add_arguments(parser) and run(args) -> int, and one line of help.
 # Only the module of the command that is asked for is imported.
 COMMANDS = (
-    ("serve", "vhostnvme.cli.serve", "serve one NVMe controller on a vfio-user socket"),
+    ("serve", "vhostnvme.cli.serve", "serve namespaces to a VM, over NVMe/TCP, or both"),
     ("status", "vhostnvme.cli.status", "show what a running server does"),
     ("limit", "vhostnvme.cli.limit", "limit a running server, or one of its namespaces"),
+    ("discover", "vhostnvme.cli.discover", "list what an NVMe/TCP discovery service offers"),
+    ("identify", "vhostnvme.cli.identify", "show what a controller says of itself"),
     ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
     ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
-    ("perf", "vhostnvme.cli.perf", "put load on vfio-user NVMe servers"),
+    ("perf", "vhostnvme.cli.perf", "put load on NVMe servers, by vfio-user or NVMe/TCP"),
     ("bench", "vhostnvme.cli.bench", "compare with QEMU's own devices in one guest"),
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from vhostnvme.errors import ConfigError, NativeError, PeerError
 from vhostnvme.fabric.address import Address, resolve
+from vhostnvme.fabric.keys import read_dhchap_key, read_tls_key
 from vhostnvme.fabric.nqn import serial_of
 from vhostnvme.fabric.options import (
     HostOptions,
@@ -251,14 +251,11 @@ def access_of(host: HostOptions) -> HostAccess:
     Raises:
         ConfigError: a file cannot be read, or holds no key of its kind.
     """
-    if host.dhchap_key_file is None and host.tls_psk_file is None:
-        return HostAccess(hostnqn=host.nqn, nsids=host.namespaces)
-    keys = importlib.import_module("vhostnvme.fabric.keys")
     given: dict[str, Any] = {}
     for name, file, read in (
-        ("dhchap", host.dhchap_key_file, keys.read_dhchap_key),
-        ("dhchap_ctrl", host.dhchap_ctrl_key_file, keys.read_dhchap_key),
-        ("tls", host.tls_psk_file, keys.read_tls_key),
+        ("dhchap", host.dhchap_key_file, read_dhchap_key),
+        ("dhchap_ctrl", host.dhchap_ctrl_key_file, read_dhchap_key),
+        ("tls", host.tls_psk_file, read_tls_key),
     ):
         if file is not None:
             key = read(file)

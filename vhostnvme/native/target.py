@@ -78,8 +78,6 @@ class Target(ReactorHandle):
 
     def hosts(self) -> list[TargetHost]:
         """Who is connected: an entry for each controller."""
-        if not hasattr(lib, "vn_target_get_hosts"):
-            return []
         most = 64
         while True:
             entries = ffi.new("struct vn_target_host[]", most)

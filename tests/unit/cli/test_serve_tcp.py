@@ -161,3 +161,10 @@ def test_a_whole_file(tmp_path: Path, capsys: Capture) -> None:
         assert (tmp_path / "d.img").stat().st_size == 1 << 20
         assert run(["limit", str(control), "--namespace", "1"]) == 2
         assert "limits for each namespace only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--dhchap-key-file", "--tls-psk-file"])
+def test_a_key_file_that_is_not_there(option: str, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["--tcp", "127.0.0.1:0", "--namespace", "mem:1M", "--allow-host", NQN]
+    arguments += ["--tls"] if option == "--tls-psk-file" else []
+    assert str(tmp_path / "key") in refused(capsys, *arguments, option, str(tmp_path / "key"))
