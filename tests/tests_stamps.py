@@ -172,7 +172,7 @@ class Load:
         for qid in (1, 2):
             while self.free and self.host.handle.inflight(qid) < self.depth // 2:
                 if not self._submit(qid):
-                    return
+                    break
             self.host.handle.ring(qid)
 
     def _submit(self, qid: int) -> bool:
