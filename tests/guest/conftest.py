@@ -95,3 +95,10 @@ def rig(disk_folder: Path, full_disk: FullDiskServer) -> Iterator[GuestRig]:
     kernel_args = ["iomem=relaxed"]
     with GuestRig(disks, sockets=[full_disk.socket], kernel_args=kernel_args) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def networked() -> Iterator[GuestRig]:
+    """A guest without disks and with a network: the Linux kernel's NVMe/TCP host."""
+    with GuestRig({}, network=True) as running:
+        yield running
