@@ -46,7 +46,8 @@ struct vn_backend {
     uint32_t block_min;      /* smallest block size it can serve, bytes */
     bool read_only;
     bool volatile_cache;     /* FLUSH means something */
-    bool deallocates;        /* DEALLOCATE gives space back, and it reads as zeros afterwards */
+    bool deallocates;        /* DEALLOCATE gives space back, and it reads as zeros afterwards ... */
+    bool deallocated_stays;  /* ... or, here, as anything */
     bool direct;
     bool has_uuid;           /* what is behind it has an identity of its own */
     uint8_t uuid[16];

@@ -124,7 +124,8 @@ int vn_forward_open(const struct vn_ns_opts *opts, struct vn_backend **out, char
         .block_size = facts->block_size,
         .read_only = facts->read_only || opts->flags & VN_NS_READ_ONLY,
         .volatile_cache = facts->volatile_cache,
-        .deallocates = facts->deallocate && facts->reads_zeros,
+        .deallocates = facts->deallocate,
+        .deallocated_stays = !facts->reads_zeros,
     };
     take_identity(&forward->backend, facts);
     *out = &forward->backend;

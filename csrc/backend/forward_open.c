@@ -154,6 +154,8 @@ void vn_forward_compare(const struct vn_forward *forward, const struct vn_assoc_
                  facts->nr_blocks);
     else if (facts->volatile_cache && !before->volatile_cache)
         snprintf(wrong, wrong_bytes, "it has got a volatile write cache, which it had not before");
-    else if (forward->backend.deallocates && !(facts->deallocate && facts->reads_zeros))
+    else if (forward->backend.deallocates && !facts->deallocate)
+        snprintf(wrong, wrong_bytes, "it does not deallocate any more");
+    else if (!forward->backend.deallocated_stays && !facts->reads_zeros)
         snprintf(wrong, wrong_bytes, "what is deallocated does not read as zeros any more");
 }

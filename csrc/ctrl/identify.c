@@ -157,7 +157,7 @@ static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc
     id->nsze = id->ncap = id->nuse = ns->nr_blocks;
     id->nlbaf = 0; /* one format, zero-based */
     id->lbaf[0].lbads = (uint8_t)ns->block_shift;
-    if (ns->backend->deallocates)
+    if (ns->backend->deallocates && !ns->backend->deallocated_stays)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
     put_u128(id->nvmcap, ns->nr_blocks << ns->block_shift);
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
