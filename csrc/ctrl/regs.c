@@ -171,6 +171,8 @@ static void shutdown_step(struct vn_ctrl *ctrl) {
         return; /* goes on in on_shutdown_flush */
     }
     ctrl->shutdown = false;
+    if (!wanted && ctrl->door->busy) /* who waits for this to be over looks again */
+        ctrl->door->busy(ctrl);
     if (wanted) {
         ctrl->csts = (ctrl->csts & ~VN_CSTS_SHST_MASK) | VN_CSTS_SHST_COMPLETE;
         tell(ctrl, VN_EVENT_CTRL_SHUTDOWN);

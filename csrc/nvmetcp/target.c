@@ -222,7 +222,7 @@ int vn_target_end(void *arg) {
     while (target->half_first)
         vn_tqueue_end(target->half_first, -ECANCELED);
     for (const struct vn_tctrl *ctrl = target->ctrls; ctrl; ctrl = ctrl->next)
-        stopped &= ctrl->drained; /* ... or given up */
+        stopped &= ctrl->drained && !ctrl->ctrl.shutdown; /* ... or given up */
     if (!stopped || target->group.nr_conns || target->busy_first)
         return -EAGAIN;
     on_sweep(&target->sweep_timer);

@@ -243,7 +243,9 @@ static void fill_fabrics(struct vn_tctrl *ctrl, const struct vn_connect_data *da
     struct vn_subsys *subsys = ctrl->subsys;
     struct vn_fabrics *fabrics = &ctrl->fabrics;
     fabrics->kind = subsys->kind;
-    fabrics->ciu = ++ctrl->target->last_ciu;
+    if (++ctrl->target->last_ciu == 0) /* which would mean that there is none */
+        ctrl->target->last_ciu = 1;
+    fabrics->ciu = ctrl->target->last_ciu;
     if (getrandom(&fabrics->cirn, sizeof(fabrics->cirn), GRND_NONBLOCK) != sizeof(fabrics->cirn))
         fabrics->cirn = vn_monotonic_ns(); /* it is there to tell controllers apart, not to be secret */
     fabrics->kato_ms = kato_ms;

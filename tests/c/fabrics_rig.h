@@ -19,7 +19,7 @@ struct fabrics_rig {
     struct vn_req reqs[VN_NR_ADMIN_REQS];
     struct iovec iovs[VN_NR_ADMIN_REQS][1];
     struct vn_req *parked; /* what the door has taken over */
-    uint32_t nr_kato_changes;
+    uint32_t nr_kato_changes, nr_busy;
     uint32_t nr_entries; /* of the discovery log */
 };
 
@@ -45,7 +45,7 @@ static inline void fab_put(struct vn_req *req) {
 }
 
 static inline void fab_busy(struct vn_ctrl *ctrl) {
-    (void)ctrl;
+    fab_of(ctrl)->nr_busy++;
 }
 
 static inline void fab_disabled(struct vn_ctrl *ctrl) {

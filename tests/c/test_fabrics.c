@@ -206,6 +206,14 @@ static void check_shut_down(struct ctrl_rig *rig) {
     fab_enable(rig);
 }
 
+/* A shutdown whose flush is under way when a reset ends it: who waits for that, to free the controller, is told. */
+static void interrupt_shutdown(struct ctrl_rig *rig) {
+    fab_of(&rig->ctrl)->nr_busy = 0;
+    CHECK_EQ(fab_set(rig, VN_REG_CC, 0, VN_CC_EN | 1u << 14), VN_SC_SUCCESS);
+    CHECK(rig->ctrl.shutdown);
+    CHECK_EQ(fab_set(rig, VN_REG_CC, 0, 0), VN_SC_SUCCESS);
+}
+
 int main(void) {
     struct fabrics_rig *fab = fab_make(VN_CNTRLTYPE_IO);
     struct ctrl_rig *rig = &fab->rig;
@@ -223,6 +231,10 @@ int main(void) {
     rig_on(rig, check_reset);
     RIG_WAIT(rig, (rig->ctrl.csts & VN_CSTS_SHST_MASK) == VN_CSTS_SHST_COMPLETE);
     rig_on(rig, check_shut_down);
+    rig_attach(rig, 3, &(struct vn_ns_opts){.backend = "null", .size = 1 << 20, .block_size = 512, .delay_us = 5000000});
+    rig_on(rig, interrupt_shutdown);
+    RIG_WAIT(rig, !rig->ctrl.shutdown && rig->ctrl.state == VN_CTRL_DISABLED);
+    CHECK(fab->nr_busy);
     fab_free(fab);
     return 0;
 }
