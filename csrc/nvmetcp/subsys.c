@@ -248,3 +248,12 @@ void vn_subsys_set_state(struct vn_subsys *subsys, uint32_t listener, uint32_t g
         }
     }
 }
+
+void vn_subsys_new_listener(struct vn_target *target, uint32_t listener) {
+    for (const struct vn_tctrl *ctrl = target->ctrls; ctrl; ctrl = ctrl->next) {
+        if (ctrl->listener == listener) /* a host of the old one is still there: it goes on as it was */
+            return;
+    }
+    for (struct vn_subsys *subsys = target->subsystems; subsys; subsys = subsys->next)
+        subsys->ana[listener] = subsys->ana[0];
+}

@@ -57,6 +57,8 @@ int vn_subsys_open_ns(struct vn_subsys *subsys, struct vn_ns *ns, uint32_t nsid,
 int vn_subsys_close_ns(struct vn_subsys *subsys, uint32_t nsid, struct vn_ns_chan **out);
 /* The namespaces that a new controller's host may see. */
 void vn_subsys_fill(const struct vn_subsys *subsys, struct vn_tctrl *ctrl);
+/* An id may have been another listener's: it begins with what holds for all. */
+void vn_subsys_new_listener(struct vn_target *target, uint32_t listener);
 /* listener 0: all. */
 void vn_subsys_set_state(struct vn_subsys *subsys, uint32_t listener, uint32_t group, enum vn_ana_state state);
 

@@ -283,7 +283,7 @@ void vn_tcmd_answer(struct vn_tcmd *cmd, vn_status status, uint32_t result) {
 }
 
 void vn_tcmd_drop(struct vn_tcmd *cmd) {
-    if (cmd->state == VN_TCMD_WAITING)
+    if (cmd->state == VN_TCMD_WAITING) /* or it has just left it */
         vn_tctrl_leave_line(cmd->queue->ctrl, cmd);
     cmd->refs = 0;
     cmd->nr_r2ts = 0;
@@ -376,6 +376,10 @@ static vn_status check_order(const struct vn_tcmd *cmd) {
 }
 
 void vn_tcmd_start(struct vn_tcmd *cmd) {
+    if (!can_send(cmd->queue)) { /* its connection ends while it stood in line */
+        vn_tcmd_drop(cmd);
+        return;
+    }
     if (cmd->to_host) {
         execute(cmd);
         return;

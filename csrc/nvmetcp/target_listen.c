@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "core/util.h"
-#include "nvmetcp/target.h"
+#include "nvmetcp/subsys.h"
 
 #define BACKLOG 512
 #define BURST 64 /* connections taken in one go: others have their turn */
@@ -145,6 +145,7 @@ int vn_tlistener_start(struct vn_target *target, int fd, uint32_t flags, const s
             .retry_timer.fn = on_retry,
         };
         watch(listener);
+        vn_subsys_new_listener(target, id);
         vn_target_changed(target);
         return (int)id;
     }
