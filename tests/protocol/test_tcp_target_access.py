@@ -51,7 +51,7 @@ def served(runtime: Runtime) -> Iterator[TcpServed]:
 # --- The matrix ---
 
 
-@pytest.mark.parametrize("hostnqn", [NOBODY, HOSTNQN, ONE + "x", ONE[:-1], ONE.upper()])
+@pytest.mark.parametrize("hostnqn", [NOBODY, HOSTNQN, ONE + "x", ONE[:-1], ONE.upper(), ""])
 def test_nobody_else_is_let_in(served: TcpServed, hostnqn: str) -> None:
     with served.ready() as queue:
         failed(queue.connect(served.data(hostnqn=hostnqn)), FabricsStatus.CONNECT_HOST)

@@ -77,12 +77,16 @@ BAD_DATA = [
     ({"subnqn": "nqn.2026-11.test:nobody"}, AT_SUBNQN),
     ({"subnqn": ""}, AT_SUBNQN),
     ({"subnqn": b"x" * 256}, AT_SUBNQN),
-    ({"hostnqn": ""}, AT_HOSTNQN),
     ({"hostnqn": b"nqn.2026-11.test:" + b"x" * 239}, AT_HOSTNQN),
     ({"cntlid": 0}, AT_CNTLID),
     ({"cntlid": 1}, AT_CNTLID),
     ({"cntlid": 0xFFFE}, AT_CNTLID),
 ]
+
+
+def test_a_host_without_a_name_comes_where_any_may(served: TcpServed) -> None:
+    with served.ready() as queue:
+        assert queue.connect(served.data(hostnqn="")).ok
 
 
 @pytest.mark.parametrize(("changes", "where"), BAD_DATA)
