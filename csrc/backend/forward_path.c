@@ -221,6 +221,7 @@ static void on_ana_changed(struct vn_assoc *assoc) {
                                           [VN_ANA_PERSISTENT_LOSS] = "lost for good",
                                           [VN_ANA_CHANGE] = "changing"};
     const char *name = names[assoc->ana & 0xf];
+    path->hold_ns = 0; /* what it says now counts */
     vn_forward_tell(path->fc->forward, VN_EVENT_REMOTE_ANA, assoc->ana, "%s: the namespace is %s there", name_of(path),
                     name ? name : "in an unknown state");
     vn_forward_update(path->fc);
