@@ -78,7 +78,7 @@ struct vn_event {
     uint64_t ctrl; /* vn_ctrl_id of the controller, 0 for none */
     uint64_t a;
     uint64_t b;
-    char text[160];
+    char text[400]; /* room for two NQNs */
 };
 int vn_runtime_event_fd(vn_runtime *rt);
 /* Moves up to max events into buf; returns how many. */

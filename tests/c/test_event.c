@@ -21,7 +21,7 @@ static bool readable(int timeout_ms) {
 }
 
 static void test_one(void) {
-    char text[300];
+    char text[500];
     memset(text, 'x', sizeof(text));
     text[sizeof(text) - 1] = '\0';
     CHECK(!readable(0));
