@@ -53,9 +53,10 @@ static void finish_close(struct vn_conn *conn) {
     vn_stream_close(&conn->stream);
 }
 
-static void turn(struct vn_conn *conn) {
+static uint32_t turn(struct vn_conn *conn) {
+    uint32_t received = 0;
     if (!conn->opening && !conn->closing) {
-        vn_conn_input(conn);
+        received = vn_conn_input(conn);
         if (conn->terminating && !conn->term_queued && !conn->closing)
             send_term(conn);
         vn_conn_flush(conn);
@@ -66,6 +67,7 @@ static void turn(struct vn_conn *conn) {
         vn_conn_give_back(conn, NULL);
         finish_close(conn);
     }
+    return received;
 }
 
 static bool needs_turn(const struct vn_conn *conn) {
@@ -88,14 +90,16 @@ static void plan_wait(struct vn_conn_group *group) {
 static bool group_poll(struct vn_poller *poller) {
     struct vn_conn_group *group = vn_container_of(poller, struct vn_conn_group, poller);
     uint32_t nr = group->nr_listed;
+    uint64_t received = 0;
     if (nr)
         plan_wait(group);
     poller->dozes = false;
-    for (uint32_t i = 0; i < nr && group->first; i++) { /* who needs another turn is behind all others */
+    /* Who needs another turn is behind all others, and so is first when there was too much for this one. */
+    for (uint32_t i = 0; i < nr && group->first && received < VN_CONN_GROUP_BYTES; i++) {
         struct vn_conn *conn = group->first;
         unlist(conn);
         conn->in_turn = true;
-        turn(conn);
+        received += turn(conn);
         conn->in_turn = false;
         if (needs_turn(conn))
             vn_conn_list(conn);

@@ -15,6 +15,7 @@
 #define VN_CONN_RX_BYTES (64u << 10) /* receive buffer: a burst of PDUs in one call */
 #define VN_CONN_TX_IOVECS 512u       /* of one sendmsg */
 #define VN_CONN_TURN_BYTES (1u << 20) /* received in one turn before other connections have theirs */
+#define VN_CONN_GROUP_BYTES (2u << 20) /* received by all before what else is on the reactor has its turn */
 
 struct vn_conn;
 struct vn_conn_group;

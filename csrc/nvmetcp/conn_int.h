@@ -10,8 +10,8 @@ enum vn_conn_rx_phase { VN_CONN_RX_HEADER, VN_CONN_RX_PAD, VN_CONN_RX_DATA, VN_C
 /* It needs a turn. */
 void vn_conn_list(struct vn_conn *conn);
 bool vn_conn_wants_input(const struct vn_conn *conn);
-/* Input for one turn: receives and handles. */
-void vn_conn_input(struct vn_conn *conn);
+/* Input for one turn: receives and handles. Bytes received. */
+uint32_t vn_conn_input(struct vn_conn *conn);
 /* Sends as much of the queue as goes. */
 void vn_conn_flush(struct vn_conn *conn);
 /* Behind this one everything is given back; NULL: all of it. */

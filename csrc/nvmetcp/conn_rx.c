@@ -255,7 +255,7 @@ static void stream_over(struct vn_conn *conn, ssize_t result) {
         vn_conn_close(conn, conn->rx_phase == VN_CONN_RX_HEADER && !buffered(conn) ? 0 : -ECONNRESET);
 }
 
-void vn_conn_input(struct vn_conn *conn) {
+uint32_t vn_conn_input(struct vn_conn *conn) {
     uint32_t turn = 0;
     if (!conn->terminating)
         parse(conn); /* what a pause or the end of the last turn has left */
@@ -272,6 +272,7 @@ void vn_conn_input(struct vn_conn *conn) {
         if (!conn->terminating)
             parse(conn);
     }
+    return turn;
 }
 
 bool vn_conn_receives(struct vn_conn *conn, uint16_t cccid, bool drop) {

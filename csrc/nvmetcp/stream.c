@@ -270,6 +270,8 @@ ssize_t vn_stream_send(struct vn_stream *stream, struct iovec *iov, uint32_t nr_
 }
 
 void vn_stream_shut(struct vn_stream *stream) {
+    if (stream->tls && vn_tls_flush(stream->tls) == -EAGAIN)
+        return; /* what TLS holds is more than the end that follows it */
     if (stream->state == VN_STREAM_OPEN)
         shutdown(stream->fd, SHUT_WR);
 }

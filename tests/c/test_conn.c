@@ -288,7 +288,51 @@ static void test_idle_rest(void) {
     CHECK_EQ(group.nr_conns, 0);
 }
 
+static uint64_t taken_by(struct end *const *ends, int nr) {
+    uint64_t taken = 0;
+    for (int i = 0; i < nr; i++)
+        taken += ends[i]->nr_taken;
+    return taken;
+}
+
+/* However much many peers have sent, what else is on the reactor waits for no more than a bound, and all have their turn. */
+static void test_a_turn_is_bounded(void) {
+    enum { NR_BUSY = 32, PDU_BYTES = 80 + 8192, PDUS = 20 };
+    static struct end *ends[NR_BUSY];
+    static int peers[NR_BUSY];
+    uint8_t *bytes = calloc(1, PDU_BYTES);
+    union vn_pdu pdu = {0};
+    vn_pdu_head(&pdu.common, VN_PDU_CMD, 0, false, false, 80, 8192);
+    memcpy(bytes, &pdu.cmd, sizeof(pdu.cmd));
+    uint64_t sent = 0;
+    for (int i = 0; i < NR_BUSY; i++) {
+        int fds[2], size = 1 << 20;
+        pair(fds);
+        peers[i] = fds[1];
+        ends[i] = accept_end(VN_PDU_CONTROLLER, fds[0]);
+        setsockopt(peers[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+        for (int n = 0; n < PDUS && send(peers[i], bytes, PDU_BYTES, MSG_DONTWAIT) == PDU_BYTES; n++)
+            sent++;
+    }
+    CHECK(sent * PDU_BYTES > VN_CONN_GROUP_BYTES + VN_CONN_TURN_BYTES); /* or this shows nothing */
+    uint32_t nr_turns = 0;
+    for (uint64_t before = 0, now; before < sent; before = now) {
+        vn_reactor_turn(reactor);
+        now = taken_by(ends, NR_BUSY);
+        CHECK((now - before) * PDU_BYTES <= VN_CONN_GROUP_BYTES + VN_CONN_TURN_BYTES);
+        CHECK(++nr_turns < 1000);
+    }
+    for (int i = 0; i < NR_BUSY; i++) {
+        finish(ends[i]);
+        close(peers[i]);
+    }
+    free(bytes);
+}
+
 int main(void) {
-    static void (*const tests[])(void) = {test_exchange, test_tcp, test_tls_holds_bytes, test_tls_refused, test_refused, test_ipv6, test_idle_rest, NULL};
+    static void (*const tests[])(void) = {
+        test_exchange, test_tcp, test_tls_holds_bytes, test_tls_refused, test_refused, test_ipv6, test_idle_rest,
+        test_a_turn_is_bounded, NULL,
+    };
     return conn_rig_main(tests);
 }
