@@ -1,12 +1,13 @@
 /* What a load over NVMe/TCP cannot beat: two threads that send each other as many bytes as a command and its answer
- * have, over one TCP connection on the loopback, and do nothing else. Both spin. Called by Python through vn_wire_run().
+ * have, over one TCP connection on the loopback, and do nothing else. Both spin, but not for long. Called by Python
+ * through vn_wire_run().
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -22,7 +23,8 @@
 #define BUFFER_BYTES (256u << 10) /* of one call: what fits into a cache */
 #define MAX_DEPTH 4096u
 #define MAX_MESSAGE_BYTES (16u << 20)
-#define YIELD_AFTER 256u /* turns without a byte: the other end may be waiting for this very core */
+#define SLEEP_AFTER_NS 20000ull /* without a byte: the other end may be waiting for this very core */
+#define SLEEP_MS 50
 
 struct end { /* of the connection */
     int fd;
@@ -75,9 +77,18 @@ static bool push(struct end *end) {
     return moved;
 }
 
+static void rest(const struct end *end, bool moved, uint64_t now, uint64_t *moved_ns) {
+    struct pollfd pfd = {.fd = end->fd, .events = (short)(POLLIN | (end->to_send ? POLLOUT : 0))};
+
+    if (moved)
+        *moved_ns = now;
+    else if (now - *moved_ns > SLEEP_AFTER_NS)
+        poll(&pfd, 1, SLEEP_MS);
+}
+
 static void *answer(void *arg) {
     struct end *end = arg;
-    uint32_t idle = 0;
+    uint64_t moved_ns = vn_host_now_ns();
 
     while (!end->err && !atomic_load_explicit(end->stop, memory_order_relaxed)) {
         uint64_t nr;
@@ -85,9 +96,7 @@ static void *answer(void *arg) {
 
         end->to_send += nr * end->out_bytes;
         moved |= push(end);
-        idle = moved ? 0 : idle + 1;
-        if (idle >= YIELD_AFTER)
-            sched_yield();
+        rest(end, moved, vn_host_now_ns(), &moved_ns);
     }
     end->cpu_ns = cpu_ns();
     return NULL;
@@ -98,7 +107,7 @@ static void ask(struct end *end, const struct vn_wire_opts *opts, struct vn_perf
     static _Thread_local uint64_t started[MAX_DEPTH];
     uint64_t sent = 0, done = 0, cpu = 0, now = vn_host_now_ns();
     uint64_t begin = now + opts->ramp_ms * 1000000, finish = begin + opts->time_ms * 1000000;
-    uint32_t idle = 0;
+    uint64_t moved_ns = now;
 
     while (!end->err && now < finish) {
         uint64_t nr;
@@ -116,9 +125,7 @@ static void ask(struct end *end, const struct vn_wire_opts *opts, struct vn_perf
             end->to_send += end->out_bytes;
         }
         moved |= push(end);
-        idle = moved ? 0 : idle + 1;
-        if (idle >= YIELD_AFTER)
-            sched_yield();
+        rest(end, moved, now, &moved_ns);
     }
     result->elapsed_ns = now > begin ? now - begin : 0;
     result->cpu_ns = cpu ? cpu_ns() - cpu : 0;

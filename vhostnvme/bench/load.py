@@ -36,7 +36,7 @@ async def server(
 
 
 async def perf(
-    sockets: Sequence[Path], load: Load, *, seconds: float, ramp_s: float = PERF_RAMP_S
+    targets: Sequence[Path | str], load: Load, *, seconds: float, ramp_s: float = PERF_RAMP_S
 ) -> Sample:
     """One run of the load generator: one thread that polls all of these devices.
 
@@ -44,7 +44,7 @@ async def perf(
         PeerError: a server refused or failed a command.
     """
     answer = await _perf(
-        sockets,
+        targets,
         *("--rw", load.rw, "--bs", str(load.block_size), "--qd", str(load.depth)),
         *("--time", f"{seconds:g}", "--warmup", f"{ramp_s:g}"),
         timeout_s=60 + 4 * seconds,
@@ -81,9 +81,9 @@ async def fill(socket: Path) -> None:
     await _perf([socket], "--fill", "--io-limit", "1", timeout_s=120)
 
 
-async def _perf(sockets: Sequence[Path], *words: str, timeout_s: float) -> dict[str, Any]:
+async def _perf(targets: Sequence[Path | str], *words: str, timeout_s: float) -> dict[str, Any]:
     out, _ = await output_of(
-        [*PROGRAM, "perf", *map(str, sockets), *words, "--json"],
+        [*PROGRAM, "perf", *map(str, targets), *words, "--json"],
         what="vhostnvme perf",
         timeout_s=timeout_s,
     )

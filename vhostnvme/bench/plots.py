@@ -30,6 +30,7 @@ SECTION_NAMES = {
     "guest": "in a guest",
     "host": "without a VM, a file",
     "engine": "without a VM, no file",
+    "tcp": "over NVMe/TCP, memory",
 }
 
 Draw = Callable[[Any, list[Case], dict[str, Any]], None]

@@ -45,6 +45,7 @@ def _row(results: Results, case: Case) -> dict[str, Any]:
         "server_cpu_s_per_10k": results.server_cpu(case),
         "ratio": results.ratio(case),
         "best_peer": best.contestant if best else None,
+        "ratios": _ratios(results, case),
         "cpu_ratio": results.cpu_ratio(case),
         "samples": [
             {
@@ -55,6 +56,16 @@ def _row(results: Results, case: Case) -> dict[str, Any]:
             }
             for sample in results.samples[case]
         ],
+    }
+
+
+def _ratios(results: Results, case: Case) -> dict[str, float]:
+    """Of a case of ours, to each peer by its name."""
+    peers = results.peers(case) if case.is_ours else []
+    return {
+        peer.contestant: results.iops(case) / results.iops(peer)
+        for peer in peers
+        if results.iops(peer)
     }
 
 

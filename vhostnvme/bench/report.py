@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vhostnvme.bench.samples import PERCENTILES, Case, Load, Results
+from vhostnvme.bench.tcp_report import tcp_table
 
 # Above this, others had a hand in the figures.
 DISTURBED_CORES = 0.1
@@ -37,6 +38,7 @@ TITLES = {
     "guest": "In one guest, in turns: fio on our disk and on QEMU's",
     "host": "Without a VM: our server on a file, and fio with io_uring on the same file",
     "engine": "Without a file: memory and nothing behind the namespace, one reactor",
+    "tcp": "Memory over NVMe/TCP on the loopback, by vhostnvme perf; locally; and TCP alone",
     "scaling": "One server process, 1 to 64 devices, one thread that loads them all",
 }
 
@@ -56,6 +58,8 @@ def show(results: Results, about: dict[str, Any], console: Console | None = None
         if section == "scaling":
             console.print(scaling_table(results))
             continue
+        if section == "tcp":
+            console.print(tcp_table(results))
         if section in TARGETS:
             console.print(summary_table(results, section))
         console.print(section_table(results, section))
@@ -114,7 +118,8 @@ def summary_table(results: Results, section: str) -> Table:
 
 def section_table(results: Results, section: str) -> Table:
     """A line for each contestant under each load."""
-    compared = any(not case.is_ours for case in _cases(results, section))
+    # The tcp section has a table of its own for that.
+    compared = section != "tcp" and any(not c.is_ours for c in _cases(results, section))
     split = any(results.server_cpu(case) is not None for case in _cases(results, section))
     table = Table(title=TITLES[section], title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("load", no_wrap=True)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vhostnvme.bench import guest, host, record, report, scaling
+from vhostnvme.bench import guest, host, record, report, scaling, tcp
 from vhostnvme.bench.contestants import CONTESTANTS, fill, make_disks
 from vhostnvme.bench.machine import Disturbance, describe, watch
 from vhostnvme.bench.samples import OURS, Load, Results
@@ -21,7 +21,7 @@ from vhostnvme.emulation.boot import scratch_folder, unwind_on_signals
 from vhostnvme.errors import ConfigError
 
 RAM_FOLDER = Path("/dev/shm")
-SECTIONS = ("guest", "host", "engine", "scaling")
+SECTIONS = ("guest", "host", "engine", "scaling", "tcp")
 PATTERNS = ("read", "write", "randread", "randwrite")
 BACKINGS = ("disk", "ram")
 GUEST_DEPTHS = (1, 32)
@@ -72,6 +72,10 @@ class BenchOptions:
     @property
     def host_loads(self) -> list[Load]:
         return host.loads_of(self.depths or HOST_DEPTHS)
+
+    @property
+    def tcp_loads(self) -> list[Load]:
+        return tcp.tcp_loads(self.depths or tcp.DEPTHS)
 
 
 def bench(options: BenchOptions) -> int:
@@ -135,6 +139,8 @@ async def _measure(
                 path.unlink()
             elif section == "engine":
                 await host.compare_engines(folders["ram"], options.host_loads, **common)
+            elif section == "tcp":
+                await tcp.compare_tcp(folders["ram"], options.tcp_loads, **common)
             else:
                 await scaling.scale(folders["ram"], **common)
 

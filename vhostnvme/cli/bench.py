@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sections",
         type=words,
-        default=("guest", "host", "engine", "scaling"),
+        default=("guest", "host", "engine", "scaling", "tcp"),
         metavar="NAME,NAME",
         help="guest: beside QEMU's disks; host: beside fio; engine: mem and null;"
-        " scaling: many devices (default: all)",
+        " scaling: many devices; tcp: beside local access and bare TCP (default: all)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="one round, depths 1 and 32: a first look"
