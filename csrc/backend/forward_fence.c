@@ -1,4 +1,4 @@
-/* No ghost writes (docs/decisions/0009-no-ghost-writes.md): after an association was lost with writes of unknown fate,
+/* No ghost writes (docs/decisions/0010-no-ghost-writes.md): after an association was lost with writes of unknown fate,
  * no write goes out until none of those can be applied any more. The target says so when it is asked through another
  * association (cross-controller reset), or enough time passes. Called by the paths.
  */
