@@ -159,6 +159,41 @@ static void test_a_busy_backend_is_asked_again(void) {
     vn_reactor_call(rig.target->reactor, set_busy, NULL);
 }
 
+static uint64_t nr_waiting(void) {
+    struct vn_ns_info info;
+    CHECK_EQ(vn_ns_get_info(rig.memory, &info), 0);
+    return info.limited.waiting;
+}
+
+/* A namespace's limits hold for all its hosts together, over their one channel; and what waits for tokens goes with its
+ * connection, not when its turn would have come. */
+static void test_limits_hold_and_let_go(void) {
+    struct vn_limits limits = {.of[VN_LIMIT_IOPS] = {.rate = 1, .burst_us = 1000000}};
+    uint16_t cntlids[2], cid;
+    struct peer admins[2], queues[2];
+    CHECK_EQ(vn_ns_set_limits(rig.memory, &limits), 0);
+    for (int i = 0; i < 2; i++) {
+        admins[i] = host_open(&rig, 0, &cntlids[i]);
+        queues[i] = host_queue(&rig, cntlids[i], 1, 16);
+        for (int n = 0; n < 15; n++)
+            peer_send(&queues[i], peer_rw(VN_IO_READ, 1, 4096), NULL, 0);
+    }
+    RIG_WAIT(nr_waiting() >= 10);
+    close(queues[0].fd); /* only the queue: it can be connected again when its commands have gone */
+    RIG_WAIT(rig_info(&rig).connections == 3);
+    queues[0] = host_queue(&rig, cntlids[0], 1, 16);
+    close(queues[1].fd);
+    close(admins[1].fd);
+    RIG_WAIT(rig_info(&rig).controllers == 1);
+    CHECK_EQ(nr_waiting(), 0);
+    CHECK_EQ(vn_ns_set_limits(rig.memory, &(struct vn_limits){0}), 0);
+    peer_send(&queues[0], peer_rw(VN_IO_READ, 1, 4096), NULL, 0);
+    CHECK_EQ(peer_done(&queues[0], &cid, data), VN_SC_SUCCESS);
+    close(queues[0].fd);
+    close(admins[0].fd);
+    wait_for_nobody();
+}
+
 static int close_ns_on_reactor(void *arg) {
     struct vn_ns_chan *nsc;
     return vn_subsys_close_ns(arg, 2, &nsc);
@@ -209,6 +244,7 @@ int main(void) {
     test_a_cross_reset_waits_for_the_last_write(false);
     test_who_waits_for_a_cross_reset_may_go();
     test_a_busy_backend_is_asked_again();
+    test_limits_hold_and_let_go();
     test_a_namespace_goes_when_its_last_command_has();
     test_a_subsystem_goes();
     rig_close(&rig);
