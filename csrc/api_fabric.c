@@ -364,7 +364,7 @@ int vn_subsys_set_ana(vn_subsys *subsys, uint32_t listener, uint32_t ana_group, 
 
 int vn_remote_admin(const struct vn_remote_opts *opts, struct vn_remote_cmd *cmds, uint32_t nr) {
     char error[512] = "";
-    struct vn_assoc_config config;
+    struct vn_assoc_config config = {0};
     struct sockaddr_storage address;
     struct vn_probe *probe;
     int err = vn_remote_config(opts, &config, error, sizeof(error));
@@ -373,8 +373,10 @@ int vn_remote_admin(const struct vn_remote_opts *opts, struct vn_remote_cmd *cmd
         err = vn_remote_resolve(&opts->paths[0], &address, error, sizeof(error));
     if (!err)
         err = vn_probe_open(&config, &address, &probe, error, sizeof(error));
-    if (err)
+    if (err) {
+        vn_remote_config_free(&config);
         return vn_fail(err, "%s", error);
+    }
     for (uint32_t i = 0; i < nr && !err; i++) {
         struct vn_sqe sqe;
         vn_status status = 0;
@@ -383,5 +385,6 @@ int vn_remote_admin(const struct vn_remote_opts *opts, struct vn_remote_cmd *cmd
         cmds[i].status = VN_STATUS_CODE(status);
     }
     vn_probe_close(probe);
+    vn_remote_config_free(&config);
     return err ? vn_fail(err, "%s:%u has not answered a command", opts->paths[0].host, opts->paths[0].port) : 0;
 }

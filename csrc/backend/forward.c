@@ -75,6 +75,7 @@ static void forward_close(struct vn_backend *backend) {
             return; /* a reactor that does not turn: better to keep the memory than to free what it may still use */
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
+    vn_remote_config_free(&forward->config);
     free(forward->zero_bytes);
     free(forward);
 }
@@ -109,6 +110,7 @@ int vn_forward_open(const struct vn_ns_opts *opts, struct vn_backend **out, char
     int err = forward->zero_bytes ? vn_forward_look(opts, forward, error, error_size)
                                   : vn_backend_fail(error, error_size, ENOMEM, "out of memory");
     if (err) {
+        vn_remote_config_free(&forward->config);
         free(forward->zero_bytes);
         free(forward);
         return err;

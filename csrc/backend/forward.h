@@ -15,7 +15,7 @@
 
 struct vn_forward {
     struct vn_backend backend; /* first */
-    struct vn_assoc_config config;
+    struct vn_assoc_config config; /* vn_remote_config_free */
     struct vn_assoc_facts facts; /* at open: what has to stay as it was */
     struct sockaddr_storage addresses[VN_REMOTE_MAX_PATHS];
     uint32_t nr_paths;
@@ -143,9 +143,10 @@ static inline bool vn_fence_has_news(const struct vn_forward_chan *fc) {
 }
 /* forward.c */
 void vn_forward_chan_end(struct vn_forward_chan *fc);
-/* forward_open.c, also for api_fabric.c: what the options say, without keys; a sentence in error on failure */
+/* forward_open.c, also for api_fabric.c: what the options say; a sentence in error on failure */
 int vn_remote_config(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
                      uint32_t error_size);
+void vn_remote_config_free(struct vn_assoc_config *config); /* also after a failure, or of zeros; wipes the keys */
 int vn_remote_resolve(const struct vn_remote_path *path, struct sockaddr_storage *out, char *error, uint32_t error_size);
 /* forward_open.c: options checked, addresses found, the namespace looked at; a sentence in error on failure */
 int vn_forward_look(const struct vn_ns_opts *opts, struct vn_forward *forward, char *error, uint32_t error_size);

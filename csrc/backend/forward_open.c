@@ -10,6 +10,7 @@
 #include "backend/forward.h"
 #include "core/util.h"
 #include "nvmetcp/host_probe.h"
+#include "nvmetcp/psk.h"
 
 #define DEFAULT_ENTRIES 128u
 #define DEFAULT_KATO_MS 5000u
@@ -27,6 +28,47 @@ static uint32_t or_default(uint32_t value, uint32_t other) {
 static bool is_nqn(const char *nqn) {
     return nqn && nqn[0] && strlen(nqn) <= VN_NQN_MAX;
 }
+
+/* --- Keys --- */
+
+static int take_tls_key(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
+                        uint32_t error_size) {
+    struct vn_tls_psk psk;
+    int err = -EINVAL;
+    for (uint32_t version = 0; version < VN_PSK_VERSIONS && err; version++) /* 0 has no room for long names */
+        err = vn_psk_derive(remote->tls_key, remote->tls_key_bytes, remote->tls_hash, version, remote->hostnqn,
+                            remote->subnqn, &psk);
+    if (err)
+        return vn_backend_fail(error, error_size, EINVAL, "the TLS key does not fit its hash, or these NQNs");
+    err = vn_tls_context_new(false, &config->tls);
+    if (!err)
+        err = vn_tls_context_add(config->tls, &psk);
+    explicit_bzero(&psk, sizeof(psk));
+    return err ? vn_backend_fail(error, error_size, ENOMEM, "TLS cannot be had: %s", strerror(-err)) : 0;
+}
+
+static int take_keys(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
+                     uint32_t error_size) {
+    if (remote->dhchap_ctrl_key && !remote->dhchap_key)
+        return vn_backend_fail(error, error_size, EINVAL, "a key of the controller needs one of the host");
+    if ((remote->dhchap_key && vn_auth_key_make(remote->dhchap_key, remote->dhchap_key_bytes, remote->dhchap_hash,
+                                                remote->hostnqn, &config->host_key)) ||
+        (remote->dhchap_ctrl_key && vn_auth_key_make(remote->dhchap_ctrl_key, remote->dhchap_ctrl_key_bytes,
+                                                     remote->dhchap_ctrl_hash, remote->subnqn, &config->ctrl_key)))
+        return vn_backend_fail(error, error_size, EINVAL, "a DH-HMAC-CHAP key has 32, 48 or 64 bytes and a hash from 0 to 3");
+    if (remote->tls_key)
+        return take_tls_key(remote, config, error, error_size);
+    if (remote->flags & VN_REMOTE_TLS)
+        return vn_backend_fail(error, error_size, EINVAL, "TLS needs a pre-shared key");
+    return 0;
+}
+
+void vn_remote_config_free(struct vn_assoc_config *config) {
+    vn_tls_context_free(config->tls);
+    explicit_bzero(config, sizeof(*config));
+}
+
+/* --- Options --- */
 
 int vn_remote_config(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
                      uint32_t error_size) {
@@ -56,7 +98,7 @@ int vn_remote_config(const struct vn_remote_opts *remote, struct vn_assoc_config
     if (config->kato_ms < KATO_MS_MIN || config->kato_ms > KATO_MS_MAX)
         return vn_backend_fail(error, error_size, EINVAL, "a keep-alive timeout of %u ms is not possible: take %u to %u",
                                config->kato_ms, KATO_MS_MIN, KATO_MS_MAX);
-    return 0;
+    return take_keys(remote, config, error, error_size);
 }
 
 int vn_remote_resolve(const struct vn_remote_path *path, struct sockaddr_storage *out, char *error,

@@ -140,8 +140,9 @@ struct vn_remote_opts {
     const uint8_t *dhchap_key;
     const uint8_t *dhchap_ctrl_key;
     uint32_t dhchap_ctrl_key_bytes;
+    uint32_t dhchap_hash, dhchap_ctrl_hash;
     uint32_t tls_key_bytes;
-    const uint8_t *tls_key;
+    const uint8_t *tls_key; /* given: TLS, and nothing else */
     uint32_t tls_hash;
     uint32_t pad;
 };

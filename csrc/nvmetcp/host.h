@@ -7,6 +7,7 @@
 #ifndef VN_NVMETCP_HOST_H
 #define VN_NVMETCP_HOST_H
 
+#include "nvmetcp/auth.h"
 #include "nvmetcp/conn.h"
 
 #define VN_ASSOC_MAX_QUEUES 16u
@@ -19,6 +20,7 @@
 #define VN_EVENTS_WANTED (VN_OAES_NS_ATTR | VN_OAES_ANA)
 
 struct vn_assoc;
+struct vn_hauth;
 struct vn_hq;
 struct vn_tls_context;
 
@@ -34,6 +36,7 @@ struct vn_assoc_config {
     uint32_t connect_ms;    /* to be ready, at most */
     uint32_t io_timeout_ms; /* a command without answer for so long: lost */
     struct vn_tls_context *tls; /* NULL: none */
+    struct vn_auth_key host_key, ctrl_key; /* for DH-HMAC-CHAP; 0 bytes: none */
 };
 
 /* What the target has said of itself and of the namespace. */
@@ -128,6 +131,7 @@ struct vn_hq {
     struct vn_hcmd *cmds, *free;
     struct vn_hcmd *oldest, *newest;
     struct vn_hcmd *receiving; /* whose data is coming in */
+    struct vn_hauth *auth;     /* NULL: this host has no key */
     uint32_t nr_flight;
 };
 
@@ -243,7 +247,10 @@ void vn_setup_begin(struct vn_assoc *assoc);
 void vn_setup_queue_live(struct vn_hq *queue);
 void vn_setup_wait_over(struct vn_assoc *assoc);
 void vn_setup_connect_queue(struct vn_hq *queue); /* the Connect command */
-void vn_setup_auth(struct vn_hq *queue, uint32_t result); /* what Connect has answered */
+/* host_auth.c: from the answer to Connect until the queue is live */
+int vn_hauth_alloc(struct vn_hq *queue);
+void vn_hauth_free(struct vn_hq *queue);
+void vn_setup_auth(struct vn_hq *queue, uint32_t result);
 /* host_ident.c: what the target says of itself; false: it cannot be used, the association has failed */
 bool vn_ident_ctrl(struct vn_assoc *assoc, const struct vn_id_ctrl *id);
 bool vn_ident_ns(struct vn_assoc *assoc, const struct vn_id_ns *id);

@@ -333,7 +333,7 @@ int vn_hq_alloc(struct vn_hq *queue, struct vn_assoc *assoc, uint16_t qid, uint3
         cmd->data[0].sent = on_data0_sent;
         cmd->data[1].sent = on_data1_sent;
     }
-    return 0;
+    return vn_hauth_alloc(queue);
 }
 
 void vn_hcmd_free_first(struct vn_hq *queue, uint32_t nr) {
@@ -348,5 +348,6 @@ void vn_hcmd_free_first(struct vn_hq *queue, uint32_t nr) {
 
 void vn_hq_free(struct vn_hq *queue) {
     assert(!queue->oldest);
+    vn_hauth_free(queue);
     free(queue->cmds);
 }

@@ -27,8 +27,9 @@ static void on_opened(struct vn_conn *conn, int err) {
     struct vn_hq *queue = (struct vn_hq *)conn;
     const struct vn_assoc_config *config = queue->assoc->config;
     if (err) {
-        vn_assoc_fail(queue->assoc, -err, "cannot connect to %s: %s", queue->assoc->name,
-                      config->tls && err == -EPROTO ? "TLS failed: check the keys" : strerror(-err));
+        const char *why = conn->stream.tls_why;
+        vn_assoc_fail(queue->assoc, -err, why ? "TLS with %s failed: %s" : "cannot connect to %s: %s", queue->assoc->name,
+                      why ? why : strerror(-err));
         return;
     }
     if (queue->state != VN_HQ_OPENING)

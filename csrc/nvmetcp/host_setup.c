@@ -82,16 +82,6 @@ static void on_connected(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
     vn_setup_auth(queue, result);
 }
 
-void vn_setup_auth(struct vn_hq *queue, uint32_t result) {
-    struct vn_assoc *assoc = queue->assoc;
-    if (result & (VN_CONNECT_AUTH_ATR | VN_CONNECT_AUTH_ASCR)) {
-        vn_assoc_fail(assoc, EACCES, "%s wants the host %s to authenticate: give its key (dhchap-key-file)",
-                      assoc->name, assoc->config->hostnqn);
-        return;
-    }
-    vn_setup_queue_live(queue);
-}
-
 void vn_setup_connect_queue(struct vn_hq *queue) {
     struct vn_assoc *assoc = queue->assoc;
     struct vn_hcmd *cmd = vn_hq_get(queue); /* the first on this connection: there is one */

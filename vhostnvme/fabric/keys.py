@@ -20,6 +20,7 @@ import stat
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vhostnvme.errors import ConfigError
 
@@ -50,6 +51,29 @@ def read_tls_key(path: str | Path) -> Key:
 def read_dhchap_key(path: str | Path) -> Key:
     """A DH-HMAC-CHAP secret; raises like `read_tls_key`."""
     return parse_dhchap_key(_read(path), f"{path}")
+
+
+def read_keys(
+    *,
+    dhchap: str | Path | None = None,
+    dhchap_ctrl: str | Path | None = None,
+    tls: str | Path | None = None,
+) -> dict[str, Any]:
+    """The keys in these files, as fields of `HostAccess` and `RemoteOptions`; None: there is none.
+
+    Raises:
+        ConfigError: see `read_tls_key`.
+    """
+    fields: dict[str, Any] = {}
+    for name, path, read in (
+        ("dhchap", dhchap, read_dhchap_key),
+        ("dhchap_ctrl", dhchap_ctrl, read_dhchap_key),
+        ("tls", tls, read_tls_key),
+    ):
+        if path is not None:
+            key = read(path)
+            fields |= {f"{name}_key": key.secret, f"{name}_hash": key.hash}
+    return fields
 
 
 def parse_tls_key(text: str, origin: str) -> Key:

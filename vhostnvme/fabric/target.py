@@ -6,11 +6,10 @@ import errno
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vhostnvme.errors import ConfigError, NativeError, PeerError
 from vhostnvme.fabric.address import Address, resolve
-from vhostnvme.fabric.keys import read_dhchap_key, read_tls_key
+from vhostnvme.fabric.keys import read_keys
 from vhostnvme.fabric.nqn import serial_of
 from vhostnvme.fabric.options import (
     HostOptions,
@@ -251,16 +250,15 @@ def access_of(host: HostOptions) -> HostAccess:
     Raises:
         ConfigError: a file cannot be read, or holds no key of its kind.
     """
-    given: dict[str, Any] = {}
-    for name, file, read in (
-        ("dhchap", host.dhchap_key_file, read_dhchap_key),
-        ("dhchap_ctrl", host.dhchap_ctrl_key_file, read_dhchap_key),
-        ("tls", host.tls_psk_file, read_tls_key),
-    ):
-        if file is not None:
-            key = read(file)
-            given |= {f"{name}_key": key.secret, f"{name}_hash": key.hash}
-    return HostAccess(hostnqn=host.nqn, nsids=host.namespaces, **given)
+    return HostAccess(
+        hostnqn=host.nqn,
+        nsids=host.namespaces,
+        **read_keys(
+            dhchap=host.dhchap_key_file,
+            dhchap_ctrl=host.dhchap_ctrl_key_file,
+            tls=host.tls_psk_file,
+        ),
+    )
 
 
 def _numeric(address: Address) -> Address:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vhostnvme.native.keys import put_keys
 from vhostnvme.native.library import ffi, lib
 from vhostnvme.native.types import RemoteOptions
 
@@ -35,4 +36,4 @@ def native_remote(options: RemoteOptions) -> tuple[Any, list[Any]]:
     remote.reconnect_ms = options.reconnect_ms
     remote.connect_ms = options.connect_ms
     remote.io_timeout_ms = options.timeout_ms
-    return remote, alive
+    return remote, alive + put_keys(options, remote)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vhostnvme.native.handle import Handle, ReactorHandle
+from vhostnvme.native.keys import put_keys
 from vhostnvme.native.library import check, ffi, lib, native_text, text_of
 from vhostnvme.native.types import AnaState, HostAccess, TargetHost, TargetInfo, TargetLimits
 
 if TYPE_CHECKING:
     from vhostnvme.native.namespace import Namespace
     from vhostnvme.native.runtime import Runtime
-
-_KEYS = ("dhchap", "dhchap_ctrl", "tls")
 
 
 class Target(ReactorHandle):
@@ -139,13 +138,7 @@ class Subsystem(Handle):
         alive: list[Any] = [native_text(host.hostnqn), ffi.new("uint32_t[]", list(host.nsids))]
         opts.hostnqn, opts.nsids = alive
         opts.nr_nsids = len(host.nsids)
-        for name in _KEYS:
-            key: bytes = getattr(host, f"{name}_key")
-            if key:
-                alive.append(ffi.new("uint8_t[]", key))
-                setattr(opts, f"{name}_key", alive[-1])
-                setattr(opts, f"{name}_key_bytes", len(key))
-                setattr(opts, f"{name}_hash", getattr(host, f"{name}_hash"))
+        alive += put_keys(host, opts)
         check(lib.vn_subsys_allow_host(self.handle, opts))
 
     def deny(self, hostnqn: str) -> None:

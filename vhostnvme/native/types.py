@@ -103,7 +103,8 @@ class Event:
 class RemoteOptions:
     """A namespace of another target; 0 stands for the library's defaults.
 
-    `paths` are hosts (addresses or names) and ports.
+    `paths` are hosts (addresses or names) and ports. Keys are as in `HostAccess`: we prove
+    `dhchap_key`, the target proves `dhchap_ctrl_key`.
     """
 
     paths: tuple[tuple[str, int], ...]
@@ -119,6 +120,12 @@ class RemoteOptions:
     reconnect_ms: int = 0
     connect_ms: int = 0
     timeout_ms: int = 0
+    dhchap_key: bytes = field(default=b"", repr=False)
+    dhchap_hash: int = 0
+    dhchap_ctrl_key: bytes = field(default=b"", repr=False)
+    dhchap_ctrl_hash: int = 0
+    tls_key: bytes = field(default=b"", repr=False)
+    tls_hash: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

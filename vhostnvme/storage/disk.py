@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 from vhostnvme.errors import ConfigError
+from vhostnvme.fabric.keys import read_keys
 from vhostnvme.fabric.nqn import host_identity
 from vhostnvme.native import Namespace, NamespaceOptions, Operation, RemoteOptions, Runtime
 from vhostnvme.storage.spec import DiskSpec, FileSpec, MemorySpec, RemoteSpec, format_spec
@@ -66,7 +67,11 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
 
 
 def remote_options(spec: RemoteSpec) -> RemoteOptions:
-    """The C library's view of a namespace on another target; this machine is the host."""
+    """The C library's view of a namespace on another target; this machine is the host.
+
+    Raises:
+        ConfigError: a file cannot be read, or holds no key of its kind.
+    """
     identity = host_identity()
     return RemoteOptions(
         paths=tuple((path.host, path.port) for path in spec.paths),
@@ -82,6 +87,11 @@ def remote_options(spec: RemoteSpec) -> RemoteOptions:
         reconnect_ms=spec.reconnect_ms,
         connect_ms=spec.connect_ms,
         timeout_ms=spec.timeout_ms,
+        **read_keys(
+            dhchap=spec.dhchap_key_file,
+            dhchap_ctrl=spec.dhchap_ctrl_key_file,
+            tls=spec.tls_psk_file,
+        ),
     )
 
 
