@@ -1,8 +1,8 @@
 /* DH-HMAC-CHAP (NVMe Base 8.13.5): both roles as state machines without sockets or commands: messages in, messages out, a verdict.
  * One struct vn_auth for a queue. Called by the target for Authentication Send and Receive, and by the host in between.
  *
- * A step costs up to two exponentiations: with ffdhe2048 and 3072 about a millisecond on the reactor, with ffdhe8192 some ten:
- * so the target prefers the small groups, whatever the order in which a host offers them.
+ * Two of its steps cost an exponentiation each on the reactor: with ffdhe2048 or 3072 one or two milliseconds, with ffdhe8192
+ * twenty. So the target prefers the small groups, whatever the order in which a host offers them.
  */
 #ifndef VN_NVMETCP_AUTH_H
 #define VN_NVMETCP_AUTH_H

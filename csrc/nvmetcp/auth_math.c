@@ -3,6 +3,7 @@
 #include "nvmetcp/auth_math.h"
 
 #include <errno.h>
+#include <openssl/bn.h>
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -113,13 +114,23 @@ bool vn_auth_dh_value(const struct vn_auth *auth, uint8_t *value) {
     return bytes > 0 && bytes <= want;
 }
 
-/* OpenSSL checks that the value is of the group's prime-order part, so neither 0, 1, nor p - 1. */
+/* 1 < value < p - 1. For these groups, of safe primes, that is enough (RFC 7919, 5.1): what is left has no small order. The
+ * check that OpenSSL offers works out a power with a full exponent, which takes ten times as long as all the rest. */
+static bool in_range(const struct vn_auth *auth, const uint8_t *value, uint32_t bytes) {
+    BIGNUM *prime = NULL, *number = BN_bin2bn(value, (int)bytes, NULL);
+    bool ok = number && EVP_PKEY_get_bn_param(auth->dh, OSSL_PKEY_PARAM_FFC_P, &prime) == 1 && BN_sub_word(prime, 1) == 1 &&
+              BN_cmp(number, BN_value_one()) > 0 && BN_cmp(number, prime) < 0;
+    BN_free(prime);
+    BN_free(number);
+    return ok;
+}
+
 static bool derive(struct vn_auth *auth, const uint8_t *value, uint32_t bytes, uint8_t *shared, size_t *shared_bytes) {
     EVP_PKEY *peer = EVP_PKEY_new();
     EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_pkey(NULL, auth->dh, NULL);
     bool ok = peer && ctx && EVP_PKEY_copy_parameters(peer, auth->dh) == 1 &&
               EVP_PKEY_set1_encoded_public_key(peer, value, bytes) == 1 && EVP_PKEY_derive_init(ctx) == 1 &&
-              EVP_PKEY_derive_set_peer_ex(ctx, peer, 1) == 1;
+              EVP_PKEY_derive_set_peer_ex(ctx, peer, 0) == 1;
     unsigned int pad = 1; /* leading zeros belong to it */
     OSSL_PARAM params[] = {
         OSSL_PARAM_construct_uint(OSSL_EXCHANGE_PARAM_PAD, &pad),
@@ -137,7 +148,7 @@ bool vn_auth_dh_finish(struct vn_auth *auth, const uint8_t *value, uint32_t byte
     size_t shared_bytes = sizeof(shared);
     if (auth->group == VN_AUTH_NULL)
         return true;
-    if (!vn_auth_dh_value(auth, own) || !memcmp(own, value, bytes))
+    if (!vn_auth_dh_value(auth, own) || !memcmp(own, value, bytes) || !in_range(auth, value, bytes))
         return false;
     bool ok = derive(auth, value, bytes, shared, &shared_bytes) && shared_bytes == bytes &&
               EVP_Digest(shared, shared_bytes, auth->ks, NULL, hashes[auth->hash].md(), NULL) == 1;

@@ -13,10 +13,11 @@
 #include "nvmetcp/psk.h"
 #include "nvmetcp/subsys.h"
 
-/* An authentication costs some milliseconds of the reactor, and a host's name is no secret: so many a second, and at
- * once as many as a host or two may have queues. */
-#define AUTHS_PER_SECOND 100u
+/* An authentication costs some milliseconds of the reactor (auth.h), and a host's name is no secret: so many a second, at
+ * once as many as a host or two may have queues; and no group that would cost more. */
+#define AUTHS_PER_SECOND 50u
 #define AUTHS_AT_ONCE 256u
+#define GROUPS (1u << VN_AUTH_NULL | 1u << VN_AUTH_FFDHE2048 | 1u << VN_AUTH_FFDHE3072 | 1u << VN_AUTH_FFDHE4096)
 #define PSKS_OF_A_HOST (2 * VN_PSK_VERSIONS) /* for its subsystem and for discovery */
 #define IDENTITY_NAMES 9u                    /* "NVMe0R01 ", then the names */
 
@@ -112,6 +113,7 @@ int vn_tauth_prepare(struct vn_tqueue *queue, const struct vn_subsys *subsys, co
         .subnqn = subsys->nqn,
         .host_key = &entry->host_key,
         .ctrl_key = entry->ctrl_key.bytes ? &entry->ctrl_key : NULL,
+        .groups = GROUPS,
     };
     queue->auth = calloc(1, sizeof(*queue->auth));
     int err = queue->auth ? vn_auth_init(queue->auth, &opts) : -ENOMEM;

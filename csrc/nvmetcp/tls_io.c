@@ -96,7 +96,8 @@ static const struct {
     {SSL_AD_REASON_OFFSET + SSL_AD_UNKNOWN_PSK_IDENTITY, "the target does not know our pre-shared key"},
     {SSL_AD_REASON_OFFSET + SSL_AD_HANDSHAKE_FAILURE, "the peer accepts none of our keys or cipher suites"},
     {SSL_AD_REASON_OFFSET + SSL_AD_DECRYPT_ERROR, "the two ends have different pre-shared keys"},
-    {SSL_AD_REASON_OFFSET + SSL_AD_ILLEGAL_PARAMETER, "the peer refuses the handshake: different pre-shared keys, most likely"},
+    /* With OpenSSL at the other end, as ours. */
+    {SSL_AD_REASON_OFFSET + SSL_AD_ILLEGAL_PARAMETER, "the two ends have different pre-shared keys"},
     {SSL_AD_REASON_OFFSET + SSL_AD_PROTOCOL_VERSION, "the peer does not take TLS 1.3"},
     {SSL_AD_REASON_OFFSET + SSL_AD_INSUFFICIENT_SECURITY, "the peer accepts none of our cipher suites"},
     {SSL_AD_REASON_OFFSET + SSL_AD_CERTIFICATE_REQUIRED, "the peer wants a certificate instead of a pre-shared key"},

@@ -4,6 +4,9 @@
 #include "nvmetcp/auth.h"
 
 #include <errno.h>
+#include <openssl/bn.h>
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
 
 #include "core/util.h"
 #include "nvmetcp/auth_math.h"
@@ -318,6 +321,14 @@ static void test_reflections(void) {
     CHECK(!vn_auth_dh_finish(&dance.host, out, 256));
     memset(out, 0xff, 256);
     CHECK(!vn_auth_dh_finish(&dance.host, out, 256));
+    /* p - 1, and p - 2, which is the largest that may be. */
+    BIGNUM *prime = NULL;
+    CHECK(EVP_PKEY_get_bn_param(dance.host.dh, OSSL_PKEY_PARAM_FFC_P, &prime) == 1);
+    CHECK(BN_sub_word(prime, 1) == 1 && BN_bn2bin(prime, out) == 256);
+    CHECK(!vn_auth_dh_finish(&dance.host, out, 256));
+    CHECK(BN_sub_word(prime, 1) == 1 && BN_bn2bin(prime, out) == 256);
+    CHECK(vn_auth_dh_finish(&dance.host, out, 256));
+    BN_free(prime);
     /* 2 is of the group. */
     memset(out, 0, 256);
     out[255] = 2;

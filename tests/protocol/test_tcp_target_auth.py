@@ -148,6 +148,7 @@ def test_wrong_keys_end_the_connection(served: TcpServed) -> None:
     )
     refused(served, "hash", proof_of(served, hashes=(9,)))
     refused(served, "group", proof_of(served, groups=(9,)))
+    refused(served, "group", proof_of(served, groups=(4, 5)))  # the work is ours too
 
 
 def test_a_host_that_does_not_believe_us(served: TcpServed) -> None:
