@@ -154,8 +154,8 @@ struct vn_connect_data {
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_connect_data, 1024);
 
-#define VN_CONNECT_AUTH_ASCR (1u << 17) /* result: authentication and secure channel required */
-#define VN_CONNECT_AUTH_ATR (1u << 16)  /* result: authentication required */
+#define VN_CONNECT_AUTH_ASCR (1u << 18) /* result: authentication and secure channel required */
+#define VN_CONNECT_AUTH_ATR (1u << 17)  /* result: authentication required */
 
 #define VN_PROPERTY_8_BYTES 0x1u /* CDW10 bits 2:0 of Property Get and Set: else 4 bytes */
 

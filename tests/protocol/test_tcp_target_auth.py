@@ -37,7 +37,7 @@ from vhostnvme.testing.nvmetcp_fabrics import FabricsStatus, connect, property_g
 from vhostnvme.testing.nvmetcp_host import HOSTNQN, TcpHost
 from vhostnvme.testing.nvmetcp_queue import Ended
 
-ATR = 1 << 16
+ATR = 1 << 17
 FREE_HOST = "nqn.2026-11.test:free"
 ONE_WAY = "nqn.2026-11.test:one-way"
 HOST_SECRET, CTRL_SECRET = os.urandom(48), os.urandom(64)

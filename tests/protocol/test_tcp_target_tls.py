@@ -244,7 +244,7 @@ def test_a_host_with_a_key_has_to_come_by_tls(secured: Secured) -> None:
 def test_tls_and_then_authentication(secured: Secured) -> None:
     secured.allow(dhchap_key=OTHER_KEY)
     queue = secured.queue(psk_of(KEY, secured.nqn))
-    assert queue.connect(secured.served.data()).result & 1 << 16
+    assert queue.connect(secured.served.data()).result & 1 << 17  # ATR
     authenticate(queue, HostProof(HOSTNQN, secured.nqn, OTHER_KEY))
     (shown,) = secured.served.target.hosts()
     assert shown.tls
