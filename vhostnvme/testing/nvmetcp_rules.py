@@ -45,9 +45,8 @@ class Request:
 
         What a target must not do, and a test of a host wants: `apply_late`.
         """
-        if self.session.fenced:
-            return None
-        return self.apply_late()
+        with self.session.target.device.lock:  # a fence comes before it, or after
+            return None if self.session.fenced else self.apply_late()
 
     def apply_late(self) -> Outcome:
         """Executes it whatever has become of its controller: the ghost of a command."""

@@ -7,6 +7,7 @@ ends the connection with a termination request when that is not right.
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ class Session:
         self._events: list[fabrics.AsyncEvent] = []  # that wait for a request
         self._entries = 2
         self._flow_control = True
+        self._reset = False
         self._sqhd = 0
         self._outstanding = 0
         self._wire_in = self._wire_out = PLAIN
@@ -116,13 +118,14 @@ class Session:
         self.over.set()
         try:
             if reset:
-                linger = b"\1\0\0\0\0\0\0\0"
+                linger = struct.pack("<ii", 1, 0)
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            else:
-                self.socket.shutdown(socket.SHUT_RDWR)
+                self._reset = True
+            # Wakes our thread; with a RST to come, nothing is to leave before.
+            self.socket.shutdown(socket.SHUT_RD if self._reset else socket.SHUT_RDWR)
         except OSError:
             pass
-        if reset or threading.current_thread() is self.thread:
+        if threading.current_thread() is self.thread:
             self.socket.close()
 
     def send(self, *items: Sendable, rules: bool = True) -> None:

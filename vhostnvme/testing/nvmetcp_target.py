@@ -254,6 +254,7 @@ class ScriptedTarget(Closable):
         cntlid = sqe.cdw10 & 0xFFFF
         with self._lock:
             sessions = sessions_of(self._sessions, cntlid)
+        with self.device.lock:
             self.fenced.add(cntlid)
         for session in sessions:
             session.close()
