@@ -28,11 +28,14 @@ static int make_psks(struct vn_host_entry *entry, const struct vn_allow_opts *op
     if (!entry->psks)
         return -ENOMEM;
     for (uint32_t i = 0; i < PSKS_OF_A_HOST; i++) {
-        int err = vn_psk_derive(opts->tls_key, opts->tls_key_bytes, opts->tls_hash, i % VN_PSK_VERSIONS, entry->nqn,
+        uint32_t version = i % VN_PSK_VERSIONS;
+        if (version == 2 && !opts->tls_hash)
+            continue; /* the identity of version 1 again */
+        int err = vn_psk_derive(opts->tls_key, opts->tls_key_bytes, opts->tls_hash, version, entry->nqn,
                                 names[i / VN_PSK_VERSIONS], &entry->psks[entry->nr_psks]);
         if (!err)
             entry->nr_psks++;
-        else if (i % VN_PSK_VERSIONS) /* version 0 has no room for long names */
+        else if (version) /* version 0 has no room for long names */
             return err;
     }
     return 0;

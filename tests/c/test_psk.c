@@ -19,7 +19,7 @@ static const uint8_t configured[48] = {
 static const struct {
     uint32_t bytes, hash, version;
     const char *identity;
-    const char *key; /* hex: HKDF worked out in Python, from RFC 5869 and RFC 8446 */
+    const char *key; /* hex: HKDF worked out in Python, from RFC 5869 and RFC 8446; version 2: nvme-cli 2.13 writes such */
 } known[] = {
     {32, 1, 0, "NVMe0R01 nqn.psk-test-host nqn.psk-test-subsys",
      "05c6503551ad136e6ee32e6eeb3f6d500b69701d84ec71e328f65c7f51566f68"},
@@ -37,6 +37,10 @@ static const struct {
      "b5dd464067a9378ba2226d71f005d7ac90ed8696e4b2142084384365597201d33ba26f8aeeb529574d4267bd294a828e"},
     {48, 0, 1, "NVMe1R02 nqn.psk-test-host nqn.psk-test-subsys dyoPfSR5TBRaPMI5/FXUlJv2XMDtmQ7Q9Xrj89aBKbyRYkQeT5V1wNvIpnMDRTQW",
      "1569317890995e207ab4cf148bc53470561e148030cb019b1d87fb4bc5794a791ed5ee68676c952ce5f11f3786e900d4"},
+    {32, 1, 2, "NVMe1R01 nqn.psk-test-host nqn.psk-test-subsys 66GuqV08TsAGII39teWUfwQwizjv06Jy8jOcX3NAAzM=",
+     "b9f5ab2a41ba6e72a23a12066302a2f775fa6c0942c8e0b18ca8ac07edf305e2"},
+    {48, 2, 2, "NVMe1R02 nqn.psk-test-host nqn.psk-test-subsys RsKmYJ3nAn1ApjjMloJFbAkLPivONDAX/xW327YBUsn2eGShXSjCZvBaOxscLqmz",
+     "fcefe2e2a2e682b1447dcabf1ec268f78f08c63cd075753abcc8bda2c5c34d48d3014aa8d76ad80107e4f5c9f27e2149"},
 };
 
 static void test_known_keys(void) {
@@ -69,7 +73,7 @@ static void test_what_makes_no_key(void) {
     refused(48, 1, 0, HOST, SUB);
     refused(32, 2, 0, HOST, SUB);
     refused(32, 3, 0, HOST, SUB);
-    refused(32, 1, 2, HOST, SUB);
+    refused(32, 1, 3, HOST, SUB);
     refused(32, 1, 0, "", SUB);
     refused(32, 1, 0, HOST, "");
     refused(32, 1, 0, longer, SUB);
