@@ -172,3 +172,11 @@ def test_what_is_no_toml(tmp_path: Path) -> None:
         load_config(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path)
+
+
+def test_the_documents_example(tmp_path: Path) -> None:
+    document = Path(__file__).resolve().parents[3] / "docs" / "fabric.md"
+    _, _, rest = document.read_text().partition("```toml\n")
+    target = load_config(written(tmp_path, rest.partition("```")[0]))
+    assert [each.tls for each in target.listeners] == [False, False, True]
+    assert [each.nsid for each in target.subsystems[0].namespaces] == [1, 7]
