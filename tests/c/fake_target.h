@@ -78,6 +78,10 @@ struct fake {
     uint32_t connect_result;
     bool mute;            /* takes connections and says nothing */
     bool deaf;            /* no answer to anything, on all connections */
+    uint32_t bends;       /* one PDU of so many is sent wrong, in each of five ways; 0: none */
+    bool has_bent;
+    struct vn_test_random dice;
+    pthread_mutex_t dice_lock;
     /* what happens */
     bool manual;          /* I/O commands are for the test */
     uint16_t io_status;   /* of I/O commands, when not manual */
@@ -111,8 +115,33 @@ static inline void fake_write(struct fake_conn *conn, const void *buf, size_t by
     }
 }
 
+/* Now and then a byte of the header is another one, or the PDU comes twice, or not at all, or the connection ends in it. */
+static inline void fake_bend(struct fake_conn *conn, uint8_t *pdu, size_t bytes) {
+    struct fake *fake = conn->fake;
+    pthread_mutex_lock(&fake->dice_lock);
+    uint64_t draw = fake->bends ? vn_test_below(&fake->dice, fake->bends) : 5, where = vn_test_below(&fake->dice, bytes);
+    uint8_t what = (uint8_t)vn_test_draw(&fake->dice);
+    pthread_mutex_unlock(&fake->dice_lock);
+    if (draw == 0)
+        pdu[where] = what;
+    else if (draw == 1)
+        pdu[where] ^= (uint8_t)(1u << what % 8);
+    else if (draw == 2)
+        fake_write(conn, pdu, bytes);
+    else if (draw == 3)
+        fake_write(conn, pdu, where);
+    else if (draw == 4)
+        shutdown(conn->fd, SHUT_RDWR);
+}
+
 static inline void fake_send(struct fake_conn *conn, const void *pdu, size_t bytes, const void *data, size_t data_bytes) {
+    uint8_t bent[sizeof(union vn_pdu)];
     pthread_mutex_lock(&conn->send_lock);
+    if (conn->fake->bends && bytes <= sizeof(bent)) {
+        memcpy(bent, pdu, bytes);
+        fake_bend(conn, bent, bytes);
+        pdu = bent;
+    }
     fake_write(conn, pdu, bytes);
     fake_write(conn, data, data_bytes);
     pthread_mutex_unlock(&conn->send_lock);
@@ -390,11 +419,16 @@ static inline void fake_io(struct fake_conn *conn, const struct vn_sqe *sqe, con
 static inline void fake_h2c(struct fake_conn *conn, const struct vn_pdu_data *pdu, const uint8_t *data) {
     struct fake *fake = conn->fake;
     pthread_mutex_lock(&fake->lock);
-    CHECK(pdu->ttag < FAKE_CMDS);
-    struct fake_cmd *cmd = &fake->cmds[pdu->ttag];
-    CHECK(cmd->state != FAKE_FREE && cmd->conn == conn && cmd->sqe.cid == pdu->cccid);
-    CHECK_EQ(pdu->datao, cmd->got); /* in order */
-    CHECK(pdu->datal <= cmd->bytes - cmd->got && pdu->datal <= fake->maxh2c);
+    struct fake_cmd *cmd = &fake->cmds[pdu->ttag % FAKE_CMDS];
+    bool right = pdu->ttag < FAKE_CMDS && cmd->state != FAKE_FREE && cmd->conn == conn && cmd->sqe.cid == pdu->cccid &&
+                 pdu->datao == cmd->got && /* in order */
+                 pdu->datal <= cmd->bytes - cmd->got && pdu->datal <= fake->maxh2c;
+    if (!right) {
+        CHECK(fake->has_bent); /* our own R2T may have said so */
+        shutdown(conn->fd, SHUT_RDWR);
+        pthread_mutex_unlock(&fake->lock);
+        return;
+    }
     memcpy(cmd->data + cmd->got, data, pdu->datal);
     cmd->got += pdu->datal;
     if (cmd->answers_itself && cmd->got == cmd->bytes)
@@ -503,6 +537,7 @@ static inline void fake_open(struct fake *fake) {
     memset(fake->uuid, 0x5a, sizeof(fake->uuid));
     fake->disk = calloc(FAKE_BLOCKS, FAKE_BLOCK);
     pthread_mutex_init(&fake->lock, NULL);
+    pthread_mutex_init(&fake->dice_lock, NULL);
     pthread_cond_init(&fake->changed, NULL);
     fake_listen(fake);
 }
