@@ -86,6 +86,15 @@ def test_any_command_keeps_it_alive(served: TcpServed) -> None:
             queue.ended()
 
 
+def test_bytes_that_are_no_command_keep_nothing_alive(served: TcpServed) -> None:
+    """A command of which a byte comes now and then has not come."""
+    with served.connect(kato_ms=300) as host:
+        queue = host.create_queue(1)
+        with pytest.raises(Ended):
+            queue.drip(Command(queue.point(nvme.flush(1), 0, False)), 0.03)
+        host.admin.ended()
+
+
 def test_the_timeout_is_set_later(served: TcpServed) -> None:
     with served.connect() as host:
         host.set_feature(KATO, 150)
