@@ -372,7 +372,7 @@ int vn_remote_admin(const struct vn_remote_opts *opts, struct vn_remote_cmd *cmd
     if (!err)
         err = vn_remote_resolve(&opts->paths[0], &address, error, sizeof(error));
     if (!err)
-        err = vn_probe_open(&config, &address, &probe, error, sizeof(error));
+        err = vn_remote_probe(opts, &config, &address, &probe, error, sizeof(error));
     if (err) {
         vn_remote_config_free(&config);
         return vn_fail(err, "%s", error);

@@ -31,6 +31,7 @@ struct vn_forward {
 /* Commands that change something, and all others: after a loss the latter go on at once. */
 enum vn_forward_class { VN_FORWARD_READS, VN_FORWARD_WRITES, VN_FORWARD_CLASSES };
 
+struct vn_probe;
 struct vn_fio;
 struct vn_fio_list {
     struct vn_fio *first, *last;
@@ -147,6 +148,9 @@ void vn_forward_chan_end(struct vn_forward_chan *fc);
 int vn_remote_config(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
                      uint32_t error_size);
 void vn_remote_config_free(struct vn_assoc_config *config); /* also after a failure, or of zeros; wipes the keys */
+/* vn_probe_open, with the version of the TLS key that the target knows: config->tls is then that. */
+int vn_remote_probe(const struct vn_remote_opts *remote, struct vn_assoc_config *config,
+                    const struct sockaddr_storage *address, struct vn_probe **out, char *error, uint32_t error_size);
 int vn_remote_resolve(const struct vn_remote_path *path, struct sockaddr_storage *out, char *error, uint32_t error_size);
 /* forward_open.c: options checked, addresses found, the namespace looked at; a sentence in error on failure */
 int vn_forward_look(const struct vn_ns_opts *opts, struct vn_forward *forward, char *error, uint32_t error_size);

@@ -31,20 +31,49 @@ static bool is_nqn(const char *nqn) {
 
 /* --- Keys --- */
 
+/* For one version of the identity. */
+static int make_tls(const struct vn_remote_opts *remote, uint32_t version, struct vn_tls_context **out) {
+    struct vn_tls_psk psk;
+    struct vn_tls_context *tls = NULL;
+    int err = vn_psk_derive(remote->tls_key, remote->tls_key_bytes, remote->tls_hash, version, remote->hostnqn,
+                            remote->subnqn, &psk);
+    if (!err)
+        err = vn_tls_context_new(false, &tls);
+    if (!err)
+        err = vn_tls_context_add(tls, &psk);
+    explicit_bzero(&psk, sizeof(psk));
+    if (!err)
+        *out = tls;
+    else
+        vn_tls_context_free(tls);
+    return err;
+}
+
 static int take_tls_key(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
                         uint32_t error_size) {
-    struct vn_tls_psk psk;
     int err = -EINVAL;
-    for (uint32_t version = 0; version < VN_PSK_VERSIONS && err; version++) /* 0 has no room for long names */
-        err = vn_psk_derive(remote->tls_key, remote->tls_key_bytes, remote->tls_hash, version, remote->hostnqn,
-                            remote->subnqn, &psk);
-    if (err)
+    for (uint32_t version = 0; version < VN_PSK_VERSIONS && err == -EINVAL; version++) /* 0 has no room for long names */
+        err = make_tls(remote, version, &config->tls);
+    if (err == -EINVAL)
         return vn_backend_fail(error, error_size, EINVAL, "the TLS key does not fit its hash, or these NQNs");
-    err = vn_tls_context_new(false, &config->tls);
-    if (!err)
-        err = vn_tls_context_add(config->tls, &psk);
-    explicit_bzero(&psk, sizeof(psk));
     return err ? vn_backend_fail(error, error_size, ENOMEM, "TLS cannot be had: %s", strerror(-err)) : 0;
+}
+
+/* What a target knows of a key are one or more versions of it, and it does not say which: the one that works is kept. */
+int vn_remote_probe(const struct vn_remote_opts *remote, struct vn_assoc_config *config,
+                    const struct sockaddr_storage *address, struct vn_probe **out, char *error, uint32_t error_size) {
+    char again[VN_ASSOC_WHY_BYTES];
+    int err = vn_probe_open(config, address, out, error, error_size);
+    for (uint32_t version = 0; version < VN_PSK_VERSIONS && err == -EKEYREJECTED; version++) {
+        struct vn_tls_context *tls;
+        if (make_tls(remote, version, &tls))
+            continue;
+        vn_tls_context_free(config->tls);
+        config->tls = tls;
+        if (version > 0 && !vn_probe_open(config, address, out, again, sizeof(again)))
+            return 0;
+    }
+    return err;
 }
 
 static int take_keys(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
@@ -154,7 +183,8 @@ int vn_forward_look(const struct vn_ns_opts *opts, struct vn_forward *forward, c
     config.entries = LOOK_ENTRIES;
     struct vn_probe *probe = NULL;
     for (uint32_t i = 0; i < remote->nr_paths && !probe; i++)
-        err = vn_probe_open(&config, &forward->addresses[i], &probe, error, error_size);
+        err = vn_remote_probe(remote, &config, &forward->addresses[i], &probe, error, error_size);
+    forward->config.tls = config.tls; /* the copy's may have taken its place */
     if (err)
         return err;
     forward->facts = *vn_probe_facts(probe);

@@ -28,7 +28,7 @@ static void on_opened(struct vn_conn *conn, int err) {
     const struct vn_assoc_config *config = queue->assoc->config;
     if (err) {
         const char *why = conn->stream.tls_why;
-        vn_assoc_fail(queue->assoc, -err, why ? "TLS with %s failed: %s" : "cannot connect to %s: %s", queue->assoc->name,
+        vn_assoc_fail(queue->assoc, why ? EKEYREJECTED : -err, why ? "TLS with %s failed: %s" : "cannot connect to %s: %s", queue->assoc->name,
                       why ? why : strerror(-err));
         return;
     }

@@ -152,6 +152,21 @@ def test_wrong_tls_keys(runtime: Runtime, pair: Pair, keyring: Keyring) -> None:
     Namespace(runtime, native_options(parse_spec(pair.spec(tls=True, tls_psk_file=good)))).close()
 
 
+def test_every_version_of_a_key_is_tried_once(
+    runtime: Runtime, pair: Pair, keyring: Keyring
+) -> None:
+    """The target does not say which it knows, so a wrong key costs several attempts."""
+    pair.allow(tls=TLS["sha256"])
+    target = pair.served.target
+    spec = pair.spec(tls=True, tls_psk_file=keyring.tls(OTHER_KEY))
+    refused(runtime, spec, "the two ends have different")
+    wrong = target.info().accepted
+    assert wrong in (2, 3)
+    spec = pair.spec(tls=True, tls_psk_file=keyring.tls(TLS["sha256"]))
+    Namespace(runtime, native_options(parse_spec(spec))).close()
+    assert target.info().accepted == wrong + 2  # both queues
+
+
 def test_wrong_chap_keys(runtime: Runtime, pair: Pair, keyring: Keyring) -> None:
     host, ctrl, other = (keyring.chap(key) for key in (HOST_KEY, CTRL_KEY, OTHER_KEY))
     pair.allow(host=HOST_KEY)
