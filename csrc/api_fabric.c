@@ -9,6 +9,7 @@
 #include "api.h"
 #include "backend/forward.h"
 #include "nvmetcp/host_probe.h"
+#include "nvmetcp/psk.h"
 #include "nvmetcp/subsys.h"
 
 /* --- Targets --- */
@@ -326,7 +327,7 @@ int vn_subsys_allow_host(vn_subsys *subsys, const struct vn_allow_opts *opts) {
     err = vn_reactor_call(subsys->target->reactor, put_host_on_reactor, &call);
     vn_host_entry_free(err ? call.entry : call.old);
     if (err == -EDQUOT)
-        return vn_fail(err, "a target keeps the TLS keys of %u hosts at most", VN_TLS_PSKS_MAX / 4);
+        return vn_fail(err, "a target keeps the TLS keys of %u hosts at most", VN_TLS_PSKS_MAX / (2 * VN_PSK_VERSIONS));
     return err ? vn_fail(err, "a subsystem has %u hosts at most", VN_MAX_HOSTS) : 0;
 }
 
