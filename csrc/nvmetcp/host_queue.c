@@ -28,8 +28,10 @@ static void on_opened(struct vn_conn *conn, int err) {
     const struct vn_assoc_config *config = queue->assoc->config;
     if (err) {
         const char *why = conn->stream.tls_why;
-        vn_assoc_fail(queue->assoc, why ? EKEYREJECTED : -err, why ? "TLS with %s failed: %s" : "cannot connect to %s: %s", queue->assoc->name,
-                      why ? why : strerror(-err));
+        if (why)
+            vn_assoc_fail(queue->assoc, EKEYREJECTED, "TLS with %s failed: %s", queue->assoc->name, why);
+        else
+            vn_assoc_fail(queue->assoc, -err, "cannot connect to %s: %s", queue->assoc->name, strerror(-err));
         return;
     }
     if (queue->state != VN_HQ_OPENING)
