@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vhostnvme.emulation.placement import Placement
 from vhostnvme.errors import ConfigError
+from vhostnvme.fabric.options import MODEL_CHARACTERS_MAX, SERIAL_CHARACTERS_MAX, check_text
 from vhostnvme.guest.qemu import vfio_user_device
 from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.native import (
@@ -30,8 +31,6 @@ _log = logging.getLogger(__name__)
 
 SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path less its closing zero
 NAMESPACES_MAX = 256
-SERIAL_CHARACTERS_MAX = 20
-MODEL_CHARACTERS_MAX = 40
 QUEUES_MAX = 64
 
 
@@ -59,8 +58,8 @@ class DeviceOptions:
             )
         if not 0 <= self.queues <= QUEUES_MAX:
             raise ConfigError(f"a controller has 1 to {QUEUES_MAX} I/O queues, not {self.queues}")
-        _check_text("serial number", self.serial, SERIAL_CHARACTERS_MAX)
-        _check_text("model", self.model, MODEL_CHARACTERS_MAX)
+        check_text("serial number", self.serial, SERIAL_CHARACTERS_MAX)
+        check_text("model", self.model, MODEL_CHARACTERS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,12 +293,3 @@ def _make_folder(folder: Path) -> None:
         raise ConfigError(f"folder {folder.parent} does not exist: make it first") from None
     except OSError as error:
         raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from None
-
-
-def _check_text(what: str, text: str | None, characters_max: int) -> None:
-    if text is None:
-        return
-    if not 0 < len(text) <= characters_max or not text.isascii() or not text.isprintable():
-        raise ConfigError(
-            f"{what} {text!r} must be 1 to {characters_max} printable ASCII characters"
-        )

@@ -14,6 +14,28 @@ _MEMORY_ADVICE = "start QEMU with " + " ".join(
 )
 
 
+HOST_EVENTS = (EventType.HOST_CONNECTED, EventType.HOST_DISCONNECTED, EventType.HOST_REFUSED)
+HOST_LINES_MAX = 20  # a second: who knocks without end shall not fill the log
+
+
+class LineBound:
+    """Lets so many lines a second through, and counts those that it holds back."""
+
+    def __init__(self, lines_max: int) -> None:
+        self._lines_max = lines_max
+        self._second = 0
+        self._lines = 0
+
+    def admit(self, now_s: float) -> tuple[bool, int]:
+        """Whether another line may go, and how many have been held back before this second."""
+        held = 0
+        if int(now_s) != self._second:
+            held = max(self._lines - self._lines_max, 0)
+            self._second, self._lines = int(now_s), 0
+        self._lines += 1
+        return self._lines <= self._lines_max, held
+
+
 def sentence_of(event: Event) -> tuple[int, str]:
     """The log level, and one sentence on what happened and what to do about it."""
     level, sentence = _sentence(event)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from vhostnvme.emulation.device import Device, DeviceOptions
-from vhostnvme.emulation.events import sentence_of
+from vhostnvme.emulation.events import HOST_EVENTS, HOST_LINES_MAX, LineBound, sentence_of
 from vhostnvme.emulation.placement import Placement
 from vhostnvme.fabric.options import TargetOptions
 from vhostnvme.fabric.target import FabricTarget
@@ -117,7 +118,14 @@ async def serving(
 
 
 async def _watch(running: Services, log_level: int) -> None:
+    bound = LineBound(HOST_LINES_MAX)
     async for event in running.runtime.events():
+        if event.type in HOST_EVENTS:
+            goes, held = bound.admit(time.monotonic())
+            if held:
+                _log.warning("target: %d more hosts came, went or were refused", held)
+            if not goes:
+                continue
         level, sentence = sentence_of(event)
         if level < log_level and not _log.isEnabledFor(logging.DEBUG):
             continue

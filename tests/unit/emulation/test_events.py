@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from vhostnvme.emulation.events import sentence_of
+from vhostnvme.emulation.events import LineBound, sentence_of
 from vhostnvme.native import Event, EventType
 
 
@@ -37,3 +37,10 @@ def test_a_failed_storage_is_named_and_a_full_one_told_apart() -> None:
     assert failed == "the storage behind namespace 3 failed"
     full = sentence_of(Event(EventType.BACKEND_ERROR, a=0x081, b=3))[1]
     assert full == "the storage behind namespace 3 is full"
+
+
+def test_who_knocks_without_end_does_not_fill_the_log() -> None:
+    bound = LineBound(3)
+    assert [bound.admit(7.5) for _ in range(5)] == [(True, 0)] * 3 + [(False, 0)] * 2
+    assert bound.admit(8.1) == (True, 2)
+    assert bound.admit(9.0) == (True, 0)
