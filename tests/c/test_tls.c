@@ -212,6 +212,21 @@ static int offer(SSL *ssl, const EVP_MD *md, const unsigned char **id, size_t *b
     return 1;
 }
 
+/* It asks for new keys in the middle of it: both directions go on. */
+static void new_keys(struct end *server, SSL *ssl) {
+    char ping[] = "ping", got[8];
+    struct iovec in = {.iov_base = got, .iov_len = 4}, out = {.iov_base = ping, .iov_len = 4};
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(SSL_key_update(ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+        CHECK_EQ(SSL_write(ssl, ping, 4), 4);
+        CHECK_EQ(vn_tls_recv(server->tls, &in, 1), 4);
+        CHECK(!memcmp(got, ping, 4));
+        CHECK_EQ(vn_tls_send(server->tls, &out, 1), 4);
+        CHECK_EQ(SSL_read(ssl, got, 4), 4);
+        CHECK(!memcmp(got, ping, 4));
+    }
+}
+
 static void peer(int version, const char *suites, bool psk, int result, const char *says) {
     int fds[2];
     struct end server;
@@ -234,6 +249,8 @@ static void peer(int version, const char *suites, bool psk, int result, const ch
     CHECK_EQ(server.result, result);
     CHECK_SAYS(server.why, says);
     CHECK_EQ(SSL_is_init_finished(ssl), result == 0);
+    if (result == 0)
+        new_keys(&server, ssl);
     SSL_free(ssl);
     SSL_CTX_free(context);
     close(fds[1]);

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +19,13 @@ import pytest
 from tests_protocol import Serve, until
 from tests_tcp import LOCALHOST, TcpServed
 
+from vhostnvme.cli.main import run
 from vhostnvme.errors import ConfigError, NativeError
 from vhostnvme.native import HostAccess, Namespace, Runtime
 from vhostnvme.storage.disk import native_options
 from vhostnvme.storage.spec import parse_spec
 from vhostnvme.testing.nvmetcp_host import HOSTNQN
+from vhostnvme.testing.server import ServerProcess
 
 TLS = {"": (b"", 0), "sha256": (os.urandom(32), 1), "sha384": (os.urandom(48), 2)}
 HOST_KEY, CTRL_KEY = (os.urandom(32), 1), (os.urandom(64), 3)
@@ -222,3 +226,47 @@ def test_the_way_back_asks_for_the_keys_again(
     assert pair.served.target.hosts() == []
     pair.allow(**keys)
     assert queue.read(0, 1) == b"\x11" * 512
+
+
+def test_two_processes_with_all_keys(keyring: Keyring, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a user has it: `serve` with key files, `discover`, `identify` and `perf` with theirs."""
+    nqn = "nqn.2026-11.test:locked"
+    files = {
+        "tls-psk-file": keyring.tls(TLS["sha384"]),
+        "dhchap-key-file": keyring.chap(HOST_KEY),
+        "dhchap-ctrl-key-file": keyring.chap(CTRL_KEY),
+    }
+    options = ["--tcp", f"{LOCALHOST}:0", "--subnqn", nqn, "--allow-host", HOSTNQN, "--tls"]
+    options += [word for name, path in files.items() for word in (f"--{name}", path)]
+    with ServerProcess(["mem:16M"], options) as server:
+        found = re.search(rf"listening on {LOCALHOST}:([0-9]+) ", server.log_text())
+        assert found
+        where = f"nvme+tcp://{LOCALHOST}:{found[1]}/{nqn}"
+        query = "&".join(f"{name}={path}" for name, path in files.items())
+        uri = f"{where}/1?hostnqn={HOSTNQN}&{query}"
+        assert run(["identify", uri, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["controller"]["subnqn"] == nqn
+        load = [
+            "--rw",
+            "randrw",
+            "--fill",
+            "--verify",
+            "--io-limit",
+            "2000",
+            "--qd",
+            "16",
+            "--json",
+        ]
+        assert run(["perf", uri, *load]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["errors"] == report["verify"]["errors"] == 0
+        assert report["verify"]["blocks"] > 0
+        # Without a key: one sentence, no traceback, and nothing of a key.
+        assert run(["identify", f"{where}/1?hostnqn={HOSTNQN}"]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        log = server.log_text()
+        assert "did not complete the TLS handshake" in log
+        for secret, _ in (TLS["sha384"], HOST_KEY, CTRL_KEY):
+            assert base64.b64encode(secret).decode()[:20] not in log + error
+            assert secret.hex()[:20] not in log + error
