@@ -18,6 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests_detour import Detour
+from tests_fabric import free_port
 from tests_protocol import BLOCK, dice, until
 from tests_stamps import Load, Oracle
 
@@ -28,6 +30,7 @@ from vhostnvme.testing.server import ServerProcess
 
 CYCLES = int(os.environ.get("VHOSTNVME_FAULT_CYCLES", "24"))
 BLOCKS = 8192
+FEW_BLOCKS = 512  # which are written again and again
 PORT = 4420
 SUBNQN = "nqn.2026-11.test.vhostnvme:faults"
 KATO_S = 1.0
@@ -36,28 +39,47 @@ PATH_STATUS = range(0x300, 0x380)
 
 
 class Cards(Closable):
-    """Two cards in network namespaces of their own, and B's host."""
+    """Two cards in network namespaces of their own, and B's host.
 
-    def __init__(self, folder: Path, rng: random.Random, more: str = "reconnect=30s") -> None:
+    Without a cable both are here, and B reaches A by a detour.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rng: random.Random,
+        more: str = "reconnect=30s",
+        *,
+        cable: bool = True,
+        blocks: int = BLOCKS,
+    ) -> None:
         self._stack = ExitStack()
         self.path = folder / "disk"
-        self.oracle = Oracle(BLOCKS)
+        self.oracle = Oracle(blocks)
         try:
-            self.cable = self._stack.enter_context(Cable())
-            address = f"{self.cable.right.address}:{PORT}"
+            left: tuple[str, ...] = ()
+            right: tuple[str, ...] = ()
+            if cable:
+                self.cable = self._stack.enter_context(Cable())
+                left, right = self.cable.left.prefix, self.cable.right.prefix
+                address = reached = f"{self.cable.right.address}:{PORT}"
+            else:
+                port = free_port()
+                self.detour = self._stack.enter_context(Detour(port))
+                address, reached = f"127.0.0.1:{port}", f"127.0.0.1:{self.detour.port}"
             given = ["--tcp", address, "--subnqn", SUBNQN, "--allow-any-host"]
             self.giver = self._stack.enter_context(
                 ServerProcess(
-                    [f"file:{self.path}?size={BLOCKS * BLOCK}"],
+                    [f"file:{self.path}?size={blocks * BLOCK}"],
                     given,
                     made(folder / "a"),
                     with_socket=False,
-                    prefix=self.cable.right.prefix,
+                    prefix=right,
                 )
             )
-            remote = f"nvme+tcp://{address}/{SUBNQN}/1?kato={KATO_S:g}s&{more}"
+            remote = f"nvme+tcp://{reached}/{SUBNQN}/1?kato={KATO_S:g}s&{more}"
             self.asker = self._stack.enter_context(
-                ServerProcess([remote], (), made(folder / "b"), prefix=self.cable.left.prefix)
+                ServerProcess([remote], (), made(folder / "b"), prefix=left)
             )
             self.host = self._stack.enter_context(
                 NvmeHost.connect(self.asker.socket, memory_bytes=8 << 20)
@@ -176,6 +198,20 @@ def test_no_fault_loses_an_acknowledged_write_or_repeats_an_old_one(
     assert all(before < after for before, after in zip([0, *written], written, strict=False))
     assert cards.asker.alive
     print(f"{CYCLES} faults, {cards.oracle.total} acknowledged writes")  # noqa: T201
+
+
+def test_writes_that_come_late_are_not_written_over_newer_ones(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    """What a connection had on its way when B gave it up reaches A while the next one is in use."""
+    with Cards(tmp_path, rng, cable=False, blocks=FEW_BLOCKS) as cards:
+        for _ in range(CYCLES):
+            cards.under(lambda: cards.detour.give_up(0.01, rng.uniform(0.1, 0.4)), 0.6)
+            cards.settle()
+        assert cards.oracle.errors == 0
+        lost = cards.asker.log_text().count("is lost")
+        print(f"{lost} connections given up, {cards.oracle.total} acknowledged writes")  # noqa: T201
+        assert lost >= CYCLES
 
 
 # -- outside of the bound: a clean error ----------------------------------------------------------
