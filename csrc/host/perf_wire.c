@@ -1,5 +1,5 @@
 /* What a load over NVMe/TCP cannot beat: two threads that send each other as many bytes as a command and its answer
- * have, over one TCP connection on the loopback, and do nothing else. Both spin, but not for long. Called by Python
+ * have, over one TCP connection on the loopback, each on a core of its own, and do nothing else. Called by Python
  * through vn_wire_run().
  */
 #include <arpa/inet.h>
@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@
 #define BUFFER_BYTES (256u << 10) /* of one call: what fits into a cache */
 #define MAX_DEPTH 4096u
 #define MAX_MESSAGE_BYTES (16u << 20)
-#define SLEEP_AFTER_NS 20000ull /* without a byte: the other end may be waiting for this very core */
+#define SLEEP_AFTER_NS 100000ull /* without a byte: as our servers do */
 #define SLEEP_MS 50
 
 struct end { /* of the connection */
@@ -160,16 +161,40 @@ static int check(const struct vn_wire_opts *opts) {
     return opts->time_ms ? 0 : vn_host_fail(EINVAL, "it needs a time to end at");
 }
 
+/* Each end has a core of its own, if there are two: as one process they would be kept together. before: what to go
+ * back to. */
+static void part(pthread_t thread, cpu_set_t *before) {
+    cpu_set_t first, last;
+    int nr = 0;
+
+    CPU_ZERO(before);
+    CPU_ZERO(&first);
+    CPU_ZERO(&last);
+    if (pthread_getaffinity_np(pthread_self(), sizeof(*before), before) || CPU_COUNT(before) < 2)
+        return;
+    for (int cpu = 0; cpu < CPU_SETSIZE && nr < 2; cpu++) {
+        if (CPU_ISSET(cpu, before))
+            CPU_SET(cpu, nr++ ? &last : &first);
+    }
+    pthread_setaffinity_np(pthread_self(), sizeof(first), &first);
+    pthread_setaffinity_np(thread, sizeof(last), &last);
+}
+
 static int exchange(const struct vn_wire_opts *opts, struct end ends[2], atomic_bool *stop, struct vn_wire_result *result) {
     struct vn_perf_hist *hist = malloc(sizeof(*hist));
     pthread_t thread;
     int err = hist ? pthread_create(&thread, NULL, answer, &ends[1]) : ENOMEM;
 
     if (!err) {
+        cpu_set_t before;
+
+        part(thread, &before);
         vn_perf_hist_reset(hist);
         ask(&ends[0], opts, hist, result);
         atomic_store(stop, true);
         pthread_join(thread, NULL);
+        if (CPU_COUNT(&before))
+            pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
         vn_perf_hist_summarize(hist, 1.0, &result->latency);
         result->nr = hist->nr;
         result->peer_cpu_ns = ends[1].cpu_ns;
