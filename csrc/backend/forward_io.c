@@ -256,6 +256,7 @@ static void on_done(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
     struct vn_forward_chan *fc = path->fc;
     struct vn_fio *io = cmd->owner;
     path->nr_writes -= cmd->modifies;
+    path->backoff_ms = fate == VN_FATE_DONE ? 0 : path->backoff_ms; /* the attempt was worth it */
     path->unknown |= fate == VN_FATE_UNKNOWN && cmd->modifies;
     if (!io) {
         ghost_ended(fc, cmd);

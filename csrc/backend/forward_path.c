@@ -12,6 +12,7 @@
 
 #define BACKOFF_MS_MIN 50u
 #define BACKOFF_MS_MAX 2000u
+#define STEADY_NS 10000000000ull /* up for so long, or a command was answered: the next attempts come quickly again */
 #define HOLD_NS 100000000ull /* a path that has refused a command for its state rests for 100 ms */
 
 /* xorshift64* (Vigna 2016): only for spreading reconnects. */
@@ -166,7 +167,6 @@ static void on_ready(struct vn_assoc *assoc) {
                     "%s: %s", name_of(path), path->was_up ? "the connection is back" : "connected");
     path->up = path->was_up = true;
     path->told_refused = false;
-    path->backoff_ms = 0;
     path->hold_ns = 0;
     look_at_size(path);
     vn_fence_advance(path->fc);
@@ -198,6 +198,8 @@ static void on_closed(struct vn_assoc *assoc) {
     struct vn_forward_chan *fc = path->fc;
     vn_fence_closed(path);
     path->unknown = false;
+    if (assoc->ready_ns && vn_reactor_now_ns(fc->chan.reactor) - assoc->ready_ns >= STEADY_NS)
+        path->backoff_ms = 0;
     if (fc->closing) {
         vn_forward_paths_close(fc);
         return;

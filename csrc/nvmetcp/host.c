@@ -97,6 +97,7 @@ void vn_assoc_start(struct vn_assoc *assoc, struct vn_conn_group *group, const s
     assoc->why[0] = '\0';
     assoc->err = 0;
     assoc->nr_queues = 0;
+    assoc->ready_ns = 0;
     assoc->ana = VN_ANA_OPTIMIZED;
     assoc->keep_alive_out = assoc->page_busy = assoc->log_busy = false;
     assoc->wants_changed = assoc->wants_ana = assoc->wants_ns = false;
