@@ -69,8 +69,9 @@ def _cells(results: Results, case: Case, local: Case, wire: Case) -> list[str]:
 
 def verdict(case: Case, to_local: float, to_wire: float, added_us: float | None) -> str:
     """`ok` or `below`; "" where nothing is asked for."""
-    if case.load.depth == 1 and case.load.block_size <= SMALL_BYTES:
-        return "" if added_us is None else "ok" if added_us <= ADDED_US else "below"
+    if case.load.depth == 1:
+        asked = case.load.block_size <= SMALL_BYTES and added_us is not None
+        return "" if not asked else "ok" if (added_us or 0) <= ADDED_US else "below"
     if case.load.block_size <= SMALL_BYTES:
         return "ok" if to_local >= LOCAL_RATIO else "below"
     return "ok" if to_wire >= WIRE_RATIO else "below"

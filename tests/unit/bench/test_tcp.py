@@ -50,6 +50,7 @@ def test_messages_are_as_long_as_an_io(rw: str, size: int, there: int, back: int
         (SMALL, 0.9, 0.9, None, ""),
         (Load("randread", 4096, 32), 0.7, 0.1, None, "ok"),
         (Load("randread", 4096, 32), 0.69, 1.0, None, "below"),
+        (Load("read", 128 << 10, 1), 0.1, 0.1, 50.0, ""),
         (LARGE, 0.1, 0.9, None, "ok"),
         (LARGE, 0.9, 0.89, None, "below"),
     ],
