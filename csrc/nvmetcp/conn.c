@@ -76,13 +76,17 @@ static bool needs_turn(const struct vn_conn *conn) {
     return conn->closing || vn_conn_wants_input(conn) || (conn->tx_first && conn->stream.writable);
 }
 
-/* When the next time will be is learnt from the times before, as doors do (core/wait.h). */
-static void plan_wait(struct vn_conn_group *group) {
+/* When the next bytes will come is learnt from the times before, as doors do (core/wait.h): from when we had last
+ * something to do, which for a host is when its command left. */
+static void plan_wait(struct vn_conn_group *group, bool received, bool overslept) {
     struct vn_poller *poller = &group->poller;
     uint64_t now = vn_reactor_now_ns(group->reactor);
-    vn_wait_observe(&group->wait, now - group->wait_ns, poller->dozes && now >= poller->spin_from_ns);
+    if (received)
+        vn_wait_observe(&group->wait, now - group->wait_ns, overslept);
     group->wait_ns = now;
-    struct vn_window window = vn_wait_window(&group->wait, vn_reactor_poll_ns(group->reactor));
+    struct vn_window window = {0, 0};
+    if (!group->asks || group->nr_awaited)
+        window = vn_wait_window(&group->wait, vn_reactor_poll_ns(group->reactor));
     poller->spin_from_ns = now + window.from_ns;
     poller->spin_until_ns = now + window.until_ns;
 }
@@ -91,8 +95,7 @@ static bool group_poll(struct vn_poller *poller) {
     struct vn_conn_group *group = vn_container_of(poller, struct vn_conn_group, poller);
     uint32_t nr = group->nr_listed;
     uint64_t received = 0;
-    if (nr)
-        plan_wait(group);
+    bool overslept = poller->dozes && vn_reactor_now_ns(group->reactor) >= poller->spin_from_ns;
     poller->dozes = false;
     /* Who needs another turn is behind all others, and so is first when there was too much for this one. */
     for (uint32_t i = 0; i < nr && group->first && received < VN_CONN_GROUP_BYTES; i++) {
@@ -104,6 +107,8 @@ static bool group_poll(struct vn_poller *poller) {
         if (needs_turn(conn))
             vn_conn_list(conn);
     }
+    if (nr)
+        plan_wait(group, received, overslept);
     return nr;
 }
 
@@ -208,6 +213,7 @@ int vn_conn_accept(struct vn_conn *conn, struct vn_conn_group *group, const stru
 int vn_conn_connect(struct vn_conn *conn, struct vn_conn_group *group, const struct vn_conn_ops *ops,
                     const struct sockaddr_storage *address, struct vn_tls_context *tls) {
     int err = init(conn, group, ops, VN_PDU_HOST);
+    group->asks = true;
     return err ? err : started(conn, vn_stream_connect(&conn->stream, group->reactor, &stream_ops, address, tls));
 }
 

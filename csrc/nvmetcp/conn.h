@@ -91,8 +91,10 @@ struct vn_conn_group {
     struct vn_poller poller;
     struct vn_conn *first, *last;
     uint32_t nr_conns, nr_listed;
-    struct vn_wait wait; /* from one time that there was something to do to the next */
+    struct vn_wait wait; /* from when there was last something to do to when something comes */
     uint64_t wait_ns;
+    bool asks;           /* its connections are a host's: nothing comes but what was asked for */
+    uint32_t nr_awaited; /* answers that are about to come; the host's */
 };
 
 void vn_conn_group_init(struct vn_conn_group *group, struct vn_reactor *reactor);

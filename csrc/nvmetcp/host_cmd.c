@@ -68,6 +68,7 @@ static void link_newest(struct vn_hq *queue, struct vn_hcmd *cmd) {
         queue->oldest = cmd;
     queue->newest = cmd;
     queue->nr_flight++;
+    queue->conn.group->nr_awaited += queue->qid != 0; /* not those for events, which may take for ever */
 }
 
 static void unlink_flight(struct vn_hq *queue, struct vn_hcmd *cmd) {
@@ -80,6 +81,7 @@ static void unlink_flight(struct vn_hq *queue, struct vn_hcmd *cmd) {
     else
         queue->oldest = cmd->next;
     queue->nr_flight--;
+    queue->conn.group->nr_awaited -= queue->qid != 0;
 }
 
 static void end(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
