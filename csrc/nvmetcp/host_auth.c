@@ -96,7 +96,8 @@ void vn_setup_auth(struct vn_hq *queue, uint32_t result) {
     } else if (result & VN_CONNECT_AUTH_ASCR) {
         vn_assoc_fail(assoc, EPROTONOSUPPORT, "%s wants a secure channel made by authentication: give a TLS key instead",
                       assoc->name);
-    } else if (!asked && config->ctrl_key.bytes) {
+    } else if (!asked && config->ctrl_key.bytes && !queue->qid) {
+        /* On queues for I/O it is up to the target, which has proved itself by then: Linux does without since 6.17. */
         vn_assoc_fail(assoc, EACCES, "%s does not authenticate hosts, so it cannot prove who it is: give it the keys too",
                       assoc->name);
     } else if (!asked) {
