@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests_fabric import (
     HOSTNQN,
+    LinuxPeer,
     Served,
     check_refused,
     check_verified,
@@ -19,7 +20,10 @@ from tests_fabric import (
 )
 from tests_guest import GuestRig
 
+from vhostnvme.errors import PeerError
 from vhostnvme.fabric.options import HostOptions, SubsystemOptions, TargetOptions
+from vhostnvme.testing import NvmeHost
+from vhostnvme.testing.server import ServerProcess
 
 KEYS = "nqn.2026-11.test.vhostnvme:keys"
 SECRET = "nqn.2026-11.test.vhostnvme:secret"
@@ -113,3 +117,39 @@ def test_without_tls_or_with_another_key_nobody_gets_in(rig: GuestRig, locked: S
     check_refused(rig, locked, connect_words(locked.tls_port, SECRET))
     insert_key(rig, WRONG_PSK, KEYS)
     check_refused(rig, locked, connect_words(locked.tls_port, KEYS, "--tls"))
+
+
+# -- the other way: our forwarder, and the kernel's target -----------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["dhchap", "tls"])
+def test_the_forwarder_has_keys_for_linux(tmp_path: Path, kind: str) -> None:
+    """The right keys open a disk; none, or another, is a sentence."""
+    texts = {
+        "dhchap": {"dhchap-key": HOST_KEY, "dhchap-ctrl-key": CTRL_KEY},
+        "tls": {"tls-key": PSK},
+    }[kind]
+    words = [word for name, text in texts.items() for word in (f"--{name}", text)]
+    wrong = WRONG_KEY if kind == "dhchap" else WRONG_PSK
+    with LinuxPeer("--host", HOSTNQN, *words, "--size", "32") as peer:
+
+        def serving(name: str, keys: dict[str, str]) -> ServerProcess:
+            folder = tmp_path / name
+            folder.mkdir()
+            options = [f"hostnqn={HOSTNQN}", "connect=10s"]
+            for key, text in keys.items():
+                option = "tls-psk-file" if key == "tls-key" else f"{key}-file"
+                options.append(f"{option}={key_file(folder, key, text)}")
+            spec = f"nvme+tcp://127.0.0.1:{peer.port}/{peer.subnqn}/1?{'&'.join(options)}"
+            return ServerProcess([spec], directory=folder)
+
+        for name, keys in {"none": {}, "wrong": dict.fromkeys(texts, wrong)}.items():
+            with pytest.raises(PeerError, match="did not start: vhostnvme: "):
+                serving(name, keys)
+        with serving("right", texts) as server, NvmeHost.connect(server.socket) as host:
+            host.enable()
+            queue = host.create_queue_pair()
+            data = bytes(range(256)) * 512
+            for lba in range(0, 4096, 256):
+                queue.write(lba, data)
+            assert all(queue.read(lba, 256) == data for lba in range(0, 4096, 256))

@@ -184,6 +184,7 @@ def silenced(cards: Cards, rng: random.Random) -> None:
     cards.cable.heal()
 
 
+@pytest.mark.timeout(120 + 10 * CYCLES)
 def test_no_fault_loses_an_acknowledged_write_or_repeats_an_old_one(
     cards: Cards, rng: random.Random
 ) -> None:
@@ -200,6 +201,7 @@ def test_no_fault_loses_an_acknowledged_write_or_repeats_an_old_one(
     print(f"{CYCLES} faults, {cards.oracle.total} acknowledged writes")  # noqa: T201
 
 
+@pytest.mark.timeout(120 + 10 * CYCLES)
 def test_writes_that_come_late_are_not_written_over_newer_ones(
     tmp_path: Path, rng: random.Random
 ) -> None:
