@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 import threading
 import time
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +23,7 @@ from vhostnvme.testing.server import ServerProcess
 Capture = pytest.CaptureFixture[str]
 
 NQN = "nqn.2026-11.org.example:a"
+HOST = "nqn.2026-11.org.example:host"
 
 
 def start(*namespaces: str) -> ServerProcess:
@@ -199,3 +204,39 @@ def test_bare_tcp(request_bytes: int, reply_bytes: int) -> None:
         result = wire_run(request_bytes, reply_bytes, depth=depth, seconds=0.1, warmup=0.05)
         assert result["latency"]["nr"] == result["nr"] > 0
         assert 0 < result["latency"]["min"] <= result["latency"]["p50"] <= result["latency"]["max"]
+
+
+def write_key(path: Path, head: str) -> Path:
+    secret = os.urandom(32)
+    checked = secret + zlib.crc32(secret).to_bytes(4, "little")
+    path.write_text(f"{head}:{base64.b64encode(checked).decode()}:\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_keys_from_files_all_the_way(tmp_path: Path, capsys: Capture) -> None:
+    psk = write_key(tmp_path / "psk", "NVMeTLSkey-1:01")
+    mine, its, other = (write_key(tmp_path / name, "DHHC-1:01") for name in ("h", "c", "other"))
+    options = ["--tcp", "127.0.0.1:0", "--subnqn", NQN, "--allow-host", HOST, "--tls"]
+    options += ["--tls-psk-file", str(psk), "--dhchap-key-file", str(mine)]
+    options += ["--dhchap-ctrl-key-file", str(its)]
+    with ServerProcess(["mem:4M"], options) as server:
+        target, who = uri(server), ["--hostnqn", HOST, "--tls-psk-file", str(psk)]
+        known = [*who, "--dhchap-key-file", str(mine), "--dhchap-ctrl-key-file", str(its)]
+        assert run(["identify", target, *known]) == 0
+        assert NQN in capsys.readouterr().out
+        for wrong, sentence in (
+            (["--hostnqn", HOST], "ended the connection"),
+            (who, "to authenticate: give its key"),
+            ([*who, "--dhchap-key-file", str(other)], "does not accept our key"),
+            ([*known[:-1], str(other)], "authentication"),
+            ([*who, "--dhchap-key-file", str(psk)], "holds no key of the form DHHC-1"),
+        ):
+            assert run(["identify", target, *wrong]) != 0
+            error = capsys.readouterr().err
+            assert sentence in error
+            assert error.count("\n") == 1
+        query = f"?hostnqn={HOST}&tls-psk-file={psk}&dhchap-key-file={mine}"
+        load = ["--rw", "randrw", "--fill", "--verify", "--io-limit", "200", "--qd", "8"]
+        report = perf(capsys, target + query, *load)
+        assert report["verify"]["errors"] == report["errors"] == 0  # type: ignore[index]
