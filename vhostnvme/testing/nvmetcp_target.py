@@ -142,10 +142,11 @@ class ScriptedTarget(Closable):
 
     def cut(self, port: int | None = None, *, reset: bool = False) -> None:
         """Ends all connections of a port, or of all; waits until they have ended."""
-        for session in self.sessions:
-            if port in (None, session.port):
-                session.close(reset=reset)
-        done = self.wait(lambda: not any(port in (None, s.port) for s in self._sessions))
+        cut = [session for session in self.sessions if port in (None, session.port)]
+        for session in cut:
+            session.close(reset=reset)
+        # Of these: a host may have made new ones before the last of them has ended.
+        done = self.wait(lambda: not any(session in self._sessions for session in cut))
         assert done, "a connection of the scripted target does not end"
 
     def wait(self, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
