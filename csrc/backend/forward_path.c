@@ -173,12 +173,22 @@ static void on_ready(struct vn_assoc *assoc) {
     vn_forward_update(path->fc);
 }
 
+/* Somebody is there and does not have it, or does not give it to us: that is worth a word, once. */
+static bool is_refusal(int err) {
+    return err == ENOENT || err == EACCES || err == EKEYREJECTED || err == ENODEV || err == EMEDIUMTYPE || err == EFBIG;
+}
+
 static void on_lost(struct vn_assoc *assoc) {
     struct vn_path *path = assoc->ctx;
     bool was_up = path->up;
     path->up = false;
-    if (!was_up)
+    if (!was_up) {
+        if (is_refusal(assoc->err) && !path->told_refused) {
+            path->told_refused = true;
+            vn_forward_tell(path->fc->forward, VN_EVENT_REMOTE_REFUSED, path->index, "%s", assoc->why);
+        }
         return;
+    }
     vn_fence_begin(path);
     if (!path->fc->closing)
         vn_forward_tell(path->fc->forward, VN_EVENT_REMOTE_LOST, path->index, "%s", assoc->why);

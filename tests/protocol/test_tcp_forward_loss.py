@@ -405,8 +405,7 @@ def test_what_does_not_fit_any_more_is_refused(
     else:
         del target.device.namespaces[1]
     cut_and_wait(guest)
-    if change != "gone":
-        guest.wait_event(EventType.REMOTE_REFUSED)
+    guest.wait_event(EventType.REMOTE_REFUSED)
     cid, _ = guest.submit_read(0)
     assert guest.wait(cid).code == Status.HOST_PATH
     namespace.block_bytes = 512
