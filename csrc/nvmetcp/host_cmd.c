@@ -250,7 +250,7 @@ struct vn_pdu_fault vn_hcmd_on_data(struct vn_hq *queue, const struct vn_pdu_dat
         return FAULT(VN_FES_DATA_RANGE, struct vn_pdu_data, datao);
     if (data->datal > cmd->bytes - cmd->moved)
         return FAULT(VN_FES_DATA_LIMIT, struct vn_pdu_data, datal);
-    if (success && (!last || queue->flow || cmd->moved + data->datal != cmd->bytes))
+    if (success && (!last || cmd->moved + data->datal != cmd->bytes))
         return FAULT(VN_FES_INVALID_HEADER, struct vn_pdu_data, common.flags);
     queue->receiving = cmd;
     if (!cmd->forgotten)
@@ -268,6 +268,9 @@ struct vn_pdu_fault vn_hcmd_on_data_end(struct vn_hq *queue, const struct vn_pdu
     cmd->corrupt |= !intact;
     cmd->last_seen = data->common.flags & VN_PDU_F_LAST;
     if (data->common.flags & VN_PDU_F_SUCCESS) {
+        /* Not allowed with SQ flow control (TCP 3.3.2.2), but SPDK's target does it: it moves no head then, and counts
+         * on what our slots see to, that no more commands are under way than the queue holds. */
+        queue->flow = false;
         cmd->status = cmd->corrupt ? VN_SC_TRANSIENT_TRANSPORT : VN_SC_SUCCESS;
         settle(cmd);
     }

@@ -60,6 +60,16 @@ def test_targets_differ(
         assert target.namespace.data[n * 4096 :][:4096] == pattern(n, 4096)
 
 
+def test_success_comes_with_sq_flow_control_too(serve: Serve, target: ScriptedTarget) -> None:
+    """Against the standard, but SPDK's target does it. Reads outnumber the queue's entries by far."""
+    target.no_sq_flow, target.lax = False, True
+    guest = Forwarded(serve, target, depth=8)
+    for n in range(100):
+        guest.round_trip(n * 8)
+    cids = [guest.submit_read(n * 8)[0] for n in range(100)]
+    assert all(guest.wait(cid).ok for cid in cids)
+
+
 def test_it_is_the_namespace_that_it_is(serve: Serve, target: ScriptedTarget) -> None:
     known = uuid.UUID("7f0e4f4c-61a5-4b5c-9d4f-0c8f6c1f2a3b")
     target.device.namespaces[1] = MemoryNamespace(8 << 20, 4096, known)

@@ -261,7 +261,7 @@ class Session:
         self._outstanding -= 1
         pdus: list[Pdu] = []
         data = outcome.data if not outcome.status & 0x7FF else b""
-        short = self.target.success and not self._flow_control
+        short = self.target.success and (self.target.lax or not self._flow_control)
         for at in range(0, len(data), C2H_BYTES):
             last = at + C2H_BYTES >= len(data)
             piece = data[at : at + C2H_BYTES]

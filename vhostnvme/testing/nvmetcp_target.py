@@ -107,6 +107,7 @@ class ScriptedTarget(Closable):
         self.r2t_bytes = 64 << 10
         self.no_sq_flow = True
         self.success = True
+        self.lax = False  # SUCCESS with SQ flow control as well, as SPDK's target has it
         self.log: list[Arrival] = []
         self.complaints: list[str] = []
         self.pdus: list[tuple[Session, Pdu]] = []
