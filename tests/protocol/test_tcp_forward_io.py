@@ -61,7 +61,7 @@ def test_targets_differ(
 
 
 def test_success_comes_with_sq_flow_control_too(serve: Serve, target: ScriptedTarget) -> None:
-    """Against the standard, but SPDK's target does it. Reads outnumber the queue's entries by far."""
+    """Against the standard, but SPDK has it so. Reads outnumber the entries of the queue by far."""
     target.no_sq_flow, target.lax = False, True
     guest = Forwarded(serve, target, depth=8)
     for n in range(100):
