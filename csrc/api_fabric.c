@@ -120,7 +120,7 @@ struct listen_call {
 static int parse(const char *host, uint16_t port, uint32_t flags, struct sockaddr_storage *out) {
     if (flags & ~VN_LISTEN_TLS)
         return vn_fail(-EINVAL, "unknown flags %x: take VN_LISTEN_TLS or none", flags);
-    if (vn_target_parse_address(host, port, out))
+    if (vn_address_parse(host, port, out))
         return vn_fail(-EINVAL, "'%s' is no IPv4 or IPv6 address", host);
     return 0;
 }
@@ -145,7 +145,7 @@ int vn_target_listen(vn_target *target, const struct vn_listen_opts *opts, uint3
         return vn_fail(got, "a target listens on %u addresses at most", VN_MAX_LISTENERS);
     }
     *id = (uint32_t)got;
-    *port = vn_target_port(&call.address);
+    *port = vn_address_port(&call.address);
     return 0;
 }
 
@@ -194,8 +194,7 @@ static int enter_on_reactor(void *arg) {
 }
 
 static int check_nqn(const char *nqn) {
-    size_t n = strlen(nqn);
-    if (n == 0 || n > VN_NQN_MAX)
+    if (!vn_nqn_is_valid(nqn))
         return vn_fail(-EINVAL, "an NQN has 1 to %u characters", VN_NQN_MAX);
     return 0;
 }

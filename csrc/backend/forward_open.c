@@ -9,6 +9,7 @@
 
 #include "backend/forward.h"
 #include "core/util.h"
+#include "nvmetcp/address.h"
 #include "nvmetcp/host_probe.h"
 #include "nvmetcp/psk.h"
 
@@ -20,14 +21,6 @@
 #define DEFAULT_CONNECT_MS 3000u
 #define IO_TIMEOUT_MS_MIN 10000u
 #define LOOK_ENTRIES 2u /* of the I/O queue that is only made to see that it can be */
-
-static uint32_t or_default(uint32_t value, uint32_t other) {
-    return value ? value : other;
-}
-
-static bool is_nqn(const char *nqn) {
-    return nqn && nqn[0] && strlen(nqn) <= VN_NQN_MAX;
-}
 
 /* --- Keys --- */
 
@@ -101,7 +94,7 @@ void vn_remote_config_free(struct vn_assoc_config *config) {
 
 int vn_remote_config(const struct vn_remote_opts *remote, struct vn_assoc_config *config, char *error,
                      uint32_t error_size) {
-    if (!is_nqn(remote->subnqn) || !is_nqn(remote->hostnqn))
+    if (!vn_nqn_is_valid(remote->subnqn) || !vn_nqn_is_valid(remote->hostnqn))
         return vn_backend_fail(error, error_size, EINVAL, "a remote namespace needs the NQN of its subsystem and that "
                                "of this host, of up to %u characters", VN_NQN_MAX);
     if (!remote->nr_paths || remote->nr_paths > VN_REMOTE_MAX_PATHS)
@@ -109,15 +102,15 @@ int vn_remote_config(const struct vn_remote_opts *remote, struct vn_assoc_config
                                VN_REMOTE_MAX_PATHS, remote->nr_paths);
     *config = (struct vn_assoc_config){
         .nsid = remote->nsid,
-        .nr_queues = or_default(remote->nr_queues, 1),
-        .entries = or_default(remote->queue_entries, DEFAULT_ENTRIES),
+        .nr_queues = vn_or_default(remote->nr_queues, 1),
+        .entries = vn_or_default(remote->queue_entries, DEFAULT_ENTRIES),
         .hdgst = remote->flags & VN_REMOTE_HDGST,
         .ddgst = remote->flags & VN_REMOTE_DDGST,
-        .kato_ms = or_default(remote->kato_ms, DEFAULT_KATO_MS),
-        .connect_ms = or_default(remote->connect_ms, DEFAULT_CONNECT_MS),
+        .kato_ms = vn_or_default(remote->kato_ms, DEFAULT_KATO_MS),
+        .connect_ms = vn_or_default(remote->connect_ms, DEFAULT_CONNECT_MS),
     };
     config->io_timeout_ms =
-        or_default(remote->io_timeout_ms, (uint32_t)vn_max_u64(2ull * config->kato_ms, IO_TIMEOUT_MS_MIN));
+        vn_or_default(remote->io_timeout_ms, (uint32_t)vn_max_u64(2ull * config->kato_ms, IO_TIMEOUT_MS_MIN));
     snprintf(config->subnqn, sizeof(config->subnqn), "%s", remote->subnqn);
     snprintf(config->hostnqn, sizeof(config->hostnqn), "%s", remote->hostnqn);
     memcpy(config->hostid, remote->hostid, sizeof(config->hostid));
@@ -173,7 +166,7 @@ int vn_forward_look(const struct vn_ns_opts *opts, struct vn_forward *forward, c
     if (err)
         return err;
     forward->nr_paths = remote->nr_paths;
-    forward->reconnect_ns = or_default(remote->reconnect_ms, DEFAULT_RECONNECT_MS) * 1000000ull;
+    forward->reconnect_ns = vn_or_default(remote->reconnect_ms, DEFAULT_RECONNECT_MS) * 1000000ull;
     for (uint32_t i = 0; i < remote->nr_paths && !err; i++)
         err = vn_remote_resolve(&remote->paths[i], &forward->addresses[i], error, error_size);
     if (err)

@@ -17,6 +17,11 @@ static inline uint64_t vn_min_u64(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }
 
+/* Of an option: 0 stands for the default. */
+static inline uint32_t vn_or_default(uint32_t value, uint32_t by_default) {
+    return value ? value : by_default;
+}
+
 /* For any thread; on a reactor vn_reactor_now_ns costs nothing. */
 static inline uint64_t vn_monotonic_ns(void) {
     struct timespec ts;

@@ -3,7 +3,6 @@
  */
 #include "nvmetcp/host.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -12,6 +11,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "nvmetcp/address.h"
 
 void vn_assoc_set_state(struct vn_assoc *assoc, enum vn_assoc_state state) {
     static const enum vn_assoc_state before[] = {
@@ -75,25 +75,11 @@ void vn_assoc_free(struct vn_assoc *assoc) {
     free(assoc);
 }
 
-static void put_name(struct vn_assoc *assoc) {
-    const struct sockaddr_storage *address = &assoc->address;
-    char host[INET6_ADDRSTRLEN] = "?";
-    if (address->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
-        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-        snprintf(assoc->name, sizeof(assoc->name), "[%s]:%u", host, ntohs(in6->sin6_port));
-    } else {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)address;
-        inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
-        snprintf(assoc->name, sizeof(assoc->name), "%s:%u", host, ntohs(in->sin_port));
-    }
-}
-
 void vn_assoc_start(struct vn_assoc *assoc, struct vn_conn_group *group, const struct sockaddr_storage *address) {
     assoc->group = group;
     assoc->reactor = group->reactor;
     assoc->address = *address;
-    put_name(assoc);
+    vn_address_print(address, assoc->name, sizeof(assoc->name));
     assoc->why[0] = '\0';
     assoc->err = 0;
     assoc->nr_queues = 0;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/util.h"
+#include "nvmetcp/address.h"
 #include "nvmetcp/tls.h"
 
 #define RETRY_NS 1000000ull
@@ -198,8 +199,7 @@ int vn_stream_connect(struct vn_stream *stream, struct vn_reactor *reactor, cons
     int err = init(stream, reactor, ops, fd, tls);
     if (err)
         goto out_close;
-    socklen_t size = address->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-    if (connect(fd, (const struct sockaddr *)address, size) < 0 && errno != EINPROGRESS) {
+    if (connect(fd, (const struct sockaddr *)address, vn_address_bytes(address)) < 0 && errno != EINPROGRESS) {
         err = -errno;
         goto out_tls;
     }

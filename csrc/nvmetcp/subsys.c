@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/util.h"
+
 #define MAX_ENTRIES 1024u
 
 int vn_subsys_new(struct vn_target *target, const struct vn_subsys_opts *opts, uint8_t kind, struct vn_subsys **out) {
@@ -17,8 +19,8 @@ int vn_subsys_new(struct vn_target *target, const struct vn_subsys_opts *opts, u
     subsys->target = target;
     subsys->kind = kind;
     subsys->any_host = opts->flags & VN_SUBSYS_ANY_HOST;
-    subsys->max_queues = opts->max_queues ? opts->max_queues : VN_MAX_FABRICS_QUEUES;
-    subsys->max_entries = opts->max_entries ? opts->max_entries : MAX_ENTRIES;
+    subsys->max_queues = vn_or_default(opts->max_queues, VN_MAX_FABRICS_QUEUES);
+    subsys->max_entries = vn_or_default(opts->max_entries, MAX_ENTRIES);
     snprintf(subsys->nqn, sizeof(subsys->nqn), "%s", opts->nqn);
     snprintf(subsys->serial, sizeof(subsys->serial), "%s", opts->serial ? opts->serial : "vn0");
     snprintf(subsys->model, sizeof(subsys->model), "%s", opts->model ? opts->model : "vhostnvme");

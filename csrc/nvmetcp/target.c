@@ -17,10 +17,6 @@
 #define HANDSHAKE_MS 5000u
 #define REFUSED_EVENT_NS 50000000ull
 
-static uint32_t or_default(uint32_t value, uint32_t by_default) {
-    return value ? value : by_default;
-}
-
 /* --- Commands whose backend was busy --- */
 void vn_target_busy(struct vn_ctrl *base) {
     struct vn_tctrl *ctrl = vn_container_of(base, struct vn_tctrl, ctrl);
@@ -177,10 +173,10 @@ int vn_target_new(const struct vn_target_opts *opts, struct vn_reactor *reactor,
     target->events = events;
     target->opts = (struct vn_target_opts){
         .reactor = opts->reactor,
-        .max_connections = or_default(opts->max_connections, MAX_CONNECTIONS),
-        .max_half_open = or_default(opts->max_half_open, MAX_HALF_OPEN),
-        .max_ctrls = or_default(opts->max_ctrls, MAX_CTRLS),
-        .handshake_ms = or_default(opts->handshake_ms, HANDSHAKE_MS),
+        .max_connections = vn_or_default(opts->max_connections, MAX_CONNECTIONS),
+        .max_half_open = vn_or_default(opts->max_half_open, MAX_HALF_OPEN),
+        .max_ctrls = vn_or_default(opts->max_ctrls, MAX_CTRLS),
+        .handshake_ms = vn_or_default(opts->handshake_ms, HANDSHAKE_MS),
     };
     target->handshake_timer.fn = on_handshake;
     target->sweep_timer.fn = on_sweep;

@@ -11,6 +11,7 @@
 
 #include "ctrl/fabrics.h"
 #include "include/vhostnvme.h"
+#include "nvmetcp/address.h"
 #include "nvmetcp/conn.h"
 
 #define VN_TCMD_SLOT_BYTES 8192u            /* data of small commands; also what a capsule may hold */
@@ -87,7 +88,7 @@ struct vn_tqueue {
     size_t arena_bytes;
     struct vn_tcmd *arriving;
     uint64_t accepted_ns;
-    char peer[64];         /* ADDRESS:PORT */
+    char peer[VN_ADDRESS_TEXT_BYTES];
     struct vn_tqueue *prev, *next;           /* of the target: half-open ones, oldest first; or all others */
     struct vn_tqueue *ctrl_prev, *ctrl_next; /* of its controller */
     struct vn_auth *auth;  /* from Connect on, of a host that has to authenticate */
@@ -117,7 +118,7 @@ struct vn_tctrl {
     struct vn_tcmd *waiting_first, *waiting_last; /* for chunks */
     bool serving;
     struct vn_tcmd *waiters; /* Cross-Controller Resets that wait for our end */
-    char peer[64];        /* of the admin queue, as the next */
+    char peer[VN_ADDRESS_TEXT_BYTES]; /* of the admin queue, as the next */
     struct sockaddr_storage local; /* by which of our addresses it has come */
     struct vn_tctrl *prev, *next;
     struct vn_tctrl *busy_next;
@@ -193,10 +194,6 @@ void vn_target_tell(struct vn_target *target, enum vn_event_type type, uint64_t 
 void vn_target_refused(struct vn_target *target, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* --- target_listen.c --- */
-int vn_target_parse_address(const char *host, uint16_t port, struct sockaddr_storage *out);
-void vn_target_print_address(const struct sockaddr_storage *address, char *out, size_t bytes); /* HOST:PORT */
-uint16_t vn_target_port(const struct sockaddr_storage *address);
-bool vn_target_same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b);
 /* Control thread: a listening socket. */
 int vn_tlistener_open(const struct sockaddr_storage *address, int *fd, struct sockaddr_storage *bound);
 /* Reactor: has it accept. Answers the id, or -ENOSPC. */

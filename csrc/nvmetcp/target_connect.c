@@ -11,7 +11,6 @@
 #define SQE_SQSIZE offsetof(struct vn_sqe, cdw11)
 #define SQE_QID (offsetof(struct vn_sqe, cdw10) + 2)
 #define IN_DATA(field) (VN_CONNECT_IATTR_DATA | (uint32_t)offsetof(struct vn_connect_data, field))
-#define RESULT_CNTLID(cntlid) ((uint32_t)(cntlid))
 
 /* A status, and with VN_SC_CONNECT_PARAMETER the place of what was wrong. */
 struct refusal {
@@ -23,19 +22,14 @@ struct refusal {
 #define REFUSE(status_, result_, why_) ((struct refusal){status_, (uint32_t)(result_), why_})
 #define ADMIT ((struct refusal){0})
 
-static bool is_nqn(const char field[256]) {
-    size_t n = strnlen(field, 256);
-    return n > 0 && n <= VN_NQN_MAX;
-}
-
 /* What can be said before the subsystem is known. */
 static struct refusal check_form(const struct vn_sqe *cmd, const struct vn_connect_data *data) {
     if (VN_CONNECT_RECFMT(cmd))
         return REFUSE(VN_SC_CONNECT_FORMAT, 0, "the record format is not 0");
-    if (!is_nqn(data->subnqn))
+    if (!vn_nqn_is_valid(data->subnqn))
         return REFUSE(VN_SC_CONNECT_PARAMETER, IN_DATA(subnqn), "the subsystem's name is no NQN");
     /* SPDK's tools leave it empty: such a host has no name, and may come where any host may. */
-    if (data->hostnqn[0] && !is_nqn(data->hostnqn))
+    if (data->hostnqn[0] && !vn_nqn_is_valid(data->hostnqn))
         return REFUSE(VN_SC_CONNECT_PARAMETER, IN_DATA(hostnqn), "the host's name is no NQN");
     return ADMIT;
 }
@@ -128,7 +122,7 @@ void vn_tconnect(struct vn_tcmd *cmd) {
         vn_tcmd_answer(cmd, status, refusal.result);
         return;
     }
-    uint32_t result = RESULT_CNTLID(queue->ctrl->ctrl.cntlid);
+    uint32_t result = queue->ctrl->ctrl.cntlid;
     queue->auth_needed = queue->auth;
     if (queue->auth_needed)
         result |= VN_CONNECT_AUTH_ATR;

@@ -12,18 +12,12 @@
 #define ASQSZ_MIN 32u
 
 static void put_address(const struct sockaddr_storage *address, uint32_t flags, struct vn_discovery_entry *out) {
-    bool is_v6 = address->ss_family == AF_INET6;
-    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
-    const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
     out->trtype = VN_TRTYPE_TCP;
-    out->adrfam = is_v6 ? VN_ADRFAM_IPV6 : VN_ADRFAM_IPV4;
+    out->adrfam = address->ss_family == AF_INET6 ? VN_ADRFAM_IPV6 : VN_ADRFAM_IPV4;
     out->treq = VN_TREQ_NO_SQ_FLOW | (flags & VN_LISTEN_TLS ? VN_TREQ_SECURE_REQUIRED : VN_TREQ_SECURE_NOT_REQUIRED);
     out->tsas[0] = flags & VN_LISTEN_TLS ? VN_SECTYPE_TLS13 : VN_SECTYPE_NONE;
-    if (is_v6)
-        inet_ntop(AF_INET6, &v6->sin6_addr, out->traddr, sizeof(out->traddr));
-    else
-        inet_ntop(AF_INET, &v4->sin_addr, out->traddr, sizeof(out->traddr));
-    snprintf(out->trsvcid, sizeof(out->trsvcid), "%u", vn_target_port(address));
+    vn_address_print_host(address, out->traddr, sizeof(out->traddr));
+    snprintf(out->trsvcid, sizeof(out->trsvcid), "%u", vn_address_port(address));
 }
 
 static bool is_any(const struct sockaddr_storage *address) {
@@ -90,7 +84,7 @@ int vn_target_put_referral(struct vn_target *target, const struct sockaddr_stora
     struct vn_referral *at = NULL;
     for (uint32_t i = 0; i < VN_MAX_REFERRALS; i++) {
         struct vn_referral *referral = &target->referrals[i];
-        if (referral->used && vn_target_same_address(&referral->address, address)) {
+        if (referral->used && vn_address_is_same(&referral->address, address)) {
             at = referral;
             break;
         }
@@ -107,7 +101,7 @@ int vn_target_put_referral(struct vn_target *target, const struct sockaddr_stora
 int vn_target_take_referral(struct vn_target *target, const struct sockaddr_storage *address) {
     for (uint32_t i = 0; i < VN_MAX_REFERRALS; i++) {
         struct vn_referral *referral = &target->referrals[i];
-        if (!referral->used || !vn_target_same_address(&referral->address, address))
+        if (!referral->used || !vn_address_is_same(&referral->address, address))
             continue;
         referral->used = false;
         vn_target_changed(target);

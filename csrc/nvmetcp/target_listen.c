@@ -1,8 +1,8 @@
-/* Listening sockets and the addresses of a target. Accepts until there is nothing more, a few at a time; without file
+/* The listening sockets of a target. Accepts until there is nothing more, a few at a time; without file
  * descriptors it waits a little. Called by api_fabric.c and by the reactor.
  */
-#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,54 +18,13 @@
 
 static void watch(struct vn_tlistener *listener);
 
-int vn_target_parse_address(const char *host, uint16_t port, struct sockaddr_storage *out) {
-    struct sockaddr_in *v4 = (struct sockaddr_in *)out;
-    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
-    memset(out, 0, sizeof(*out));
-    if (inet_pton(AF_INET, host, &v4->sin_addr) == 1) {
-        v4->sin_family = AF_INET;
-        v4->sin_port = htons(port);
-        return 0;
-    }
-    if (inet_pton(AF_INET6, host, &v6->sin6_addr) == 1) {
-        v6->sin6_family = AF_INET6;
-        v6->sin6_port = htons(port);
-        return 0;
-    }
-    return -EINVAL;
-}
-
-void vn_target_print_address(const struct sockaddr_storage *address, char *out, size_t bytes) {
-    char host[INET6_ADDRSTRLEN] = "?";
-    bool is_v6 = address->ss_family == AF_INET6;
-    if (is_v6)
-        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)address)->sin6_addr, host, sizeof(host));
-    else if (address->ss_family == AF_INET) /* else a test's socket pair */
-        inet_ntop(AF_INET, &((const struct sockaddr_in *)address)->sin_addr, host, sizeof(host));
-    snprintf(out, bytes, is_v6 ? "[%s]:%u" : "%s:%u", host, vn_target_port(address));
-}
-
-uint16_t vn_target_port(const struct sockaddr_storage *address) {
-    return ntohs(address->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)address)->sin6_port
-                                                : ((const struct sockaddr_in *)address)->sin_port);
-}
-
-bool vn_target_same_address(const struct sockaddr_storage *a, const struct sockaddr_storage *b) {
-    if (a->ss_family != b->ss_family || vn_target_port(a) != vn_target_port(b))
-        return false;
-    if (a->ss_family == AF_INET6)
-        return IN6_ARE_ADDR_EQUAL(&((const struct sockaddr_in6 *)a)->sin6_addr, &((const struct sockaddr_in6 *)b)->sin6_addr);
-    return ((const struct sockaddr_in *)a)->sin_addr.s_addr == ((const struct sockaddr_in *)b)->sin_addr.s_addr;
-}
-
 int vn_tlistener_open(const struct sockaddr_storage *address, int *out, struct sockaddr_storage *bound) {
     int on = 1, fd = socket(address->ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    bool is_v6 = address->ss_family == AF_INET6;
-    socklen_t len = is_v6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    socklen_t len = vn_address_bytes(address);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)); /* old connections may linger; a live listener is refused */
-    if (is_v6)
+    if (address->ss_family == AF_INET6)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on)); /* each family has its own listener */
     if (bind(fd, (const struct sockaddr *)address, len) || listen(fd, BACKLOG))
         goto out_close;

@@ -2,8 +2,6 @@
  * Called by conn.c; commands go to target_cmd.c.
  */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,10 +10,6 @@
 #include "nvmetcp/target.h"
 
 #define NO_FAULT ((struct vn_pdu_fault){VN_FES_NONE, 0})
-#define KEEPALIVE_IDLE_S 30 /* TCP's own, for hosts without a keep-alive timeout: gone after a minute */
-#define KEEPALIVE_INTERVAL_S 10
-#define KEEPALIVE_PROBES 3
-
 static void set_state(struct vn_tqueue *queue, enum vn_tqueue_state state) {
     assert(state > queue->state);
     queue->state = (uint8_t)state;
@@ -204,15 +198,6 @@ static const struct vn_conn_ops conn_ops = {
 };
 
 /* --- Life --- */
-static void set_socket_options(int fd) {
-    int on = 1, idle = KEEPALIVE_IDLE_S, interval = KEEPALIVE_INTERVAL_S, probes = KEEPALIVE_PROBES;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* fails for what is no TCP socket, in tests */
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
-}
-
 void vn_tqueue_accept(struct vn_target *target, int fd, uint8_t listener, const struct sockaddr_storage *peer) {
     struct vn_tqueue *queue = NULL;
     if (target->nr_connections >= target->opts.max_connections) {
@@ -222,7 +207,6 @@ void vn_tqueue_accept(struct vn_target *target, int fd, uint8_t listener, const 
     if (target->nr_half_open >= target->opts.max_half_open)
         vn_tqueue_end(target->half_first, -ETIMEDOUT);
     queue = calloc(1, sizeof(*queue));
-    set_socket_options(fd);
     bool wants_tls = target->listeners[listener].flags & VN_LISTEN_TLS;
     struct vn_tls_context *tls = wants_tls ? target->tls : NULL;
     if (wants_tls && !tls) {
@@ -238,7 +222,7 @@ void vn_tqueue_accept(struct vn_target *target, int fd, uint8_t listener, const 
     queue->target = target;
     queue->listener = listener;
     queue->accepted_ns = vn_reactor_now_ns(target->reactor);
-    vn_target_print_address(peer, queue->peer, sizeof(queue->peer));
+    vn_address_print(peer, queue->peer, sizeof(queue->peer));
     target->nr_connections++;
     target->accepted++;
     list_half_open(queue);
