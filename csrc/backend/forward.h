@@ -45,7 +45,6 @@ struct vn_fio {
     uint64_t start_ns;
     uint64_t sent;            /* bytes that commands have been made for */
     struct vn_hcmd *cmds;     /* in flight, linked by sibling */
-    uint32_t nr_cmds;
     vn_status status;         /* the first failure */
     bool cancelled;
     bool again;               /* part of it was lost or went the wrong way: all of it is sent once more */

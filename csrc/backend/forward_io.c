@@ -172,7 +172,6 @@ static void send_piece(struct vn_forward_chan *fc, struct vn_fio *io, struct vn_
     cmd->owner = io;
     cmd->sibling = io->cmds;
     io->cmds = cmd;
-    io->nr_cmds++;
     io->sent += length;
     io->made = true;
     fc->active->nr_writes += cmd->modifies;
@@ -248,7 +247,6 @@ static void forget_sibling(struct vn_fio *io, struct vn_hcmd *cmd) {
     while (*at != cmd)
         at = &(*at)->sibling;
     *at = cmd->sibling;
-    io->nr_cmds--;
 }
 
 static void on_done(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
@@ -274,7 +272,7 @@ static void on_done(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
         io->status = status;
     }
     bool over = io->status || io->again || io->cancelled || !io->list;
-    if (over && !io->nr_cmds)
+    if (over && !io->cmds)
         finish(fc, io);
     else if (over && io->list) /* no more commands for it */
         list_remove(io);
@@ -320,7 +318,7 @@ void vn_forward_fail_waiting(struct vn_forward_chan *fc, enum vn_forward_class c
         struct vn_fio *io = list.first;
         list_remove(io);
         io->status = io->status ? io->status : VN_SC_HOST_PATH;
-        if (!io->nr_cmds)
+        if (!io->cmds)
             finish(fc, io);
     }
 }
@@ -360,7 +358,6 @@ static bool let_go(struct vn_forward_chan *fc, struct vn_fio *io, struct vn_hcmd
         return false;
     }
     io->cmds = next;
-    io->nr_cmds--;
     return true;
 }
 

@@ -19,20 +19,37 @@ static uint32_t head_bytes(const struct vn_tx *tx) {
     return common->hlen + (common->flags & VN_PDU_F_HDGST ? VN_PDU_DIGEST_BYTES : 0);
 }
 
-static uint32_t data_digest(const struct vn_tx *tx) {
-    uint32_t crc = VN_CRC32C_INIT, skip = tx->iov_offset, left = tx->data_bytes;
-    for (uint32_t i = 0; left; i++) {
-        assert(i < tx->nr_iov);
-        size_t len = tx->iov[i].iov_len;
-        if (skip >= len) {
-            skip -= (uint32_t)len;
-            continue;
-        }
-        len = vn_min_u64(len - skip, left);
-        crc = vn_crc32c(crc, (const uint8_t *)tx->iov[i].iov_base + skip, len);
-        left -= (uint32_t)len;
-        skip = 0;
+/* The data of a PDU, piece by piece. */
+struct pieces {
+    const struct iovec *iov, *end;
+    size_t skip, left; /* bytes */
+};
+
+static struct pieces pieces_of(const struct vn_tx *tx) {
+    return (struct pieces){tx->iov, tx->iov + tx->nr_iov, tx->iov_offset, tx->data_bytes};
+}
+
+/* False: there are no more. */
+static bool next_piece(struct pieces *pieces, struct iovec *out) {
+    if (!pieces->left)
+        return false;
+    for (;; pieces->skip -= pieces->iov++->iov_len) {
+        assert(pieces->iov < pieces->end); /* the owner's iovecs are long enough */
+        if (pieces->skip < pieces->iov->iov_len)
+            break;
     }
+    size_t len = vn_min_u64(pieces->iov->iov_len - pieces->skip, pieces->left);
+    *out = (struct iovec){(uint8_t *)pieces->iov++->iov_base + pieces->skip, len};
+    pieces->skip = 0;
+    pieces->left -= len;
+    return true;
+}
+
+static uint32_t data_digest(const struct vn_tx *tx) {
+    struct pieces pieces = pieces_of(tx);
+    uint32_t crc = VN_CRC32C_INIT;
+    for (struct iovec piece; next_piece(&pieces, &piece);)
+        crc = vn_crc32c(crc, piece.iov_base, piece.iov_len);
     return vn_crc32c_end(crc);
 }
 
@@ -123,19 +140,10 @@ static bool add(struct batch *batch, const void *at, size_t len) {
 }
 
 static bool add_data(struct batch *batch, const struct vn_tx *tx) {
-    uint32_t skip = tx->iov_offset, left = tx->data_bytes;
-    for (uint32_t i = 0; left; i++) {
-        assert(i < tx->nr_iov);
-        size_t len = tx->iov[i].iov_len;
-        if (skip >= len) {
-            skip -= (uint32_t)len;
-            continue;
-        }
-        len = vn_min_u64(len - skip, left);
-        if (!add(batch, (const uint8_t *)tx->iov[i].iov_base + skip, len))
+    struct pieces pieces = pieces_of(tx);
+    for (struct iovec piece; next_piece(&pieces, &piece);) {
+        if (!add(batch, piece.iov_base, piece.iov_len))
             return false;
-        left -= (uint32_t)len;
-        skip = 0;
     }
     return true;
 }

@@ -36,12 +36,17 @@ static void on_step_timer(struct vn_timer *timer) {
     assoc->ops->closed(assoc);
 }
 
+/* Without a namespace there is nothing to do on any. */
+static uint32_t nr_io_queues(const struct vn_assoc_config *config) {
+    return config->nsid ? config->nr_queues : 0;
+}
+
 int vn_assoc_create(const struct vn_assoc_config *config, const struct vn_assoc_ops *ops, void *ctx,
                     struct vn_assoc **out) {
     struct vn_assoc *assoc = calloc(1, sizeof(*assoc));
     if (!assoc)
         return -ENOMEM;
-    uint32_t nr_queues = config->nsid ? config->nr_queues : 0;
+    uint32_t nr_queues = nr_io_queues(config);
     *assoc = (struct vn_assoc){
         .config = config, .ops = ops, .ctx = ctx, .tick.fn = vn_assoc_on_tick, .step_timer.fn = on_step_timer};
     assoc->queues = calloc(1 + nr_queues, sizeof(*assoc->queues));
@@ -67,7 +72,7 @@ int vn_assoc_create(const struct vn_assoc_config *config, const struct vn_assoc_
 
 void vn_assoc_free(struct vn_assoc *assoc) {
     assert(assoc->state == VN_ASSOC_IDLE);
-    for (uint32_t i = 0; assoc->queues && i <= (assoc->config->nsid ? assoc->config->nr_queues : 0); i++)
+    for (uint32_t i = 0; assoc->queues && i <= nr_io_queues(assoc->config); i++)
         vn_hq_free(&assoc->queues[i]);
     free(assoc->queues);
     free(assoc->page);
@@ -109,7 +114,7 @@ void vn_assoc_fail(struct vn_assoc *assoc, int err, const char *format, ...) {
     assoc->err = err;
     vn_timer_disarm(assoc->reactor, &assoc->step_timer);
     vn_assoc_set_state(assoc, VN_ASSOC_CLOSING);
-    for (uint32_t i = 0; i <= (assoc->config->nsid ? assoc->config->nr_queues : 0); i++)
+    for (uint32_t i = 0; i <= nr_io_queues(assoc->config); i++)
         vn_hq_close(&assoc->queues[i], -ECANCELED);
     assoc->ops->lost(assoc);
     vn_assoc_check_closed(assoc);
@@ -128,24 +133,9 @@ struct vn_hcmd *vn_assoc_get(struct vn_assoc *assoc) {
     return NULL;
 }
 
-struct vn_hcmd *vn_assoc_get_admin(struct vn_assoc *assoc) {
-    bool usable = assoc->state == VN_ASSOC_READY || assoc->state == VN_ASSOC_CONNECTING;
-    return usable ? vn_hq_get(&assoc->queues[0]) : NULL;
-}
-
 struct vn_hcmd *vn_assoc_admin(struct vn_assoc *assoc, uint8_t opcode, enum vn_hcmd_data direction,
                                const struct iovec *iov, uint32_t bytes,
                                void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate)) {
-    struct vn_hcmd *cmd = vn_assoc_get_admin(assoc);
-    if (!cmd)
-        return NULL;
-    cmd->capsule.pdu.cmd.sqe.opcode = opcode;
-    cmd->direction = (uint8_t)direction;
-    cmd->steady = true;
-    cmd->iov = iov;
-    cmd->nr_iov = iov ? 1 : 0;
-    cmd->bytes = bytes;
-    cmd->done = done;
-    cmd->owner = assoc;
-    return cmd;
+    bool usable = assoc->state == VN_ASSOC_READY || assoc->state == VN_ASSOC_CONNECTING;
+    return usable ? vn_hq_command(&assoc->queues[0], opcode, direction, iov, bytes, done) : NULL;
 }

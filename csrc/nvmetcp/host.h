@@ -132,7 +132,6 @@ struct vn_hq {
     struct vn_hcmd *oldest, *newest;
     struct vn_hcmd *receiving; /* whose data is coming in */
     struct vn_hauth *auth;     /* NULL: this host has no key */
-    uint32_t nr_flight;
 };
 
 enum vn_assoc_state { VN_ASSOC_IDLE, VN_ASSOC_CONNECTING, VN_ASSOC_READY, VN_ASSOC_CLOSING };
@@ -214,7 +213,6 @@ void vn_assoc_read_ana(struct vn_assoc *assoc);
 
 /* READY: a command slot of some I/O queue; NULL: all are taken. */
 struct vn_hcmd *vn_assoc_get(struct vn_assoc *assoc);
-struct vn_hcmd *vn_assoc_get_admin(struct vn_assoc *assoc);
 /* What has been filled in goes: cmd->capsule.pdu.cmd.sqe, iov, bytes, direction, done. */
 void vn_hcmd_send(struct vn_hcmd *cmd);
 
@@ -236,6 +234,9 @@ void vn_hq_set_state(struct vn_hq *queue, enum vn_hq_state state);
 int vn_hq_alloc(struct vn_hq *queue, struct vn_assoc *assoc, uint16_t qid, uint32_t entries);
 void vn_hq_free(struct vn_hq *queue);
 struct vn_hcmd *vn_hq_get(struct vn_hq *queue);
+/* One with the opcode and data given, from memory that outlives it; the caller adds dwords and sends. NULL: no slot. */
+struct vn_hcmd *vn_hq_command(struct vn_hq *queue, uint8_t opcode, enum vn_hcmd_data direction, const struct iovec *iov,
+                              uint32_t bytes, void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate));
 struct vn_pdu_fault vn_hcmd_on_data(struct vn_hq *queue, const struct vn_pdu_data *data, struct vn_conn_sink *sink);
 struct vn_pdu_fault vn_hcmd_on_data_end(struct vn_hq *queue, const struct vn_pdu_data *data, bool intact);
 struct vn_pdu_fault vn_hcmd_on_r2t(struct vn_hq *queue, const struct vn_pdu_r2t *r2t);
@@ -262,10 +263,12 @@ const char *vn_assoc_status_name(vn_status status); /* for a sentence */
 void vn_assoc_on_tick(struct vn_timer *timer);
 void vn_assoc_arm_event(struct vn_assoc *assoc);
 uint64_t vn_assoc_tick_ns(const struct vn_assoc *assoc);
+struct vn_hcmd *vn_assoc_identify_command(struct vn_assoc *assoc, uint8_t cns, uint32_t nsid,
+                                          void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate));
 struct vn_hcmd *vn_assoc_log_command(struct vn_assoc *assoc, uint8_t log,
                                      void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate));
 
-/* An admin command with the opcode and data given; the caller adds dwords and sends. */
+/* The same on the admin queue. */
 struct vn_hcmd *vn_assoc_admin(struct vn_assoc *assoc, uint8_t opcode, enum vn_hcmd_data direction,
                                const struct iovec *iov, uint32_t bytes,
                                void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate));

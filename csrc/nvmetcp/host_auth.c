@@ -48,23 +48,16 @@ static void on_answer(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
 
 static void send_command(struct vn_hq *queue, uint8_t fctype, enum vn_hcmd_data direction, uint32_t bytes) {
     struct vn_hauth *hauth = queue->auth;
-    struct vn_hcmd *cmd = vn_hq_get(queue);
+    hauth->iov = (struct iovec){hauth->message, bytes};
+    struct vn_hcmd *cmd = vn_hq_command(queue, VN_ADMIN_FABRICS, direction, &hauth->iov, bytes, on_answer);
     if (!cmd) { /* one at a time: SQ flow control refuses */
         vn_assoc_fail(queue->assoc, EPROTO, "%s does not move on its queue's head", queue->assoc->name);
         return;
     }
     struct vn_sqe *sqe = &cmd->capsule.pdu.cmd.sqe;
-    sqe->opcode = VN_ADMIN_FABRICS;
     sqe->nsid = fctype;
     sqe->cdw10 = VN_AUTH_CDW10;
     sqe->cdw11 = bytes;
-    hauth->iov = (struct iovec){hauth->message, bytes};
-    cmd->direction = (uint8_t)direction;
-    cmd->steady = true;
-    cmd->iov = &hauth->iov;
-    cmd->nr_iov = 1;
-    cmd->bytes = bytes;
-    cmd->done = on_answer;
     vn_hcmd_send(cmd);
 }
 

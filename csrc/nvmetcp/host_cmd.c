@@ -31,11 +31,15 @@ static void set_state(struct vn_hcmd *cmd, enum vn_hcmd_state state) {
 
 /* --- Taking, sending, freeing --- */
 
+static uint32_t next_tail(const struct vn_hq *queue) {
+    return queue->sq_tail + 1 == queue->entries ? 0 : queue->sq_tail + 1;
+}
+
 struct vn_hcmd *vn_hq_get(struct vn_hq *queue) {
     struct vn_hcmd *cmd = queue->free;
     if (!cmd)
         return NULL;
-    if (queue->flow && (queue->sq_tail + 1 == queue->entries ? 0 : queue->sq_tail + 1) == queue->sq_head)
+    if (queue->flow && next_tail(queue) == queue->sq_head)
         return NULL;
     queue->free = cmd->next;
     set_state(cmd, VN_HCMD_TAKEN);
@@ -49,6 +53,22 @@ struct vn_hcmd *vn_hq_get(struct vn_hq *queue) {
     cmd->status = 0;
     cmd->result = 0;
     memset(&cmd->capsule.pdu.cmd.sqe, 0, sizeof(cmd->capsule.pdu.cmd.sqe));
+    return cmd;
+}
+
+struct vn_hcmd *vn_hq_command(struct vn_hq *queue, uint8_t opcode, enum vn_hcmd_data direction, const struct iovec *iov,
+                              uint32_t bytes, void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate)) {
+    struct vn_hcmd *cmd = vn_hq_get(queue);
+    if (!cmd)
+        return NULL;
+    cmd->capsule.pdu.cmd.sqe.opcode = opcode;
+    cmd->direction = (uint8_t)direction;
+    cmd->steady = true;
+    cmd->iov = iov;
+    cmd->nr_iov = iov ? 1 : 0;
+    cmd->bytes = bytes;
+    cmd->done = done;
+    cmd->owner = queue->assoc;
     return cmd;
 }
 
@@ -67,7 +87,6 @@ static void link_newest(struct vn_hq *queue, struct vn_hcmd *cmd) {
     else
         queue->oldest = cmd;
     queue->newest = cmd;
-    queue->nr_flight++;
     queue->conn.group->nr_awaited += queue->qid != 0; /* not those for events, which may take for ever */
 }
 
@@ -80,7 +99,6 @@ static void unlink_flight(struct vn_hq *queue, struct vn_hcmd *cmd) {
         cmd->prev->next = cmd->next;
     else
         queue->oldest = cmd->next;
-    queue->nr_flight--;
     queue->conn.group->nr_awaited -= queue->qid != 0;
 }
 
@@ -112,7 +130,7 @@ void vn_hcmd_send(struct vn_hcmd *cmd) {
     cmd->sent_ns = vn_reactor_now_ns(queue->assoc->reactor);
     link_newest(queue, cmd);
     if (queue->flow)
-        queue->sq_tail = queue->sq_tail + 1 == queue->entries ? 0 : queue->sq_tail + 1;
+        queue->sq_tail = next_tail(queue);
     cmd->nr_txs++;
     vn_conn_send(conn, tx);
 }
@@ -303,13 +321,9 @@ struct vn_pdu_fault vn_hcmd_on_resp(struct vn_hq *queue, const struct vn_cqe *cq
     struct vn_hcmd *cmd = find(queue, cqe->cid);
     if (!cmd || queue->receiving == cmd)
         return FAULT(VN_FES_INVALID_HEADER, struct vn_pdu_resp, cqe.cid);
-    if (queue->flow && queue->state == VN_HQ_LIVE) {
-        if (cqe->sqhd >= queue->entries)
-            return FAULT(VN_FES_INVALID_HEADER, struct vn_pdu_resp, cqe.sqhd);
-        queue->sq_head = cqe->sqhd;
-    } else {
-        queue->sq_head = cqe->sqhd; /* Connect's: whether there is flow control */
-    }
+    if (queue->flow && queue->state == VN_HQ_LIVE && cqe->sqhd >= queue->entries)
+        return FAULT(VN_FES_INVALID_HEADER, struct vn_pdu_resp, cqe.sqhd);
+    queue->sq_head = cqe->sqhd; /* Connect's says whether there is flow control */
     vn_status status = cqe->status >> 1;
     cmd->status = status & (vn_status)(VN_STATUS_CODE(0xffff) | VN_STATUS_DNR);
     cmd->result = cqe->dw0 | (uint64_t)cqe->dw1 << 32;

@@ -85,6 +85,16 @@ void vn_assoc_on_tick(struct vn_timer *timer) {
 
 /* --- Log pages and Identify, read again --- */
 
+struct vn_hcmd *vn_assoc_identify_command(struct vn_assoc *assoc, uint8_t cns, uint32_t nsid,
+                                          void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate)) {
+    struct vn_hcmd *cmd = vn_assoc_admin(assoc, VN_ADMIN_IDENTIFY, VN_HCMD_IN, &assoc->page_iov, VN_ASSOC_PAGE, done);
+    if (cmd) {
+        cmd->capsule.pdu.cmd.sqe.cdw10 = cns;
+        cmd->capsule.pdu.cmd.sqe.nsid = nsid;
+    }
+    return cmd;
+}
+
 struct vn_hcmd *vn_assoc_log_command(struct vn_assoc *assoc, uint8_t log,
                                      void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate)) {
     struct vn_hcmd *cmd =
@@ -127,11 +137,9 @@ static void on_ns_desc(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
 }
 
 static void identify(struct vn_assoc *assoc, uint8_t cns, void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate)) {
-    struct vn_hcmd *cmd = vn_assoc_admin(assoc, VN_ADMIN_IDENTIFY, VN_HCMD_IN, &assoc->page_iov, VN_ASSOC_PAGE, done);
+    struct vn_hcmd *cmd = vn_assoc_identify_command(assoc, cns, assoc->config->nsid, done);
     if (!cmd)
         return;
-    cmd->capsule.pdu.cmd.sqe.cdw10 = cns;
-    cmd->capsule.pdu.cmd.sqe.nsid = assoc->config->nsid;
     assoc->page_busy = true;
     vn_hcmd_send(cmd);
 }

@@ -78,6 +78,19 @@ static void wait_for(sem_t *sem) {
         ;
 }
 
+/* Its association has ended, or has never begun. */
+static void probe_free(struct vn_probe *probe) {
+    if (probe->reactor) {
+        vn_reactor_call(probe->reactor, fini, probe);
+        vn_reactor_stop(probe->reactor);
+    }
+    if (probe->assoc)
+        vn_assoc_free(probe->assoc);
+    sem_destroy(&probe->told);
+    sem_destroy(&probe->ended);
+    free(probe);
+}
+
 int vn_probe_open(const struct vn_assoc_config *config, const struct sockaddr_storage *address, struct vn_probe **out,
                   char *why, uint32_t why_bytes) {
     struct vn_probe *probe = calloc(1, sizeof(*probe));
@@ -90,12 +103,14 @@ int vn_probe_open(const struct vn_assoc_config *config, const struct sockaddr_st
     int err = vn_assoc_create(config, &ops, probe, &probe->assoc);
     if (err)
         goto out_free;
-    err = vn_reactor_start(PROBE_REACTOR, 0, &probe->reactor);
+    struct vn_reactor *reactor;
+    err = vn_reactor_start(PROBE_REACTOR, 0, &reactor);
     if (err) {
         snprintf(why, why_bytes, "cannot start a reactor: %s", strerror(-err));
-        goto out_assoc;
+        goto out_free;
     }
-    vn_reactor_call(probe->reactor, start, probe);
+    probe->reactor = reactor;
+    vn_reactor_call(reactor, start, probe);
     wait_for(&probe->told); /* the association has connect_ms */
     if (probe->ready) {
         *out = probe;
@@ -103,14 +118,8 @@ int vn_probe_open(const struct vn_assoc_config *config, const struct sockaddr_st
     }
     err = -probe->assoc->err;
     snprintf(why, why_bytes, "%s", probe->assoc->why);
-    vn_reactor_call(probe->reactor, fini, probe);
-    vn_reactor_stop(probe->reactor);
-out_assoc:
-    vn_assoc_free(probe->assoc);
 out_free:
-    sem_destroy(&probe->told);
-    sem_destroy(&probe->ended);
-    free(probe);
+    probe_free(probe);
     return err;
 }
 
@@ -156,10 +165,5 @@ int vn_probe_admin(struct vn_probe *probe, const struct vn_sqe *sqe, void *buf, 
 void vn_probe_close(struct vn_probe *probe) {
     vn_reactor_call(probe->reactor, stop, probe);
     wait_for(&probe->ended);
-    vn_reactor_call(probe->reactor, fini, probe);
-    vn_reactor_stop(probe->reactor);
-    vn_assoc_free(probe->assoc);
-    sem_destroy(&probe->told);
-    sem_destroy(&probe->ended);
-    free(probe);
+    probe_free(probe);
 }

@@ -84,19 +84,13 @@ static void on_connected(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {
 
 void vn_setup_connect_queue(struct vn_hq *queue) {
     struct vn_assoc *assoc = queue->assoc;
-    struct vn_hcmd *cmd = vn_hq_get(queue); /* the first on this connection: there is one */
-    struct vn_sqe *sqe = &cmd->capsule.pdu.cmd.sqe;
-    sqe->opcode = VN_ADMIN_FABRICS;
+    struct vn_hcmd *cmd = vn_hq_command(queue, VN_ADMIN_FABRICS, VN_HCMD_OUT, &assoc->connect_iov,
+                                        sizeof(struct vn_connect_data), on_connected);
+    struct vn_sqe *sqe = &cmd->capsule.pdu.cmd.sqe; /* the first on this connection: there is one */
     sqe->nsid = VN_FCTYPE_CONNECT;
     sqe->cdw10 = (uint32_t)queue->qid << 16;
     sqe->cdw11 = (queue->entries - 1) | VN_CATTR_NO_SQ_FLOW << 16;
     sqe->cdw12 = queue->qid ? 0 : assoc->config->kato_ms;
-    cmd->direction = VN_HCMD_OUT;
-    cmd->steady = true;
-    cmd->iov = &assoc->connect_iov;
-    cmd->nr_iov = 1;
-    cmd->bytes = sizeof(struct vn_connect_data);
-    cmd->done = on_connected;
     vn_hcmd_send(cmd);
 }
 
@@ -253,17 +247,6 @@ static void become_ready(struct vn_assoc *assoc) {
     assoc->ops->ready(assoc);
 }
 
-static struct vn_hcmd *identify(struct vn_assoc *assoc, uint8_t cns, uint32_t nsid,
-                                void (*done)(struct vn_hcmd *cmd, enum vn_hcmd_fate fate)) {
-    struct vn_hcmd *cmd =
-        vn_assoc_admin(assoc, VN_ADMIN_IDENTIFY, VN_HCMD_IN, &assoc->page_iov, VN_ASSOC_PAGE, done);
-    if (cmd) {
-        cmd->capsule.pdu.cmd.sqe.cdw10 = cns;
-        cmd->capsule.pdu.cmd.sqe.nsid = nsid;
-    }
-    return cmd;
-}
-
 static void connect_io_queues(struct vn_assoc *assoc) {
     uint32_t entries = (uint32_t)vn_min_u64(assoc->config->entries, assoc->facts.entries);
     for (uint32_t i = 1; i <= assoc->nr_queues && assoc->state == VN_ASSOC_CONNECTING; i++)
@@ -286,13 +269,13 @@ static struct vn_hcmd *step_command(struct vn_assoc *assoc) {
     case VN_STEP_WAIT:
         return fabrics(assoc, VN_FCTYPE_PROPERTY_GET, VN_REG_CSTS, false, on_csts);
     case VN_STEP_ID_CTRL:
-        return identify(assoc, VN_CNS_CTRL, 0, on_id_ctrl);
+        return vn_assoc_identify_command(assoc, VN_CNS_CTRL, 0, on_id_ctrl);
     case VN_STEP_ID_NS:
-        return identify(assoc, VN_CNS_NS, nsid, on_id_ns);
+        return vn_assoc_identify_command(assoc, VN_CNS_NS, nsid, on_id_ns);
     case VN_STEP_ID_DESC:
-        return identify(assoc, VN_CNS_NS_DESC_LIST, nsid, on_id_desc);
+        return vn_assoc_identify_command(assoc, VN_CNS_NS_DESC_LIST, nsid, on_id_desc);
     case VN_STEP_ID_NVM:
-        return identify(assoc, VN_CNS_IOCS_CTRL, 0, on_id_nvm);
+        return vn_assoc_identify_command(assoc, VN_CNS_IOCS_CTRL, 0, on_id_nvm);
     case VN_STEP_QUEUES:
         cmd = vn_assoc_admin(assoc, VN_ADMIN_SET_FEATURES, VN_HCMD_NONE, NULL, 0, on_queues);
         if (cmd) {

@@ -114,29 +114,25 @@ void vn_target_refused(struct vn_target *target, const char *format, ...) {
 }
 
 void vn_target_info(struct vn_target *target, struct vn_target_info *out) {
+    struct vn_target_past sum = target->past;
+    for (const struct vn_tctrl *ctrl = target->ctrls; ctrl; ctrl = ctrl->next)
+        vn_tctrl_count(ctrl, &sum);
     *out = (struct vn_target_info){
         .id = target->id,
         .connections = target->nr_connections,
         .half_open = target->nr_half_open,
         .controllers = target->nr_ctrls,
-        .commands = target->past.commands,
-        .errors = target->past.errors,
+        .commands = sum.commands,
+        .errors = sum.errors,
         .accepted = target->accepted,
         .refused = target->refused,
-        .read_bytes = target->past.read_bytes,
-        .write_bytes = target->past.write_bytes,
+        .read_bytes = sum.read_bytes,
+        .write_bytes = sum.write_bytes,
         .resident_bytes_max =
             target->arena_bytes + target->nr_connections * (sizeof(struct vn_tqueue) + (uint64_t)VN_CONN_RX_BYTES),
     };
     for (uint32_t id = 1; id <= VN_MAX_LISTENERS; id++)
         out->listeners += target->listeners[id].target && !target->listeners[id].closing;
-    for (const struct vn_tctrl *ctrl = target->ctrls; ctrl; ctrl = ctrl->next) {
-        const struct vn_ctrl_counters *counters = &ctrl->ctrl.counters;
-        out->commands += counters->commands + counters->admin_commands;
-        out->errors += counters->errors;
-        out->read_bytes += counters->read_bytes;
-        out->write_bytes += counters->write_bytes;
-    }
 }
 
 uint32_t vn_target_hosts(const struct vn_target *target, struct vn_target_host *buf, uint32_t max) {

@@ -249,6 +249,7 @@ void vn_tctrl_begin(struct vn_tctrl *ctrl);
 struct vn_tctrl *vn_tctrl_find(struct vn_target *target, uint16_t cntlid);
 /* Ends it: connections close, commands are cancelled and drained. why: a sentence's end for the log. */
 void vn_tctrl_end(struct vn_tctrl *ctrl, const char *why);
+void vn_tctrl_count(const struct vn_tctrl *ctrl, struct vn_target_past *sum); /* adds what it has done */
 bool vn_tctrl_try_free(struct vn_tctrl *ctrl);
 void vn_tctrl_forget_waiter(struct vn_tcmd *cmd);
 /* Chunks for a large transfer. False: the command waits in line. */

@@ -363,18 +363,19 @@ void vn_tctrl_end(struct vn_tctrl *ctrl, const char *why) {
     vn_ctrl_close(&ctrl->ctrl, on_drained);
 }
 
-static void add_past(struct vn_target *target, const struct vn_ctrl_counters *counters) {
-    target->past.commands += counters->commands + counters->admin_commands;
-    target->past.errors += counters->errors;
-    target->past.read_bytes += counters->read_bytes;
-    target->past.write_bytes += counters->write_bytes;
+void vn_tctrl_count(const struct vn_tctrl *ctrl, struct vn_target_past *sum) {
+    const struct vn_ctrl_counters *counters = &ctrl->ctrl.counters;
+    sum->commands += counters->commands + counters->admin_commands;
+    sum->errors += counters->errors;
+    sum->read_bytes += counters->read_bytes;
+    sum->write_bytes += counters->write_bytes;
 }
 
 bool vn_tctrl_try_free(struct vn_tctrl *ctrl) {
     struct vn_target *target = ctrl->target;
     if (!ctrl->drained || ctrl->queues || ctrl->ctrl.nr_orphans || ctrl->ctrl.shutdown || ctrl->on_busy)
         return false;
-    add_past(target, &ctrl->ctrl.counters);
+    vn_tctrl_count(ctrl, &target->past);
     *(ctrl->prev ? &ctrl->prev->next : &target->ctrls) = ctrl->next;
     if (ctrl->next)
         ctrl->next->prev = ctrl->prev;
