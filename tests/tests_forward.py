@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests_protocol import Serve, pattern
 
@@ -13,6 +15,15 @@ from vhostnvme.testing.nvmetcp_device import SUBNQN
 from vhostnvme.testing.nvmetcp_target import ScriptedTarget
 
 PATIENCE_S = 10.0  # for what takes a reconnect
+
+
+@contextmanager
+def behaving_target(ports: int = 1) -> Iterator[ScriptedTarget]:
+    """A target that nobody may break the protocol with."""
+    with ScriptedTarget(ports=ports) as running:
+        yield running
+        running.rules.clear()
+        assert running.complaints == []
 
 
 def forward_spec(target: ScriptedTarget, *ports: int, nsid: int = 1, **options: object) -> str:
@@ -95,3 +106,9 @@ class Forwarded:
             assert time.monotonic() < deadline, f"no {kind.name} came within {timeout} s"
             self._events += self.runtime.poll_events()
             time.sleep(0.005)
+
+
+def cut_and_wait(guest: Forwarded) -> None:
+    """The connections to the target end, and the forwarder has seen it."""
+    guest.target.cut()
+    guest.wait_event(EventType.REMOTE_LOST)

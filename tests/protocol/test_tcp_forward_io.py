@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from tests_forward import Forwarded, forward_spec
+from tests_forward import Forwarded, behaving_target, forward_spec
 from tests_protocol import Serve, pattern, refused
 
 from vhostnvme.errors import NativeError
@@ -21,10 +21,8 @@ from vhostnvme.testing.nvmetcp_target import ScriptedTarget
 
 @pytest.fixture
 def target() -> Iterator[ScriptedTarget]:
-    with ScriptedTarget() as running:
+    with behaving_target() as running:
         yield running
-        running.rules.clear()
-        assert running.complaints == []
 
 
 @pytest.fixture

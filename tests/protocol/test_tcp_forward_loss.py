@@ -8,18 +8,17 @@ the old one is dead is told by the target's log.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterator
 
 import pytest
-from tests_forward import Forwarded
+from tests_forward import Forwarded, behaving_target
 from tests_protocol import Serve, pattern, until
 
 from vhostnvme.native import EventType
 from vhostnvme.testing import nvme
 from vhostnvme.testing.nvme import Admin, Io, Status
 from vhostnvme.testing.nvmetcp_device import Outcome
-from vhostnvme.testing.nvmetcp_fabrics import CROSS_RESET, uuid_of
+from vhostnvme.testing.nvmetcp_fabrics import CROSS_RESET
 from vhostnvme.testing.nvmetcp_pdu import C2HData, Command, Pdu, Response
 from vhostnvme.testing.nvmetcp_rules import Request, io, pdus
 from vhostnvme.testing.nvmetcp_session import Session
@@ -28,15 +27,12 @@ from vhostnvme.testing.nvmetcp_wire import encode
 
 OLD, NEW = b"old " * 1024, b"new " * 1024
 KATO_S = 0.5
-LOG_CHANGED, NS_CHANGED_EVENT = 4, 0x040002
 
 
 @pytest.fixture
 def target() -> Iterator[ScriptedTarget]:
-    with ScriptedTarget() as running:
+    with behaving_target() as running:
         yield running
-        running.rules.clear()
-        assert running.complaints == []
 
 
 @pytest.fixture
@@ -46,11 +42,6 @@ def guest(serve: Serve, target: ScriptedTarget) -> Forwarded:
 
 def content(target: ScriptedTarget, lba: int = 0, length: int = 4096) -> bytes:
     return bytes(target.namespace.data[lba * 512 :][:length])
-
-
-def cut_and_wait(guest: Forwarded) -> None:
-    guest.target.cut()
-    guest.wait_event(EventType.REMOTE_LOST)
 
 
 # --- Lost and found ---
@@ -372,61 +363,7 @@ def test_zeroes_and_deallocates_are_writes_too(
     assert content(target) == NEW
 
 
-# --- The namespace is another one, or has changed ---
-
-
-def test_another_identity_is_refused(serve: Serve, target: ScriptedTarget) -> None:
-    guest = Forwarded(serve, target, reconnect="300ms")
-    known = target.namespace.uuid
-    target.namespace.uuid = uuid.uuid4()
-    target.namespace.data[:4096] = OLD
-    cut_and_wait(guest)
-    event = guest.wait_event(EventType.REMOTE_REFUSED)
-    assert event.text
-    cid, _ = guest.submit_read(0)
-    assert guest.wait(cid).code == Status.HOST_PATH
-    assert target.arrivals(Io.READ) == []
-    assert uuid_of(guest.host.identify(3, 1)) == known
-    target.namespace.uuid = known
-    guest.wait_event(EventType.REMOTE_BACK)
-    guest.round_trip()
-
-
-@pytest.mark.parametrize("change", ["smaller", "other blocks", "gone"])
-def test_what_does_not_fit_any_more_is_refused(
-    serve: Serve, target: ScriptedTarget, change: str
-) -> None:
-    guest = Forwarded(serve, target, reconnect="300ms")
-    namespace, size = target.namespace, target.namespace.size
-    if change == "smaller":
-        namespace.resize(size - 4096)
-    elif change == "other blocks":
-        namespace.block_bytes = 4096
-    else:
-        del target.device.namespaces[1]
-    cut_and_wait(guest)
-    guest.wait_event(EventType.REMOTE_REFUSED)
-    cid, _ = guest.submit_read(0)
-    assert guest.wait(cid).code == Status.HOST_PATH
-    namespace.block_bytes = 512
-    namespace.resize(size)
-    target.device.namespaces[1] = namespace
-    guest.wait_event(EventType.REMOTE_BACK)
-    guest.round_trip()
-
-
-def test_a_namespace_that_grew_is_told(guest: Forwarded, target: ScriptedTarget) -> None:
-    before = guest.host.identify_namespace().nr_blocks
-    guest.host.set_feature(0x0B, 1 << 8)
-    aer = guest.host.submit_async_event()
-    target.resize(8 << 20)
-    event = guest.wait_event(EventType.REMOTE_RESIZED)
-    assert event.text
-    if guest.host.identify_namespace().nr_blocks != before:
-        assert guest.host.wait_async_event(aer).result == NS_CHANGED_EVENT
-        assert guest.host.identify_namespace().nr_blocks == (8 << 20) // 512
-        guest.round_trip(3, 4096, lba=before + 8)
-    guest.round_trip()
+# --- Late answers ---
 
 
 def test_a_late_answer_is_harmless(guest: Forwarded, target: ScriptedTarget) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests_forward import Forwarded
+from tests_forward import Forwarded, behaving_target
 from tests_protocol import Serve, pattern, until
 
 from vhostnvme.native import EventType
@@ -17,10 +17,8 @@ from vhostnvme.testing.nvmetcp_target import ScriptedTarget
 
 @pytest.fixture
 def target() -> Iterator[ScriptedTarget]:
-    with ScriptedTarget(ports=2) as running:
+    with behaving_target(ports=2) as running:
         yield running
-        running.rules.clear()
-        assert running.complaints == []
 
 
 @pytest.fixture

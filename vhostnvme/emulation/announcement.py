@@ -12,7 +12,6 @@ from typing import Any
 
 from vhostnvme.emulation.device import Device
 from vhostnvme.errors import ConfigError
-from vhostnvme.fabric.options import SubsystemOptions
 from vhostnvme.fabric.target import FabricTarget
 from vhostnvme.guest.qemu import shared_memory
 from vhostnvme.native import Namespace
@@ -83,7 +82,7 @@ def _describe_target(target: FabricTarget) -> dict[str, Any]:
             "serial": target.serial(options),
             "any_host": options.any_host,
             "allowed_hosts": [host.nqn for host in options.hosts],
-            "namespaces": [_describe_namespace(*disk) for disk in _disks_of(target, options)],
+            "namespaces": [_describe_namespace(*disk) for disk in target.disks(options.nqn)],
         }
         for options in target.options.subsystems
     ]
@@ -109,13 +108,6 @@ def _describe_namespace(nsid: int, spec: DiskSpec, namespace: Namespace) -> dict
     }
 
 
-def _disks_of(
-    target: FabricTarget, options: SubsystemOptions
-) -> list[tuple[int, DiskSpec, Namespace]]:
-    exported = target.exported(options.nqn)
-    return [(nsid, exported[nsid].disk, exported[nsid].namespace) for nsid in sorted(exported)]
-
-
 def _for_people(served: Served) -> list[str]:
     lines: list[str] = []
     if served.device is not None:
@@ -139,7 +131,7 @@ def _target_lines(target: FabricTarget) -> list[str]:
     ]
     for options in target.options.subsystems:
         lines.append(f"subsystem {options.nqn}")
-        lines += [_namespace_line(*disk) for disk in _disks_of(target, options)]
+        lines += [_namespace_line(*disk) for disk in target.disks(options.nqn)]
     first = target.listeners[0]
     command = ["nvme", "connect", "-t", "tcp", "-a", first.address.host]
     command += ["-s", str(first.address.port), "-n", target.options.subsystems[0].nqn]

@@ -108,10 +108,7 @@ def _subsystem_status(target: FabricTarget, options: SubsystemOptions) -> Subsys
         serial=target.serial(options),
         any_host=options.any_host,
         allowed_hosts=[host.nqn for host in options.hosts],
-        namespaces=[
-            _namespace_status(nsid, exported.disk, exported.namespace)
-            for nsid, exported in sorted(target.exported(options.nqn).items())
-        ],
+        namespaces=[_namespace_status(*disk) for disk in target.disks(options.nqn)],
     )
 
 

@@ -15,6 +15,8 @@ from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import parse_address
 from vhostnvme.fabric.nqn import check_nqn, check_subsystem_nqn
 from vhostnvme.fabric.options import (
+    ENTRIES_MAX,
+    QUEUES_MAX,
     AnaOptions,
     ExportOptions,
     HostOptions,
@@ -101,8 +103,8 @@ def _subsystem(table: Table, folder: Path) -> SubsystemOptions | None:
     nqn = table.parse("nqn", check_subsystem_nqn, needed=True)
     serial, model = table.take("serial", str), table.take("model", str)
     any_host = table.take("allow_any_host", bool, False)
-    queues = _number(table, "queues", 1, 128)
-    entries = _number(table, "queue_entries", 2, 4096)
+    queues = _number(table, "queues", 1, QUEUES_MAX)
+    entries = _number(table, "queue_entries", 2, ENTRIES_MAX)
     namespaces: list[ExportOptions] = []
     for number, each in enumerate(table.tables("namespace"), 1):
         if (export := _export(each, number, folder)) is not None:

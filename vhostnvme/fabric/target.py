@@ -145,14 +145,15 @@ class FabricTarget:
             raise ConfigError(f"there is no subsystem {nqn} here")
         return self._subsystems[nqn][0]
 
-    def exported(self, nqn: str) -> Mapping[int, Exported]:
-        """The namespaces of a subsystem, by their ids.
+    def disks(self, nqn: str) -> list[tuple[int, DiskSpec, Namespace]]:
+        """Id, SPEC and handle of a subsystem's namespaces, in the order of their ids.
 
         Raises:
             ConfigError: there is none of that name.
         """
         self.subsystem(nqn)
-        return self._subsystems[nqn][1]
+        exported = self._subsystems[nqn][1]
+        return [(nsid, exported[nsid].disk, exported[nsid].namespace) for nsid in sorted(exported)]
 
     def serial(self, options: SubsystemOptions) -> str:
         """A subsystem's serial number: as given, else made from its NQN, so that it stays."""

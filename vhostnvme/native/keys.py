@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vhostnvme.native.library import ffi
-from vhostnvme.native.types import HostAccess, RemoteOptions
+from vhostnvme.native.types import RawKeys
 
 _KEYS = ("dhchap", "dhchap_ctrl", "tls")
 
 
-def put_keys(source: HostAccess | RemoteOptions, opts: Any) -> list[Any]:
+def put_keys(source: RawKeys, opts: Any) -> list[Any]:
     """Fills in the keys of `opts`; what is returned must live as long as the library reads it."""
     alive: list[Any] = []
     for name in _KEYS:

@@ -100,11 +100,25 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteOptions:
+class RawKeys:
+    """Raw secrets, empty for none: the host proves `dhchap_key`, the target `dhchap_ctrl_key`.
+
+    `tls_key` is a configured pre-shared key. With each is the hash that its text form names.
+    """
+
+    dhchap_key: bytes = field(default=b"", repr=False)
+    dhchap_hash: int = 0
+    dhchap_ctrl_key: bytes = field(default=b"", repr=False)
+    dhchap_ctrl_hash: int = 0
+    tls_key: bytes = field(default=b"", repr=False)
+    tls_hash: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteOptions(RawKeys):
     """A namespace of another target; 0 stands for the library's defaults.
 
-    `paths` are hosts (addresses or names) and ports. Keys are as in `HostAccess`: we prove
-    `dhchap_key`, the target proves `dhchap_ctrl_key`.
+    `paths` are hosts (addresses or names) and ports.
     """
 
     paths: tuple[tuple[str, int], ...]
@@ -120,12 +134,6 @@ class RemoteOptions:
     reconnect_ms: int = 0
     connect_ms: int = 0
     timeout_ms: int = 0
-    dhchap_key: bytes = field(default=b"", repr=False)
-    dhchap_hash: int = 0
-    dhchap_ctrl_key: bytes = field(default=b"", repr=False)
-    dhchap_ctrl_hash: int = 0
-    tls_key: bytes = field(default=b"", repr=False)
-    tls_hash: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,18 +279,8 @@ class TargetHost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostAccess:
-    """A host that may connect. `nsids`: the namespaces that it sees; empty: all.
-
-    Keys are raw secrets, empty for none: the host proves `dhchap_key`, we prove `dhchap_ctrl_key`;
-    `tls_key` is a configured pre-shared key. With each is the hash that its text form names.
-    """
+class HostAccess(RawKeys):
+    """A host that may connect. `nsids`: the namespaces that it sees; empty: all."""
 
     hostnqn: str
     nsids: tuple[int, ...] = ()
-    dhchap_key: bytes = field(default=b"", repr=False)
-    dhchap_hash: int = 0
-    dhchap_ctrl_key: bytes = field(default=b"", repr=False)
-    dhchap_ctrl_hash: int = 0
-    tls_key: bytes = field(default=b"", repr=False)
-    tls_hash: int = 0
