@@ -21,12 +21,13 @@ static uint32_t head_bytes(const struct vn_tx *tx) {
 
 /* The data of a PDU, piece by piece. */
 struct pieces {
-    const struct iovec *iov, *end;
-    size_t skip, left; /* bytes */
+    const struct iovec *iov; /* NULL for a PDU without data */
+    uint32_t nr_iov;         /* from iov on */
+    size_t skip, left;       /* bytes */
 };
 
 static struct pieces pieces_of(const struct vn_tx *tx) {
-    return (struct pieces){tx->iov, tx->iov + tx->nr_iov, tx->iov_offset, tx->data_bytes};
+    return (struct pieces){tx->iov, tx->nr_iov, tx->iov_offset, tx->data_bytes};
 }
 
 /* False: there are no more. */
@@ -34,7 +35,8 @@ static bool next_piece(struct pieces *pieces, struct iovec *out) {
     if (!pieces->left)
         return false;
     for (;; pieces->skip -= pieces->iov++->iov_len) {
-        assert(pieces->iov < pieces->end); /* the owner's iovecs are long enough */
+        assert(pieces->nr_iov); /* the owner's iovecs are long enough */
+        pieces->nr_iov--;
         if (pieces->skip < pieces->iov->iov_len)
             break;
     }
