@@ -1,0 +1,98 @@
+"""What a card's catalog remembers: the space on its SSDs, its devices, and what these hold.
+
+Sizes in bytes. A row is changed only by the manager that owns its table: spaces by the coherence
+manager, devices and holdings by the namespace manager.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+from vhostnvme.cluster.records import PRIORITY_DEFAULT
+from vhostnvme.storage.catalog import Row
+
+
+class RowState(enum.StrEnum):
+    """MAKING is accounted for already, and undone when the card ends before READY."""
+
+    MAKING = "making"
+    READY = "ready"
+    DELETING = "deleting"
+
+
+class HoldingState(enum.StrEnum):
+    """WANTED: it may have been asked for. RELEASING: its giver may not know it yet."""
+
+    WANTED = "wanted"
+    HELD = "held"
+    RELEASING = "releasing"
+
+
+class SpaceRow(Row, frozen=True, kw_only=True):
+    """Space on an own SSD. `owner` is the card that it is given to, this one or another."""
+
+    TABLE: ClassVar[str] = "spaces"
+
+    uuid: str
+    ssd: str
+    size: int
+    block_size: int
+    owner: str
+    vm: str
+    device: str = ""
+    epoch: int = 0  # the latest that has been let in; 0 for own VMs
+    state: RowState = RowState.MAKING
+    source: str = ""  # the namespace that it was cloned from
+    read_only: bool = False
+
+    def key(self) -> str:
+        return self.uuid
+
+
+class DeviceRow(Row, frozen=True, kw_only=True):
+    """A device of this card."""
+
+    TABLE: ClassVar[str] = "devices"
+
+    name: str
+    vm: str
+    serial: str
+    state: RowState = RowState.MAKING
+    release_on_disconnect: bool = False
+
+    def key(self) -> str:
+        return self.name
+
+
+class HoldingRow(Row, frozen=True, kw_only=True):
+    """A namespace that this card has for a VM, or asks for. `device` "": no device has it.
+
+    A local one (`giver` is this card) has its space in a SpaceRow of the same UUID.
+    """
+
+    TABLE: ClassVar[str] = "holdings"
+
+    uuid: str
+    vm: str
+    device: str
+    nsid: int
+    size: int
+    block_size: int
+    placement: str = "auto"
+    giver: str = ""  # "": nobody has been asked yet
+    state: HoldingState = HoldingState.WANTED
+    priority: int = PRIORITY_DEFAULT
+    epoch: int = 0
+    adopting: bool = False  # WANTED, from a card that has gone
+    ssd: str = ""
+    subnqn: str = ""
+    remote_nsid: int = 0
+    addresses: tuple[str, ...] = ()
+    read_only: bool = False
+
+    def key(self) -> str:
+        return self.uuid
+
+
+KINDS = (SpaceRow, DeviceRow, HoldingRow)
