@@ -9,6 +9,7 @@
     ├── PeerError              a peer is not there, went away or said no
     ├── GuestError             a guest did not boot, died, or did not answer in time
     ├── ProvisionError         QEMU, the kernel or the guest image could not be had
+    ├── LabError               hosts in network namespaces could not be made, changed or removed
     └── ClusterError           the pool refused
         ├── StaleEpoch
         ├── LeaseLost
@@ -57,6 +58,10 @@ class GuestError(VhostNvmeError):
 
 class ProvisionError(VhostNvmeError):
     """Something that a guest needs could not be fetched or built."""
+
+
+class LabError(VhostNvmeError):
+    """A lab of hosts in network namespaces could not be made, changed or removed."""
 
 
 class ClusterError(VhostNvmeError):
