@@ -13,7 +13,11 @@
     └── ClusterError           the pool refused
         ├── StaleEpoch
         ├── LeaseLost
-        └── NoSpace
+        ├── NoSpace
+        └── StoreError         the cluster store is of another version, damaged, or refuses
+            ├── Compacted      the changes since a revision are not kept any more
+            └── StoreUnavailable  it cannot be reached now: the caller tries again
+                └── Disconnected  a watch has ended: the caller watches again
 
 A message is one sentence: what failed, on what, what to do.
 """
@@ -78,3 +82,38 @@ class LeaseLost(ClusterError):
 
 class NoSpace(ClusterError):
     """No card has the space that was asked for."""
+
+
+class StoreError(ClusterError):
+    """The cluster store is not what it should be, or refuses; trying again does not help."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached for now; the caller tries again.
+
+    Args:
+        message: one sentence.
+        unknown: whether what was asked for may have been done, or may be done yet.
+    """
+
+    def __init__(self, message: str, *, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.unknown = unknown
+
+
+class Disconnected(StoreUnavailable):
+    """A watch has ended; the caller watches again, from the last revision that it has heard of."""
+
+
+class Compacted(StoreError):
+    """A watch asks for changes that the store does not keep any more; the caller lists anew.
+
+    Args:
+        revision: the watch asked for the changes after this one.
+    """
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(
+            f"the store does not keep the changes after revision {revision} any more: list anew"
+        )
+        self.revision = revision
