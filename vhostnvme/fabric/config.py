@@ -27,7 +27,7 @@ from vhostnvme.fabric.options import (
 )
 from vhostnvme.native import AnaState, TargetLimits
 from vhostnvme.storage.spec import DiskSpec, FileSpec, parse_spec
-from vhostnvme.tables import Mistakes, Table, read_toml
+from vhostnvme.tables import Table, read_toml
 
 T = TypeVar("T")
 
@@ -38,8 +38,8 @@ def load_config(path: Path) -> TargetOptions:
     Raises:
         ConfigError: all that is wrong with it, a line each.
     """
-    mistakes = Mistakes(path)
-    top = Table(read_toml(path), mistakes)
+    top = read_toml(path)
+    mistakes = top.mistakes
     target = top.table("target")
     listeners = _listeners(target)
     referrals = [
@@ -78,7 +78,7 @@ def _listeners(table: Table) -> list[ListenerOptions]:
 def _limits(table: Table) -> TargetLimits:
     return TargetLimits(
         **{
-            name: _number(table, name, 1, most)
+            name: table.number(name, 1, most)
             for name, most in (
                 ("connections", 65535),
                 ("half_open", 65535),
@@ -89,22 +89,12 @@ def _limits(table: Table) -> TargetLimits:
     )
 
 
-def _number(table: Table, key: str, least: int, most: int, default: int = 0) -> int:
-    value = table.take(key, int)
-    if value is None:
-        return default
-    if not least <= value <= most:
-        table.wrong(key, f"must be from {least} to {most}, not {value}")
-        return default
-    return value
-
-
 def _subsystem(table: Table, folder: Path) -> SubsystemOptions | None:
     nqn = table.parse("nqn", check_subsystem_nqn, needed=True)
     serial, model = table.take("serial", str), table.take("model", str)
     any_host = table.take("allow_any_host", bool, False)
-    queues = _number(table, "queues", 1, QUEUES_MAX)
-    entries = _number(table, "queue_entries", 2, ENTRIES_MAX)
+    queues = table.number("queues", 1, QUEUES_MAX)
+    entries = table.number("queue_entries", 2, ENTRIES_MAX)
     namespaces: list[ExportOptions] = []
     for number, each in enumerate(table.tables("namespace"), 1):
         if (export := _export(each, number, folder)) is not None:
