@@ -38,6 +38,7 @@
 
 struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
+struct vn_discovery_cursor;
 struct vn_discovery_entry;
 
 /* A completion queue. The ring fields are the guest door's. */
@@ -184,8 +185,8 @@ struct vn_door_ops {
     void (*disconnect)(struct vn_req *req);  /* of an I/O queue */
     void (*cross_reset)(struct vn_req *req); /* ends the controller named, and drains it */
     void (*kato_changed)(struct vn_ctrl *ctrl);
-    /* What this host may know of the target, one by one; false: there is no more. */
-    bool (*discovery_entry)(struct vn_ctrl *ctrl, uint32_t index, struct vn_discovery_entry *out);
+    /* What this host may know of the target, one by one; false: there is no more. out: all zero; NULL: it only counts. */
+    bool (*discovery_entry)(struct vn_ctrl *ctrl, struct vn_discovery_cursor *at, struct vn_discovery_entry *out);
     uint64_t (*discovery_genctr)(struct vn_ctrl *ctrl);
     /* The next CNTLID from that one on, of this subsystem and this host; FFFFh: none. NULL: it is the only one. */
     uint16_t (*next_ctrl)(const struct vn_ctrl *ctrl, uint16_t from);

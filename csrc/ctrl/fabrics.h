@@ -46,6 +46,14 @@ static inline bool vn_ctrl_has_ana(const struct vn_ctrl *ctrl) {
     return ctrl->fabrics && ctrl->fabrics->ana;
 }
 
+/* Where a pass over the discovery entries is; all zero: before the first. What it means is the door's; good for as long as
+ * the reactor does nothing else. */
+struct vn_discovery_cursor {
+    bool begun;
+    uint32_t index;
+    const void *place;
+};
+
 /* fabrics.c */
 /* After vn_ctrl_init_fabrics: the controller is one of that kind. fabrics is filled in, and stays. */
 void vn_fabrics_begin(struct vn_ctrl *ctrl, struct vn_fabrics *fabrics);

@@ -9,9 +9,9 @@
 typedef struct vn_target vn_target; /* listeners, subsystems and connections, all on one reactor */
 typedef struct vn_subsys vn_subsys;
 
-#define VN_MAX_LISTENERS 16  /* of one target */
-#define VN_MAX_SUBSYSTEMS 64 /* of one target */
-#define VN_MAX_HOSTS 1024    /* allowed in one subsystem */
+#define VN_MAX_LISTENERS 16    /* of one target */
+#define VN_MAX_SUBSYSTEMS 1024 /* of one target */
+#define VN_MAX_HOSTS 1024      /* allowed in one subsystem */
 #define VN_MAX_REFERRALS 16
 
 struct vn_target_opts {

@@ -273,7 +273,7 @@ void vn_tauth_free(struct vn_tqueue *queue);
 void vn_tauth(struct vn_req *req); /* door operation */
 
 /* --- target_discovery.c --- */
-bool vn_target_discovery_entry(struct vn_ctrl *ctrl, uint32_t index, struct vn_discovery_entry *out);
+bool vn_target_discovery_entry(struct vn_ctrl *ctrl, struct vn_discovery_cursor *at, struct vn_discovery_entry *out);
 uint64_t vn_target_discovery_genctr(struct vn_ctrl *ctrl);
 int vn_target_put_referral(struct vn_target *target, const struct sockaddr_storage *address, uint32_t flags); /* -ENOSPC */
 int vn_target_take_referral(struct vn_target *target, const struct sockaddr_storage *address);                /* -ENOENT */

@@ -41,43 +41,33 @@ static bool where_reachable(const struct vn_tctrl *ctrl, const struct vn_tlisten
     return true;
 }
 
-/* True: this was the one. */
-static bool is_next(uint32_t *left) {
-    return (*left)-- == 0;
-}
-
-static bool put_subsys(const struct vn_tctrl *ctrl, const struct vn_subsys *subsys, uint32_t *left,
+/* False: this host cannot reach it by that listener, or there is none of that id. */
+static bool put_subsys(const struct vn_tctrl *ctrl, const struct vn_subsys *subsys, uint32_t id,
                        struct vn_discovery_entry *out) {
-    const struct vn_target *target = ctrl->target;
-    for (uint16_t id = 1; id <= VN_MAX_LISTENERS; id++) {
-        const struct vn_tlistener *listener = &target->listeners[id];
-        struct sockaddr_storage address;
-        if (!listener->target || listener->closing || !where_reachable(ctrl, listener, &address) || !is_next(left))
-            continue;
-        put_address(&address, listener->flags, out);
-        out->subtype = subsys->kind == VN_CNTRLTYPE_IO ? VN_SUBTYPE_NVM : VN_SUBTYPE_CURRENT;
-        out->portid = id;
-        out->cntlid = VN_CNTLID_DYNAMIC;
-        out->asqsz = (uint16_t)vn_max_u64(ASQSZ_MIN, vn_min_u64(subsys->max_entries, UINT16_MAX));
-        snprintf(out->subnqn, sizeof(out->subnqn), "%s", subsys->nqn);
+    const struct vn_tlistener *listener = &ctrl->target->listeners[id];
+    struct sockaddr_storage address;
+    if (!listener->target || listener->closing || !where_reachable(ctrl, listener, &address))
+        return false;
+    if (!out)
         return true;
-    }
-    return false;
+    put_address(&address, listener->flags, out);
+    out->subtype = subsys->kind == VN_CNTRLTYPE_IO ? VN_SUBTYPE_NVM : VN_SUBTYPE_CURRENT;
+    out->portid = (uint16_t)id;
+    out->cntlid = VN_CNTLID_DYNAMIC;
+    out->asqsz = (uint16_t)vn_max_u64(ASQSZ_MIN, vn_min_u64(subsys->max_entries, UINT16_MAX));
+    snprintf(out->subnqn, sizeof(out->subnqn), "%s", subsys->nqn);
+    return true;
 }
 
-static bool put_referral(const struct vn_target *target, uint32_t *left, struct vn_discovery_entry *out) {
-    for (uint32_t i = 0; i < VN_MAX_REFERRALS; i++) {
-        const struct vn_referral *referral = &target->referrals[i];
-        if (!referral->used || !is_next(left))
-            continue;
-        put_address(&referral->address, referral->flags, out);
-        out->subtype = VN_SUBTYPE_REFERRAL;
-        out->cntlid = VN_CNTLID_DYNAMIC;
-        out->asqsz = ASQSZ_MIN;
-        snprintf(out->subnqn, sizeof(out->subnqn), "%s", VN_DISCOVERY_NQN);
-        return true;
-    }
-    return false;
+static bool put_referral(const struct vn_referral *referral, struct vn_discovery_entry *out) {
+    if (!referral->used || !out)
+        return referral->used;
+    put_address(&referral->address, referral->flags, out);
+    out->subtype = VN_SUBTYPE_REFERRAL;
+    out->cntlid = VN_CNTLID_DYNAMIC;
+    out->asqsz = ASQSZ_MIN;
+    snprintf(out->subnqn, sizeof(out->subnqn), "%s", VN_DISCOVERY_NQN);
+    return true;
 }
 
 int vn_target_put_referral(struct vn_target *target, const struct sockaddr_storage *address, uint32_t flags) {
@@ -110,13 +100,32 @@ int vn_target_take_referral(struct vn_target *target, const struct sockaddr_stor
     return -ENOENT;
 }
 
-bool vn_target_discovery_entry(struct vn_ctrl *base, uint32_t index, struct vn_discovery_entry *out) {
+/* This one or the next that the host may know of; NULL: none. */
+static const struct vn_subsys *find_open(const struct vn_tctrl *ctrl, const struct vn_subsys *subsys) {
+    while (subsys && (subsys->ending || !vn_subsys_admits(subsys, ctrl->fabrics.hostnqn)))
+        subsys = subsys->next;
+    return subsys;
+}
+
+/* The cursor: place is the subsystem and index the listener's id that come next; then NULL, and that of the referral. */
+bool vn_target_discovery_entry(struct vn_ctrl *base, struct vn_discovery_cursor *at, struct vn_discovery_entry *out) {
     const struct vn_tctrl *ctrl = vn_container_of(base, struct vn_tctrl, ctrl);
-    for (const struct vn_subsys *subsys = ctrl->target->subsystems; subsys; subsys = subsys->next) {
-        if (!subsys->ending && vn_subsys_admits(subsys, ctrl->fabrics.hostnqn) && put_subsys(ctrl, subsys, &index, out))
+    const struct vn_target *target = ctrl->target;
+    if (!at->begun)
+        *at = (struct vn_discovery_cursor){.begun = true, .place = find_open(ctrl, target->subsystems)};
+    while (at->place) {
+        const struct vn_subsys *subsys = at->place;
+        while (at->index++ < VN_MAX_LISTENERS) {
+            if (put_subsys(ctrl, subsys, at->index, out))
+                return true;
+        }
+        *at = (struct vn_discovery_cursor){.begun = true, .place = find_open(ctrl, subsys->next)};
+    }
+    while (at->index < VN_MAX_REFERRALS) {
+        if (put_referral(&target->referrals[at->index++], out))
             return true;
     }
-    return put_referral(ctrl->target, &index, out);
+    return false;
 }
 
 uint64_t vn_target_discovery_genctr(struct vn_ctrl *base) {

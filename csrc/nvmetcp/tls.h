@@ -22,7 +22,7 @@ struct vn_tls_psk {
     uint32_t hash;      /* 1: SHA-256, 2: SHA-384 */
 };
 
-#define VN_TLS_PSKS_MAX 4096u
+#define VN_TLS_PSKS_MAX 8192u /* six for each of VN_MAX_SUBSYSTEMS, and some */
 
 /* Control thread. -ENOMEM, -EINVAL. */
 int vn_tls_context_new(bool server, struct vn_tls_context **out);

@@ -65,9 +65,10 @@ static inline void fab_kato_changed(struct vn_ctrl *ctrl) {
     fab_of(ctrl)->nr_kato_changes++;
 }
 
-static inline bool fab_discovery_entry(struct vn_ctrl *ctrl, uint32_t index, struct vn_discovery_entry *out) {
-    if (index >= fab_of(ctrl)->nr_entries)
-        return false;
+static inline bool fab_discovery_entry(struct vn_ctrl *ctrl, struct vn_discovery_cursor *at, struct vn_discovery_entry *out) {
+    uint32_t index = at->index++;
+    if (index >= fab_of(ctrl)->nr_entries || !out)
+        return index < fab_of(ctrl)->nr_entries;
     out->trtype = VN_TRTYPE_TCP;
     out->portid = (uint16_t)index;
     snprintf(out->subnqn, sizeof(out->subnqn), "nqn.test:%u", index);

@@ -70,10 +70,11 @@ static void kato_changed(struct vn_ctrl *unused) {
     MUST(fabrics.kato_ms % VN_KAS_MS == 0);
 }
 
-static bool discovery_entry(struct vn_ctrl *unused, uint32_t index, struct vn_discovery_entry *out) {
+static bool discovery_entry(struct vn_ctrl *unused, struct vn_discovery_cursor *at, struct vn_discovery_entry *out) {
     (void)unused;
-    memset(out->subnqn, 'x', sizeof(out->subnqn));
-    return index < nr_entries;
+    if (out)
+        memset(out->subnqn, 'x', sizeof(out->subnqn));
+    return at->index++ < nr_entries;
 }
 
 static uint64_t discovery_genctr(struct vn_ctrl *unused) {

@@ -14,7 +14,7 @@ from vhostnvme.storage.spec import DiskSpec
 
 # As in csrc/include/vhostnvme_fabric.h, which refuses more.
 LISTENERS_MAX = 16
-SUBSYSTEMS_MAX = 64
+SUBSYSTEMS_MAX = 1024
 REFERRALS_MAX = 16
 HOSTS_MAX = 1024  # of a subsystem
 NAMESPACES_MAX = 256  # of a subsystem, as of a controller

@@ -160,7 +160,7 @@ STARTS = [
     ("text", "sentence"),
     [
         ("", "addresses to listen on"),
-        ('[target]\nlisten = ["[::1]:1"]', "1 to 64 subsystems, not 0"),
+        ('[target]\nlisten = ["[::1]:1"]', "1 to 1024 subsystems, not 0"),
         ("target = 5", "target: must be a table"),
         ("subsystem = [5]", r"subsystem[1]: must be a table"),
         ("[[target]]", "target: must be a table, not a list"),
