@@ -51,6 +51,8 @@ int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char
         if (opts->block_size != 512 && opts->block_size != 4096 && !(engines[i].has_format && !opts->block_size))
             return vn_backend_fail(error, error_size, EINVAL, "block size %u is not possible: take 512 or 4096",
                                    opts->block_size);
+        if (opts->flags & VN_NS_WINDOW && engines[i].open != vn_file_open)
+            return vn_backend_fail(error, error_size, EINVAL, "only a file or a block device can be served in part");
         struct vn_backend *backend = NULL;
         int err = engines[i].open(opts, &backend, error, error_size);
         if (err)

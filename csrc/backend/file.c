@@ -230,12 +230,16 @@ static bool bounce_copy(const struct file_io *io, enum vn_op op, uint32_t bytes)
     return true;
 }
 
+/* Where in the file the request goes on. */
+static uint64_t place_of(const struct file_io *io) {
+    return io->chan->file->start + req_of((struct file_io *)io)->offset + io->done;
+}
+
 static void prep_buffer(const struct file_io *io, struct io_uring_sqe *sqe, bool writes, const void *buf, uint64_t n) {
-    const struct vn_req *req = req_of((struct file_io *)io);
     if (writes)
-        io_uring_prep_write(sqe, io->chan->fd, buf, (unsigned)n, req->offset + io->done);
+        io_uring_prep_write(sqe, io->chan->fd, buf, (unsigned)n, place_of(io));
     else
-        io_uring_prep_read(sqe, io->chan->fd, (void *)(uintptr_t)buf, (unsigned)n, req->offset + io->done);
+        io_uring_prep_read(sqe, io->chan->fd, (void *)(uintptr_t)buf, (unsigned)n, place_of(io));
 }
 
 static void prep_data(struct file_io *io, struct io_uring_sqe *sqe) {
@@ -257,9 +261,9 @@ static void prep_data(struct file_io *io, struct io_uring_sqe *sqe) {
     } else {
         unsigned nr = (unsigned)vn_min_u64(req->nr_iov - io->iov_index, IOVECS_MAX);
         if (writes)
-            io_uring_prep_writev(sqe, io->chan->fd, iov, nr, req->offset + io->done);
+            io_uring_prep_writev(sqe, io->chan->fd, iov, nr, place_of(io));
         else
-            io_uring_prep_readv(sqe, io->chan->fd, iov, nr, req->offset + io->done);
+            io_uring_prep_readv(sqe, io->chan->fd, iov, nr, place_of(io));
     }
     /* Direct writes are made durable by the write itself, which a device with FUA does in one step. Buffered ones
      * get an fdatasync after them, so that a failed write and a failed flush can be told apart. */
@@ -277,7 +281,7 @@ static void prep_range(const struct file_io *io, struct io_uring_sqe *sqe) {
     int mode = (punches(io->chan, req) ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
     /* The first descriptor, because it has a block device to itself (O_EXCL): through another one Linux refuses to
      * drop what the page cache holds of the range. */
-    io_uring_prep_fallocate(sqe, io->chan->file->fd, mode, (off_t)req->offset, (off_t)req->length);
+    io_uring_prep_fallocate(sqe, io->chan->file->fd, mode, (off_t)place_of(io), (off_t)req->length);
 }
 
 static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags);
@@ -504,12 +508,15 @@ static bool file_before_sleep(struct vn_poller *poller) {
 }
 
 /* A channel has a file description of its own: Linux reports a failed write-back once to each, so that one reactor
- * cannot swallow the error that another one must see. Without /proc they share one. */
+ * cannot swallow the error that another one must see. Without /proc they share one, unless another window has it in
+ * another mode. */
 static int chan_fd(const struct vn_file *file) {
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
     int fd = open(path, file->flags | O_CLOEXEC);
-    return fd >= 0 ? fd : fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd >= 0 || (file->share && ((fcntl(file->fd, F_GETFL) ^ file->flags) & O_DIRECT)))
+        return fd;
+    return fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
 }
 
 static int file_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out) {
@@ -558,7 +565,10 @@ static void file_chan_close(struct vn_chan *chan) {
 static void file_close(struct vn_backend *backend) {
     struct vn_file *file = (struct vn_file *)backend;
     munmap((void *)(uintptr_t)file->zeros, VN_FILE_ZEROS);
-    close(file->fd);
+    if (file->share)
+        vn_file_share_leave(file->share, file);
+    else
+        close(file->fd);
     free(file);
 }
 

@@ -119,6 +119,7 @@ struct vn_limit_info {
 #define VN_NS_CREATE 2u      /* make the file when it is missing (size must be given) */
 #define VN_NS_NO_DIRECT 4u   /* use the page cache even where O_DIRECT works */
 #define VN_NS_PREALLOCATE 8u /* reserve all blocks at once instead of as they are written */
+#define VN_NS_WINDOW 16u     /* of the file or device only [offset, offset + size); nothing else of it is touched */
 
 struct vn_remote_opts; /* vhostnvme_fabric.h */
 struct vn_ns_opts {
@@ -126,6 +127,7 @@ struct vn_ns_opts {
     const char *path;    /* of a file or block device; NULL for the others */
     const struct vn_remote_opts *remote; /* of "forward"; NULL for the others */
     uint64_t size;       /* bytes; 0: what the file has, or the namespace elsewhere */
+    uint64_t offset;     /* bytes, a multiple of 4096; with VN_NS_WINDOW, which needs a size */
     uint32_t block_size; /* 512 or 4096; forward: 0 for what the namespace elsewhere has */
     uint32_t flags;      /* VN_NS_* */
     uint8_t uuid[16];    /* all zero: made at random; forward: the one that is expected there */

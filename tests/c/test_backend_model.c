@@ -9,6 +9,7 @@
 #include "backend_rig.h"
 
 #define SIZE (8u << 20)
+#define MARGIN (1 << 20) /* on either side of a window */
 #define NR_INFLIGHT 24
 #define NR_BATCHES 150
 #define PIECES_MAX 257
@@ -148,7 +149,7 @@ static void run_mix(const struct vn_ns_opts *opts, struct vn_test_random *random
     rig_close(&rig);
     if (opts->path) {
         int fd = open(opts->path, O_RDONLY);
-        CHECK_EQ(pread(fd, all, SIZE, 0), SIZE);
+        CHECK_EQ(pread(fd, all, SIZE, (off_t)opts->offset), SIZE);
         CHECK(memcmp(all, model, SIZE) == 0);
         close(fd);
     }
@@ -161,11 +162,30 @@ static void run_file(struct vn_ns_opts *opts, struct vn_test_random *random, con
     CHECK_EQ(unlink(opts->path), 0);
 }
 
+/* A part of a file or device between two others, which no operation may touch. */
+static void run_window(struct vn_ns_opts *opts, struct vn_test_random *random, const char *name) {
+    static uint8_t around[MARGIN], now[MARGIN];
+    memset(around, 0xa5, sizeof(around));
+    int fd = open(opts->path, O_RDWR | O_CREAT, 0600);
+    CHECK_EQ(pwrite(fd, around, MARGIN, 0), MARGIN);
+    CHECK_EQ(pwrite(fd, around, MARGIN, MARGIN + SIZE), MARGIN);
+    CHECK_EQ(fsync(fd), 0);
+    opts->offset = MARGIN;
+    opts->size = SIZE;
+    opts->flags |= VN_NS_WINDOW;
+    run_mix(opts, random, name);
+    for (off_t at = 0; at <= MARGIN + SIZE; at += MARGIN + SIZE) {
+        CHECK_EQ(pread(fd, now, MARGIN, at), MARGIN);
+        CHECK(memcmp(now, around, MARGIN) == 0);
+    }
+    close(fd);
+}
+
 /* A block device made of a file, where this user may make one. */
 static void run_device(const char *path, uint32_t flags, struct vn_test_random *random, const char *name) {
     char device[32] = "";
     int file = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
-    CHECK(file >= 0 && ftruncate(file, SIZE) == 0);
+    CHECK(file >= 0 && ftruncate(file, SIZE + (flags & VN_NS_WINDOW ? 2 * MARGIN : 0)) == 0);
     int control = open("/dev/loop-control", O_RDWR);
     int nr = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
     snprintf(device, sizeof(device), "/dev/loop%d", nr);
@@ -173,7 +193,10 @@ static void run_device(const char *path, uint32_t flags, struct vn_test_random *
     struct loop_config config = {.fd = (uint32_t)file, .info.lo_flags = LO_FLAGS_AUTOCLEAR};
     if (loop >= 0 && ioctl(loop, LOOP_CONFIGURE, &config) == 0) {
         struct vn_ns_opts opts = {.backend = "file", .path = device, .block_size = 512, .flags = flags};
-        run_mix(&opts, random, name);
+        if (flags & VN_NS_WINDOW)
+            run_window(&opts, random, name);
+        else
+            run_mix(&opts, random, name);
     } else {
         printf("%s: not tried, this user cannot make one\n", name);
     }
@@ -209,6 +232,17 @@ int main(void) {
     run_file(&opts, &random, "file in memory, 512, buffered");
     run_device(path, 0, &random, "device");
     run_device(path, VN_NS_NO_DIRECT, &random, "device, buffered");
+    run_device(path, VN_NS_WINDOW, &random, "part of a device");
+    run_device(path, VN_NS_WINDOW | VN_NS_NO_DIRECT, &random, "part of a device, buffered");
+    opts = (struct vn_ns_opts){.backend = "file", .path = path, .block_size = 512};
+    run_window(&opts, &random, "part of a file");
+    CHECK_EQ(unlink(path), 0);
+    opts.flags |= VN_NS_NO_DIRECT;
+    run_window(&opts, &random, "part of a file, buffered");
+    CHECK_EQ(unlink(path), 0);
+    opts = (struct vn_ns_opts){.backend = "file", .path = in_memory, .block_size = 512};
+    run_window(&opts, &random, "part of a file in memory");
+    CHECK_EQ(unlink(in_memory), 0);
     for (uint32_t i = 0; i < NR_INFLIGHT; i++) {
         free(slots[i].guest);
         free(slots[i].want);

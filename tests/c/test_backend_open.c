@@ -12,15 +12,18 @@
 static char path[300], error[512];
 static struct vn_backend *backend;
 
-static int try(const char *name, const char *file, uint64_t size, uint32_t block_size, uint32_t flags) {
-    struct vn_ns_opts opts = {
-        .backend = name, .path = file, .size = size, .block_size = block_size, .flags = flags};
+static int try_opts(const struct vn_ns_opts *opts) {
     backend = NULL;
     error[0] = '\0';
-    int err = vn_backend_open(&opts, &backend, error, sizeof(error));
+    int err = vn_backend_open(opts, &backend, error, sizeof(error));
     CHECK(err ? !backend && error[0] : backend && !error[0]);
     CHECK(!strchr(error, '\n'));
     return err;
+}
+
+static int try(const char *name, const char *file, uint64_t size, uint32_t block_size, uint32_t flags) {
+    return try_opts(&(struct vn_ns_opts){
+        .backend = name, .path = file, .size = size, .block_size = block_size, .flags = flags});
 }
 
 static void make_file(uint64_t bytes) {
@@ -136,6 +139,77 @@ static void test_lock(void) {
     unlink(path);
 }
 
+static struct vn_backend *window(uint64_t offset, uint64_t size, uint32_t flags, int expected) {
+    struct vn_ns_opts opts = {.backend = "file", .path = path, .size = size, .offset = offset, .block_size = 512,
+                              .flags = VN_NS_WINDOW | flags};
+    CHECK_EQ(try_opts(&opts), expected);
+    return backend;
+}
+
+static void test_window_bounds(void) {
+    window(0, 4096, 0, -ENOENT);
+    make_file(1 << 20);
+    window(4096, 0, 0, -EINVAL);
+    CHECK_SAYS(error, "its size be given");
+    window(512, 4096, 0, -EINVAL);
+    CHECK_SAYS(error, "multiple of 4096");
+    window(INT64_MAX - 4095, 4096, 0, -EINVAL);
+    window(UINT64_MAX - 4095, 4096, 0, -EINVAL);
+    window(4096, 1000, 0, -EINVAL);
+    window(1 << 20, 512, 0, -EINVAL);
+    CHECK_SAYS(error, "it ends at 1048576");
+    window(0, (1 << 20) + 512, 0, -EINVAL);
+    window(0, 1 << 21, VN_NS_READ_ONLY | VN_NS_CREATE, -EINVAL);
+    CHECK_EQ(size_of(path), 1 << 20);
+    struct vn_backend *last = window((1 << 20) - 4096, 4096, 0, 0);
+    CHECK_EQ(last->size, 4096);
+    struct vn_backend *behind = window(1 << 20, 1 << 20, VN_NS_CREATE, 0); /* it may grow the file */
+    CHECK_EQ(size_of(path), 1 << 21);
+    vn_backend_close(behind);
+    vn_backend_close(last);
+    unlink(path);
+    vn_backend_close(window(8192, 4096, VN_NS_CREATE | VN_NS_PREALLOCATE, 0));
+    CHECK_EQ(size_of(path), 12288);
+    unlink(path);
+    struct vn_ns_opts no_flag = {.backend = "file", .path = path, .size = 4096, .offset = 4096, .block_size = 512};
+    CHECK_EQ(try_opts(&no_flag), -EINVAL);
+    struct vn_ns_opts no_file = {.backend = "mem", .size = 4096, .block_size = 512, .flags = VN_NS_WINDOW};
+    CHECK_EQ(try_opts(&no_file), -EINVAL);
+    CHECK_SAYS(error, "file or a block device");
+}
+
+/* Windows of one file go together if they do not overlap, in one process; and with nobody who has the whole file. */
+static void test_window_locks(void) {
+    make_file(1 << 20);
+    struct vn_backend *low = window(0, 8192, 0, 0), *high = window(65536, 65536, VN_NS_NO_DIRECT, 0);
+    CHECK(!high->direct);
+    window(4096, 4096, 0, -EBUSY);
+    CHECK_SAYS(error, "another namespace has those from 0 to 8192");
+    window(8192, 65536, 0, -EBUSY);
+    window(0, 1 << 20, VN_NS_READ_ONLY, -EBUSY);
+    CHECK_EQ(try("file", path, 0, 512, 0), -EBUSY);
+    CHECK_EQ(try("file", path, 0, 512, VN_NS_READ_ONLY), -EBUSY);
+    struct vn_backend *middle = window(8192, 65536 - 8192, VN_NS_READ_ONLY, 0);
+    CHECK(middle->read_only);
+    struct vn_backend *again = window(8192, 4096, VN_NS_READ_ONLY, 0); /* readers share */
+    window(8192, 4096, 0, -EBUSY);
+    int fd = open(path, O_RDWR); /* another process, as far as the lock is concerned; also between the windows */
+    struct flock part = {.l_type = F_WRLCK, .l_start = 1 << 19, .l_len = 1};
+    CHECK(fd >= 0 && fcntl(fd, F_OFD_SETLK, &part) < 0 && errno == EAGAIN);
+    close(fd);
+    struct vn_backend *all[] = {low, middle, again, high};
+    for (size_t i = 0; i < VN_ARRAY_SIZE(all); i++) {
+        CHECK_EQ(try("file", path, 0, 512, VN_NS_READ_ONLY), -EBUSY);
+        vn_backend_close(all[i]);
+    }
+    CHECK_EQ(try("file", path, 0, 512, 0), 0); /* the last one has let the file go */
+    struct vn_backend *whole = backend;
+    window(0, 4096, 0, -EBUSY);
+    CHECK_SAYS(error, "another server has it open");
+    vn_backend_close(whole);
+    unlink(path);
+}
+
 /* Under a limit of file size, as any user: what was made or grown is as before afterwards. */
 static void test_undo(void) {
     pid_t child = fork();
@@ -194,6 +268,8 @@ int main(void) {
     test_existence();
     test_sizes();
     test_lock();
+    test_window_bounds();
+    test_window_locks();
     test_undo();
     test_unreadable();
     test_read_only();

@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests_protocol import pattern, until
 from tests_tcp import TcpServed
 
-from vhostnvme.native import Runtime, TargetLimits
+from vhostnvme.errors import NativeError
+from vhostnvme.fabric.options import SUBSYSTEMS_MAX
+from vhostnvme.native import HostAccess, Runtime, TargetLimits
 from vhostnvme.testing import nvme
 from vhostnvme.testing.nvme import CommandFailed, Status
-from vhostnvme.testing.nvmetcp_host import HostOptions, IoQueue, TcpHost
+from vhostnvme.testing.nvmetcp_fabrics import DISCOVERY_NQN
+from vhostnvme.testing.nvmetcp_host import HOSTNQN, HostOptions, IoQueue, TcpHost
 from vhostnvme.testing.nvmetcp_queue import Address, Ended, TcpQueue
 from vhostnvme.testing.server import ServerProcess
 
@@ -211,3 +215,20 @@ def test_a_large_queue_and_a_small_host(served: TcpServed) -> None:
         cids = [queue.submit_write(n, pattern(n, 512)) for n in range(1023)]
         assert all(queue.wait(cid).completion.ok for cid in cids)
         assert queue.read(512, 128) == b"".join(pattern(n, 512) for n in range(512, 640))
+
+
+def test_a_thousand_subsystems_are_found_and_used(runtime: Runtime) -> None:
+    with closing(TcpServed(runtime, ["mem:1M"], any_host=False)) as served:
+        others = [served.add_subsystem(any_host=False) for _ in range(SUBSYSTEMS_MAX - 1)]
+        with pytest.raises(NativeError, match=f"{SUBSYSTEMS_MAX} subsystems at most"):
+            served.add_subsystem()
+        mine = others[::3]
+        for subsystem in mine:
+            subsystem.allow(HostAccess(hostnqn=HOSTNQN))
+        mine[-1].attach(served.namespaces[0], 1)
+        with served.connect(nqn=DISCOVERY_NQN) as host:
+            entries = host.discovery_log().entries
+        found = [entry.subnqn for entry in entries if entry.subtype == 2]
+        assert sorted(found) == sorted(subsystem.nqn for subsystem in mine)
+        with served.connect(nqn=mine[-1].nqn) as host:
+            host.create_queue(1).write(0, pattern(3, 4096))

@@ -40,6 +40,7 @@ class Namespace(Handle):
             opts.remote, kept = native_remote(options.remote)
             alive += kept
         opts.size = options.size
+        opts.offset = options.offset or 0
         opts.block_size = options.block_size
         opts.flags = _flags(options)
         if options.uuid is not None:
@@ -110,4 +111,6 @@ def _flags(options: NamespaceOptions) -> int:
         flags |= lib.VN_NS_NO_DIRECT
     if options.preallocate:
         flags |= lib.VN_NS_PREALLOCATE
+    if options.offset is not None:
+        flags |= lib.VN_NS_WINDOW
     return flags

@@ -140,6 +140,7 @@ class RemoteOptions(RawKeys):
 class NamespaceOptions:
     """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has.
 
+    `offset`: it has only this part of the file or device, of `size` bytes; None: all of it.
     `remote` is what the backend "forward" needs.
     """
 
@@ -147,6 +148,7 @@ class NamespaceOptions:
     path: str | None = None
     remote: RemoteOptions | None = None
     size: int = 0
+    offset: int | None = None
     block_size: int = 512
     read_only: bool = False
     create: bool = False

@@ -49,12 +49,13 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         remote=remote_options(remote) if remote else None,
         path=str(path) if path else None,
         size=spec.size or 0,
+        offset=file.offset if file else None,
         block_size=spec.block_size,
         read_only=spec.read_only,
         create=bool(file and file.create),
         direct=not file or file.direct is not False,
         preallocate=bool(file and file.preallocate),
-        uuid=spec.uuid or (_uuid_of(path) if path else None),
+        uuid=spec.uuid or (_uuid_of(path, file.offset) if file and path else None),
         record_path=None if spec.record is None else str(Path.cwd() / spec.record),
         delay_us=spec.delay_us,
         error_ppm=error.ppm if error else 0,
@@ -95,11 +96,14 @@ def remote_options(spec: RemoteSpec) -> RemoteOptions:
     )
 
 
-def _uuid_of(path: Path) -> uuid.UUID:
-    """The same whenever this machine serves this file, so that guests know their disk again."""
+def _uuid_of(path: Path, offset: int | None) -> uuid.UUID:
+    """The same whenever this machine serves this file, so that guests know their disk again.
+
+    Each part of a file, by its offset, has one of its own.
+    """
     try:
         machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except (OSError, UnicodeError):
         machine = ""
-    url = f"file://{machine}{path.resolve()}"
+    url = f"file://{machine}{path.resolve()}" + ("" if offset is None else f"?offset={offset}")
     return uuid.uuid5(uuid.NAMESPACE_URL, url.encode("utf-8", "surrogateescape").hex())

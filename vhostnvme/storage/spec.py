@@ -2,7 +2,7 @@
 
 ::
 
-    file:PATH[?size=10G&direct=on]     a file or a block device
+    file:PATH[?size=10G&direct=on]     a file or a block device, or a part of it (offset=4M)
     mem:1G                             memory of this process; gone at its end
     null:1T                            takes every write, reads as zeros
     nvme+tcp://HOST:PORT/SUBNQN/NSID   a namespace on another target
@@ -33,11 +33,12 @@ from vhostnvme.storage.common import (
     take_common,
 )
 from vhostnvme.storage.remote import SEVERAL, RemoteSpec, format_remote, parse_remote
-from vhostnvme.units import format_size, parse_size
+from vhostnvme.units import SIZE_BYTES_MAX, format_size, parse_size
 
 __all__ = [
     "BLOCK_SIZES",
     "DELAY_US_MAX",
+    "OFFSET_STEP",
     "OPERATIONS",
     "DiskSpec",
     "ErrorFilter",
@@ -49,15 +50,19 @@ __all__ = [
     "parse_spec",
 ]
 
+OFFSET_STEP = 4096  # of a part of a file or device, bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSpec(DiskSpec):
     """A file or block device. `direct`: True must, False must not, None if it can.
 
-    `create` makes a missing file, of `size` bytes, which must then be given.
+    `create` makes a missing file, of `size` bytes, which must then be given. `offset`: only the
+    `size` bytes from there on are served, and nothing else is touched; None: all of it.
     """
 
     path: str
+    offset: int | None = None
     direct: bool | None = None
     create: bool = False
     preallocate: bool = False
@@ -100,9 +105,11 @@ def format_spec(spec: DiskSpec) -> str:
             head = "file://" + head.removeprefix("file:")
         if spec.size is not None:
             options["size"] = format_size(spec.size)
+        if spec.offset is not None:
+            options["offset"] = format_size(spec.offset)
         if spec.direct is not None:
             options["direct"] = on_off(spec.direct)
-        if spec.create != (spec.size is not None):
+        if spec.create != (spec.size is not None and spec.offset is None):
             options["create"] = on_off(spec.create)
         if spec.preallocate:
             options["preallocate"] = "on"
@@ -146,18 +153,24 @@ def _parse_file(body: str, options: Options) -> DiskSpec:
         raise ConfigError("the path is missing: write file:PATH")
     common = take_common(options)
     size = options.take("size", parse_size, None)
+    offset = options.take("offset", _parse_offset, None)
     direct = options.take("direct", _parse_direct, None)
-    create = options.take("create", parse_on_off, size is not None)
+    create = options.take("create", parse_on_off, size is not None and offset is None)
     preallocate = options.take("preallocate", parse_on_off, False)
     options.finish()
     if create and size is None:
         raise ConfigError("option 'create': a new file needs a size, such as size=10G")
+    if offset is not None and size is None:
+        raise ConfigError("option 'offset': a part of a file needs a size, such as size=10G")
+    if (offset or 0) + (size or 0) > SIZE_BYTES_MAX:
+        raise ConfigError("option 'offset': the part ends beyond 2^63-1 bytes")
     _check_size(size, common["block_size"])
     if common["read_only"] and preallocate:
         raise ConfigError("option 'preallocate': a read-only disk cannot reserve space")
     return FileSpec(
         path=path,
         size=size,
+        offset=offset,
         direct=direct,
         create=create,
         preallocate=preallocate,
@@ -196,6 +209,13 @@ _KINDS: dict[str, Callable[[str, Options], DiskSpec]] = {
 def _check_size(size: int | None, block_size: int) -> None:
     if size is not None and size % block_size:
         raise ConfigError(f"the size, {size} bytes, is no multiple of the block, {block_size}")
+
+
+def _parse_offset(text: str) -> int:
+    offset = 0 if text == "0" else parse_size(text)
+    if offset % OFFSET_STEP:
+        raise ConfigError(f"{text!r} is no multiple of {OFFSET_STEP} bytes")
+    return offset
 
 
 def _parse_direct(text: str) -> bool | None:

@@ -173,6 +173,20 @@ async def test_a_file_serves_one_device_only(folder: Path) -> None:
         assert f"{folder}/d" in await refused(options(folder / "b", spec), NativeError)
 
 
+async def test_parts_of_a_file_serve_several_devices(folder: Path) -> None:
+    (folder / "d").write_bytes(bytes(1 << 20))
+    low, high = f"file:{folder}/d?size=512K&offset=0", f"file:{folder}/d?size=256K&offset=512K"
+    async with serving([options(folder / "a", low), options(folder / "b", high)]) as devices:
+        assert [device.namespaces()[0].size for device in devices] == [512 << 10, 256 << 10]
+        assert len({device.namespaces()[0].uuid for device in devices}) == 2
+        taken = f"file:{folder}/d?size=8K&offset=508K"
+        assert "another namespace" in await refused(options(folder / "c", taken), NativeError)
+        beyond = f"file:{folder}/d?size=1M&offset=768K"
+        assert "ends at 1048576" in await refused(options(folder / "c", beyond), NativeError)
+        whole = f"file:{folder}/d"
+        assert "has it open" in await refused(options(folder / "c", whole), NativeError)
+
+
 async def test_a_file_locked_by_another_process_is_refused(folder: Path) -> None:
     command = ["-m", "vhostnvme", "serve", "--socket", f"{folder}/a"]
     import sys

@@ -33,6 +33,12 @@ SOME_UUID = "12345678-1234-5678-1234-567812345678"
         ("file:d.img", FileSpec(path="d.img")),
         ("file:/srv/d.img?size=10G", FileSpec(path="/srv/d.img", size=10 * GIB, create=True)),
         ("file:d?size=1G&create=off", FileSpec(path="d", size=GIB)),
+        ("file:d?size=1G&offset=4M", FileSpec(path="d", size=GIB, offset=4 << 20)),
+        ("file:d?offset=0&size=1G", FileSpec(path="d", size=GIB, offset=0)),
+        (
+            "file:d?size=1G&offset=4K&create=on",
+            FileSpec(path="d", size=GIB, offset=4096, create=True),
+        ),
         ("file:d?direct=on", FileSpec(path="d", direct=True)),
         ("file:d?direct=auto", FileSpec(path="d")),
         ("file:a%20b%3fc", FileSpec(path="a b?c")),
@@ -88,6 +94,11 @@ def test_a_spec_parses(text: str, spec: DiskSpec) -> None:
         ("file:d?size=1000", "no multiple of the block, 512"),
         ("file:d?size=512&block=4096", "no multiple of the block, 4096"),
         ("file:d?create=on", "needs a size"),
+        ("file:d?offset=4M", "needs a size"),
+        ("file:d?size=1G&offset=512", "no multiple of 4096"),
+        ("file:d?size=1G&offset=", "is no size"),
+        ("file:d?size=1G&offset=9223372036854771712", "beyond 2^63-1"),
+        ("mem:1G?offset=4M", "no option of mem"),
         ("file:d?direct=maybe", "none of on, off and auto"),
         ("file:d?readonly=yes", "neither on nor off"),
         ("file:d?readonly=on&preallocate=on", "read-only"),
@@ -212,13 +223,16 @@ sizes = st.integers(1, (1 << 51) - 1).map(lambda count: count * 4096)
         FileSpec,
         path=paths,
         size=st.none() | sizes,
+        offset=st.none() | sizes.map(lambda size: size - 4096),
         direct=st.none() | st.booleans(),
         create=st.booleans(),
         preallocate=st.booleans(),
         **common,
     ).filter(
         lambda spec: (
-            not (spec.create and spec.size is None) and not (spec.read_only and spec.preallocate)
+            not ((spec.create or spec.offset is not None) and spec.size is None)
+            and not (spec.read_only and spec.preallocate)
+            and (spec.offset or 0) + (spec.size or 0) < 1 << 63
         )
     )
 )
