@@ -1,9 +1,9 @@
 """The cluster store: what a card may ask of it, whatever is behind.
 
-A store holds keys and values. Each transaction that changes something gets a revision, a number that
-only grows; all its changes have that one. A key may be bound to a lease and goes with it. A watch
-tells the changes after a revision, in their order, and none is left out: when it cannot go on it
-raises, `Disconnected` (watch again from the last revision heard of) or `Compacted` (list anew).
+A store holds keys and values. Each transaction that changes something gets a revision, a number
+that only grows; all its changes have that one. A key may be bound to a lease and goes with it. A
+watch tells the changes after a revision, in their order, and none is left out: when it cannot go on
+it raises, `Disconnected` (watch again from the last revision heard of) or `Compacted` (list anew).
 
 `sqlite.py` is the store for cards of one host, `etcd.py` the one for many hosts. One suite of tests
 holds for both (tests/unit/cluster/store/test_conformance.py).
@@ -20,6 +20,7 @@ from typing import Self, TypeAlias
 __all__ = [
     "KEY_BYTES_MAX",
     "OPERATIONS_MAX",
+    "PREFIX",
     "TIMEOUT_S",
     "VALUE_BYTES_MAX",
     "Absent",
@@ -42,6 +43,7 @@ __all__ = [
     "check_txn",
 ]
 
+PREFIX = "/vhostnvme/v1/"
 TIMEOUT_S = 3.0
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1024 * 1024
@@ -259,9 +261,7 @@ class Store(ABC):
         """Ends a lease, and its keys with it; when it has ended already, nothing happens."""
 
     @abstractmethod
-    def watch(
-        self, prefixes: Sequence[str], from_revision: int
-    ) -> AsyncGenerator[Changes, None]:
+    def watch(self, prefixes: Sequence[str], from_revision: int) -> AsyncGenerator[Changes, None]:
         """The changes after a revision of keys that begin with one of these.
 
         They come in the order of their revisions, those of one transaction in one list. It is a
