@@ -26,6 +26,7 @@ COMMANDS = (
     ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
     ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
     ("perf", "vhostnvme.cli.perf", "put load on NVMe servers, by vfio-user or NVMe/TCP"),
+    ("lab", "vhostnvme.cli.lab", "make several hosts on this machine, each with a card"),
     ("bench", "vhostnvme.cli.bench", "compare with QEMU's own devices in one guest"),
 )
 
