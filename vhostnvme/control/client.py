@@ -11,11 +11,16 @@ from typing import TypeVar
 from vhostnvme.closable import Closable
 from vhostnvme.control import messages
 from vhostnvme.control.messages import Request, Response, decode, encode, raw_of
-from vhostnvme.errors import ConfigError, PeerError, ProtocolError
+from vhostnvme.errors import ConfigError, NoSpace, PeerError, ProtocolError, VhostNvmeError
 
 TIMEOUT_S = 10.0
 
 T = TypeVar("T")
+
+_ERRORS: dict[str, type[VhostNvmeError]] = {
+    messages.CONFIG: ConfigError,
+    messages.NO_SPACE: NoSpace,
+}
 
 
 class ControlClient(Closable):
@@ -45,6 +50,7 @@ class ControlClient(Closable):
 
         Raises:
             ConfigError: the server says that this cannot be.
+            NoSpace: there is not as much space as was asked for.
             PeerError: it failed, went away, or did not answer in time.
             ProtocolError: the answer is none.
         """
@@ -56,8 +62,7 @@ class ControlClient(Closable):
         except OSError as error:
             raise PeerError(f"control socket {self._path}: {error}") from None
         if response.error is not None:
-            kind = ConfigError if response.error.code == messages.CONFIG else PeerError
-            raise kind(response.error.message)
+            raise _ERRORS.get(response.error.code, PeerError)(response.error.message)
         if response.id != self._next_id:
             raise ProtocolError(f"control socket {self._path}: an answer to another request")
         return decode(response.result, result)
@@ -82,7 +87,9 @@ class ControlClient(Closable):
         self._socket.close()
 
 
-def call(path: Path, method: str, params: object, result: type[T]) -> T:
+def call(
+    path: Path, method: str, params: object, result: type[T], timeout_s: float = TIMEOUT_S
+) -> T:
     """One request on a connection of its own; raises as ControlClient does."""
-    with ControlClient(path) as client:
+    with ControlClient(path, timeout_s) as client:
         return client.call(method, params, result)

@@ -29,6 +29,7 @@ T = TypeVar("T")
 PROTOCOL = "protocol"  # the request cannot be understood
 METHOD = "method"  # there is no such method
 CONFIG = "config"  # what was asked for cannot be: the command line exits with 2
+NO_SPACE = "no-space"  # there is not as much space as was asked for
 FAILED = "failed"
 BUSY = "busy"  # too many connections
 

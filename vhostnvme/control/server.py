@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from vhostnvme.control import messages
 from vhostnvme.control.messages import Failure, Request, Response, decode, encode, raw_of
 from vhostnvme.control.paths import PATH_BYTES_MAX
-from vhostnvme.errors import ConfigError, ProtocolError, VhostNvmeError
+from vhostnvme.errors import ConfigError, NoSpace, ProtocolError, VhostNvmeError
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +45,18 @@ class ControlServer:
     Args:
         path: of the socket; its folder exists.
         idle_s_max: how long a connection may say nothing.
+        connections_max: how many may be open.
     """
 
-    def __init__(self, path: Path, *, idle_s_max: float = IDLE_S_MAX) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        idle_s_max: float = IDLE_S_MAX,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
         self.path = path
+        self._connections_max = connections_max
         self._idle_s_max = idle_s_max
         self._methods: dict[str, _Method] = {}
         self._server: asyncio.Server | None = None
@@ -71,7 +79,7 @@ class ControlServer:
         Raises:
             ConfigError: the path cannot be used: too long, in use, or something else is there.
         """
-        listening = _listen(self.path)
+        listening = _listen(self.path, self._connections_max)
         self._server = await asyncio.start_unix_server(
             self._on_connection, sock=listening, limit=messages.LINE_BYTES_MAX
         )
@@ -108,8 +116,8 @@ class ControlServer:
         try:
             if not _is_trusted(writer.get_extra_info("socket")):
                 _log.warning("control socket: a process of another user was refused")
-            elif len(self._connections) > CONNECTIONS_MAX:
-                sentence = f"there are {CONNECTIONS_MAX} connections already: try again later"
+            elif len(self._connections) > self._connections_max:
+                sentence = f"there are {self._connections_max} connections already: try again later"
                 await _send(writer, _failure(0, messages.BUSY, sentence))
             else:
                 await self._converse(reader, writer)
@@ -156,6 +164,8 @@ class ControlServer:
             return _failure(request.id, messages.PROTOCOL, str(error))
         except ConfigError as error:
             return _failure(request.id, messages.CONFIG, str(error))
+        except NoSpace as error:
+            return _failure(request.id, messages.NO_SPACE, str(error))
         except (VhostNvmeError, OSError) as error:
             return _failure(request.id, messages.FAILED, str(error))
         except Exception:
@@ -181,7 +191,7 @@ def _is_trusted(connection: socket.socket) -> bool:
     return uid in (0, os.geteuid())
 
 
-def _listen(path: Path) -> socket.socket:
+def _listen(path: Path, backlog: int) -> socket.socket:
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise ConfigError(f"control socket path {path} is longer than {PATH_BYTES_MAX} bytes")
     _clear(path)
@@ -189,7 +199,7 @@ def _listen(path: Path) -> socket.socket:
     old = os.umask(0o177)  # before bind: it is never open to others
     try:
         listening.bind(os.fsencode(path))
-        listening.listen(CONNECTIONS_MAX)
+        listening.listen(backlog)
         listening.setblocking(False)
     except OSError as error:
         listening.close()
