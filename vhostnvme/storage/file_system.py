@@ -1,0 +1,72 @@
+"""What SSDs ask of a file system beyond Python's own: direct I/O, space set aside, sharing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+
+PAGE_BYTES = 4096  # what direct I/O is aligned to, everywhere
+_FICLONE = 0x40049409  # linux/fs.h
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY, errno.EXDEV)
+
+
+def aligned(data: bytes) -> mmap.mmap:
+    """A copy that can be written directly, filled up with zeros to whole pages."""
+    buffer = mmap.mmap(-1, max(PAGE_BYTES, -(-len(data) // PAGE_BYTES) * PAGE_BYTES))
+    buffer[: len(data)] = data
+    return buffer
+
+
+def read_direct(fd: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes, which is a multiple of PAGE_BYTES; `fd` may be open for direct I/O."""
+    with aligned(bytes(size)) as buffer:
+        count = os.preadv(fd, [buffer], offset)
+        return buffer[:count]
+
+
+def open_direct(path: str, flags: int, folder: int | None = None) -> int:
+    """Past the page cache where the file system knows how, else through it."""
+    flags |= os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_DIRECT, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return os.open(path, flags, dir_fd=folder)
+
+
+def set_aside(fd: int, size: int) -> bool:
+    """A file of at least `size` bytes, all of which have blocks; those that are new read as zeros.
+
+    False when the file system cannot do that.
+    """
+    # libc emulates what the file system lacks, by writing to each block; but not on files that
+    # are open to append, where it says EBADF.
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_APPEND)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno in (*UNSUPPORTED, errno.EBADF):
+            return False
+        raise
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+    # Some take the call and do nothing.
+    return os.fstat(fd).st_blocks * 512 >= size
+
+
+def share(source: int, target: int) -> bool:
+    """Makes an empty file read as the source does, with the same blocks until one is written.
+
+    False when the file system cannot do that.
+    """
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        raise
+    return True
