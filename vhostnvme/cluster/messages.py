@@ -1,9 +1,9 @@
 """What goes into a card's managers, and what comes out of them.
 
-The managers are pure: `step(message, now) -> effects`. The runner carries effects out; those with an
-`op` are answered by a `Done` with the same number. Effects of one step are begun in their order, and
-a `Write` is durable before the next is begun. Times in seconds on the card's monotonic clock, sizes
-in bytes.
+The managers are pure: `step(message, now) -> effects`. The runner carries effects out; those with
+an `op` are answered by a `Done` with the same number. Effects of one step are begun in their order,
+and a `Write` is durable before the next is begun. Times in seconds on the card's monotonic clock,
+sizes in bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 from vhostnvme.cluster.records import PRIORITY_DEFAULT
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow
-from vhostnvme.cluster.store.base import Change, Compare, Entry, Op
-from vhostnvme.storage.catalog import Gone, Row
+from vhostnvme.cluster.store.base import Change, Compare, Entry, Operation
+from vhostnvme.storage.catalog import Deleted, Gone, Row
 
-# --- What comes in ---------------------------------------------------------------------------------
+# --- What comes in ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class HostGone:
     device: str
 
 
-# --- Commands; each is answered by one Reply -------------------------------------------------------
+# --- Commands; each is answered by one Reply ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +244,14 @@ Message = (
     Tick | Synced | Changed | StoreLost | SsdsSeen | Done | HostGone | Command
 )  # fmt: skip
 
-# --- What comes out --------------------------------------------------------------------------------
+# --- What comes out ---
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
     """One atomic, durable change of the catalog. Not answered: a card that cannot write ends."""
 
-    changes: tuple[Row | Gone, ...]
+    changes: tuple[Row | Gone | Deleted, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ class Txn:
 
     op: int
     compare: tuple[Compare, ...]
-    then: tuple[Op, ...]
+    then: tuple[Operation, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ class SpaceRecord(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     size: int
     block_size: int
+    device_nsid: int = 1  # which namespace of the device it is
     state: SpaceState = SpaceState.ASKED
     priority: int = PRIORITY_DEFAULT
     waited_ms: int = 0  # how long the request had waited elsewhere before it was written

@@ -43,6 +43,7 @@ class SpaceRow(Row, frozen=True, kw_only=True):
     device: str = ""
     epoch: int = 0  # the latest that has been let in; 0 for own VMs
     state: RowState = RowState.MAKING
+    wanted: int = 0  # the size that it is being given; 0: it stays as it is
     source: str = ""  # the namespace that it was cloned from
     read_only: bool = False
 

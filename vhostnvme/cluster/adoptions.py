@@ -1,0 +1,191 @@
+"""Cards that have gone: their VMs' namespaces are taken over, or all of it is forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from vhostnvme.cluster.board import Board
+from vhostnvme.cluster.cluster_manager import ClusterManager
+from vhostnvme.cluster.holdings import Holdings
+from vhostnvme.cluster.messages import AdoptDevice, Failure, ForgetCard, ListStore, Txn
+from vhostnvme.cluster.namespace_manager import NamespaceManager, serial_of
+from vhostnvme.cluster.records import (
+    HELD,
+    SPACE,
+    SpaceRecord,
+    SpaceState,
+    card_key,
+    decode,
+    member_key,
+    offer_key,
+)
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, RowState
+from vhostnvme.cluster.space_store import SpaceStore, Versioned
+from vhostnvme.cluster.store.base import Absent, Delete, Snapshot, TxnResult
+from vhostnvme.errors import ClusterError, ConfigError, ProtocolError
+
+Told = Callable[[bool | None], None]
+
+
+class Adoptions:
+    """Of one card. Every change compares that the other card is no member."""
+
+    def __init__(
+        self,
+        board: Board,
+        cluster: ClusterManager,
+        holdings: Holdings,
+        namespaces: NamespaceManager,
+        store: SpaceStore,
+    ) -> None:
+        self._board = board
+        self._cluster = cluster
+        self._holdings = holdings
+        self._namespaces = namespaces
+        self._store = store
+
+    def command(self, command: AdoptDevice | ForgetCard) -> None:
+        card = command.owner if isinstance(command, AdoptDevice) else command.card
+        try:
+            self._check(card, command)
+        except (ConfigError, ClusterError) as error:
+            self._board.reply(command.command, error=error)
+            return
+        prefixes = [f"{HELD}{card}/"]
+        if isinstance(command, ForgetCard):
+            prefixes.append(f"{SPACE}{card}/")
+
+        def listed(snapshot: Snapshot | None, failure: Failure | None) -> None:
+            if failure is not None or snapshot is None:
+                why = failure.message if failure else "no answer"
+                error = ClusterError(f"the store cannot be asked what {card!r} has: {why}")
+                self._board.reply(command.command, error=error)
+            elif isinstance(command, AdoptDevice):
+                self._adopt(command, _records(snapshot))
+            else:
+                self._forget(command, _records(snapshot))
+
+        self._board.begin(lambda op: ListStore(op, tuple(prefixes)), listed)
+
+    def _check(self, card: str, command: AdoptDevice | ForgetCard) -> None:
+        self._cluster.need()
+        if card == self._board.me or not self._cluster.knows(card):
+            known = ", ".join(peer.name for peer in self._cluster.peers())
+            raise ConfigError(f"there is no other card {card!r} in this cluster: {known or 'none'}")
+        if self._cluster.is_online(card):
+            raise ClusterError(
+                f"card {card!r} is online, and what it has is its own: delete it there, or end"
+                " that card first"
+            )
+        if isinstance(command, AdoptDevice) and command.device in self._board.devices:
+            raise ConfigError(f"there is a device {command.device!r} on this card already")
+
+    # --- Taking over ---
+
+    def _adopt(self, command: AdoptDevice, found: list[Versioned]) -> None:
+        wanted = [
+            each
+            for each in found
+            if each.record.device == command.device
+            and each.record.state is SpaceState.GRANTED
+            and each.record.giver != self._board.me
+        ]
+        try:
+            self._check(command.owner, command)
+            if not wanted:
+                raise ConfigError(
+                    f"card {command.owner!r} holds nothing of other cards for device"
+                    f" {command.device!r}: there is nothing to take over"
+                )
+        except (ConfigError, ClusterError) as error:
+            self._board.reply(command.command, error=error)
+            return
+        vm = wanted[0].record.vm
+        rows = [_adopting(each.record) for each in wanted]
+        device = DeviceRow(
+            name=command.device,
+            vm=vm,
+            serial=serial_of(vm, command.device),
+            state=RowState.READY,  # a crash undoes nothing of it: the data is the VM's
+        )
+        self._board.write(device, *rows)
+        gone = (Absent(member_key(command.owner)),)
+        for each, row in zip(wanted, rows, strict=True):
+            self._holdings.adopt(each, row, gone)
+        self._namespaces.adopted(command.command, command.device)
+
+    # --- Forgetting ---
+
+    def _forget(self, command: ForgetCard, found: list[Versioned]) -> None:
+        """One record after the other, and the card itself last: safe to repeat."""
+        steps: list[Callable[[Told], None]] = []
+        gone = (Absent(member_key(command.card)),)
+        for each in found:
+            record = each.record
+            if record.giver == command.card or record.state is SpaceState.REFUSED:
+                steps.append(partial(self._store.delete, each))
+            elif record.state in (SpaceState.ASKED, SpaceState.GRANTED):
+                asked = record.state is SpaceState.ASKED
+                state = SpaceState.WITHDRAWN if asked else SpaceState.RELEASING
+                new = msgspec.structs.replace(record, state=state)
+                steps.append(partial(self._store.change, each, new, compare=gone))
+
+        def last(told: Told) -> None:
+            then = (Delete(card_key(command.card)), Delete(offer_key(command.card)))
+
+            def done(result: TxnResult | None, failure: Failure | None) -> None:
+                ok = failure is None and result is not None and result.succeeded
+                if ok and result is not None:
+                    self._board.view.did(then, result.revision)
+                told(ok)
+
+            self._board.begin(lambda op: Txn(op, (*self._cluster.guard(), *gone), then), done)
+
+        self._run([*steps, last], command, len(steps))
+
+    def _run(self, steps: list[Callable[[Told], None]], command: ForgetCard, count: int) -> None:
+        if not steps:
+            self._board.reply(command.command, count)
+            return
+
+        def told(done: bool | None) -> None:
+            if done:
+                self._run(steps[1:], command, count)
+                return
+            error = ClusterError(
+                f"something about card {command.card!r} has changed meanwhile, or the store does"
+                " not answer: look at `vhostnvme cluster status`, and try again"
+            )
+            self._board.reply(command.command, error=error)
+
+        steps[0](told)
+
+
+def _records(snapshot: Snapshot) -> list[Versioned]:
+    """Each once, though both copies may have been listed."""
+    found: dict[tuple[str, str], Versioned] = {}
+    for entry in snapshot.entries:
+        try:
+            record = decode(entry.key, entry.value, SpaceRecord)
+        except ProtocolError:
+            continue
+        found[record.giver, record.uuid] = Versioned(record, entry.revision)
+    return list(found.values())
+
+
+def _adopting(record: SpaceRecord) -> HoldingRow:
+    return HoldingRow(
+        uuid=record.uuid,
+        vm=record.vm,
+        device=record.device,
+        nsid=record.device_nsid,
+        size=record.size,
+        block_size=record.block_size,
+        placement=record.giver,
+        giver=record.giver,
+        priority=record.priority,
+        adopting=True,
+    )

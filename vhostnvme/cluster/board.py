@@ -1,0 +1,162 @@
+"""What the three managers of one card share: its rows, what the store holds, effects to come.
+
+A step is: a message changes rows or the view, the managers act on what is now the case, and the
+effects that they have noted are taken. Nothing here has a clock, a socket or a disk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vhostnvme.cluster.messages import CardOptions, Done, Effect, Failure, Log, Reply, Write
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, SpaceRow
+from vhostnvme.cluster.store.base import Change, Delete, Entry, Operation, Put
+from vhostnvme.storage.catalog import Deleted, Gone, Row
+
+Then = Callable[[Any, Failure | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A key as it was last seen; `value` None: deleted at `revision`."""
+
+    value: bytes | None
+    revision: int
+
+
+class View:
+    """What the store holds of all that is watched; never goes back to an older revision of a key.
+
+    `synced`: it has been listed since the watch was lost last.
+    """
+
+    def __init__(self) -> None:
+        self.synced = False
+        self._seen: dict[str, Seen] = {}
+
+    def get(self, key: str) -> Seen | None:
+        """The key, None when it is not there."""
+        seen = self._seen.get(key)
+        return seen if seen is not None and seen.value is not None else None
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The keys that are there, below a prefix."""
+        return (
+            key
+            for key, seen in self._seen.items()
+            if key.startswith(prefix) and seen.value is not None
+        )
+
+    def sync(self, revision: int, entries: Iterable[Entry]) -> set[str]:
+        """Everything at `revision`; answers the keys that have changed."""
+        changed = set()
+        there = set()
+        for entry in entries:
+            there.add(entry.key)
+            if self.put(entry.key, entry.value, entry.revision):
+                changed.add(entry.key)
+        for key, seen in list(self._seen.items()):
+            if key in there or seen.revision > revision:
+                continue  # what we have done ourselves may be newer than the list
+            if seen.value is not None:
+                changed.add(key)
+            del self._seen[key]
+        self.synced = True
+        return changed
+
+    def apply(self, changes: Iterable[Change]) -> set[str]:
+        """Answers the keys that have changed."""
+        return {each.key for each in changes if self.put(each.key, each.value, each.revision)}
+
+    def did(self, operations: Iterable[Operation], revision: int) -> set[str]:
+        """A transaction of ours has succeeded at `revision`; answers the keys that it changed."""
+        for each in operations:
+            self.put(each.key, each.value if isinstance(each, Put) else None, revision)
+        return {each.key for each in operations if isinstance(each, Put | Delete)}
+
+    def put(self, key: str, value: bytes | None, revision: int) -> bool:
+        """False: what is known is as new."""
+        seen = self._seen.get(key)
+        if seen is not None and seen.revision >= revision:
+            return False
+        self._seen[key] = Seen(value, revision)
+        return seen is None or seen.value != value
+
+
+class Board:
+    """Of one card. Managers note effects by `emit`, `begin`, `write`, `reply` and `log`."""
+
+    def __init__(self, options: CardOptions, rows: Iterable[Row | Deleted], now: float) -> None:
+        self.options = options
+        self.me = options.name
+        self.now = now
+        self.view = View()
+        self.random = random.Random(options.seed)
+        self.spaces: dict[str, SpaceRow] = {}
+        self.devices: dict[str, DeviceRow] = {}
+        self.holdings: dict[str, HoldingRow] = {}
+        self.deleted: set[tuple[str, str]] = set()
+        self.dirty: set[str] = set()  # UUIDs and devices that something has changed about
+        self._effects: list[Effect] = []
+        self._waiting: dict[int, Then] = {}
+        self._next_op = 1
+        self._note(rows)
+
+    def emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def begin(self, make: Callable[[int], Effect], then: Then) -> None:
+        """Notes the effect that `make` makes of a number; `then` gets its value or failure."""
+        op = self._next_op
+        self._next_op += 1
+        self._waiting[op] = then
+        self._effects.append(make(op))
+
+    def done(self, message: Done) -> None:
+        """Passes an end on; one that nobody waits for is nothing."""
+        then = self._waiting.pop(message.op, None)
+        if then is not None:
+            then(message.value, message.failure)
+
+    def write(self, *changes: Row | Gone | Deleted) -> None:
+        """One atomic change of the catalog, which the rows here follow at once."""
+        self._note(changes)
+        self._effects.append(Write(changes))
+
+    def reply(self, command: int, value: Any = None, error: Exception | None = None) -> None:
+        self._effects.append(Reply(command, value, error))
+
+    def log(self, level: int, text: str) -> None:
+        self._effects.append(Log(level, text))
+
+    def take(self) -> list[Effect]:
+        """The effects that have been noted since the last time."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def holdings_of(self, device: str) -> list[HoldingRow]:
+        """In the order of their NSIDs."""
+        found = [row for row in self.holdings.values() if row.device == device]
+        return sorted(found, key=lambda row: row.nsid)
+
+    def _note(self, changes: Iterable[Row | Gone | Deleted]) -> None:
+        tables: dict[type[Row], dict[str, Any]] = {
+            SpaceRow: self.spaces,
+            DeviceRow: self.devices,
+            HoldingRow: self.holdings,
+        }
+        for change in changes:
+            if isinstance(change, Deleted):
+                self.deleted.add((change.kind, change.name))
+                continue
+            kind = change.kind if isinstance(change, Gone) else type(change)
+            key = change.key if isinstance(change, Gone) else change.key()
+            old = tables[kind].pop(key, None) if isinstance(change, Gone) else tables[kind].get(key)
+            if not isinstance(change, Gone):
+                tables[kind][key] = change
+            self.dirty.add(key)
+            # A device has to do with the namespaces that it has, and with those that it had.
+            self.dirty |= {row.device for row in (old, change) if isinstance(row, HoldingRow)}

@@ -1,0 +1,150 @@
+"""Deletions: safe to repeat, answered when all is given back or what is left is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from vhostnvme.cluster.board import Board
+from vhostnvme.cluster.devices import Devices
+from vhostnvme.cluster.holdings import Holdings
+from vhostnvme.cluster.messages import DeleteDevice, DeleteNamespace, DeleteVm, Released
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState
+from vhostnvme.errors import ConfigError
+from vhostnvme.storage.catalog import Deleted
+
+STOP_WAIT_S = 30.0  # a device whose SSD does not answer is not waited for any longer
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A command that waits until these are gone."""
+
+    command: int
+    devices: tuple[str, ...]
+    uuids: tuple[str, ...]
+    begun: float
+
+
+class Deletions:
+    """Of one card."""
+
+    def __init__(self, board: Board, holdings: Holdings, devices: Devices) -> None:
+        self._board = board
+        self._holdings = holdings
+        self._devices = devices
+        self._waiting: list[Deletion] = []
+
+    def mark(self, row: DeviceRow) -> None:
+        """From here on it will be deleted, whatever comes."""
+        if row.state is not RowState.DELETING:
+            self._board.write(
+                msgspec.structs.replace(row, state=RowState.DELETING), Deleted("device", row.name)
+            )
+
+    def delete_device(self, command: DeleteDevice) -> None:
+        row = self._board.devices.get(command.device)
+        if row is None:
+            self._nothing(command.command, "device", command.device)
+            return
+        self._delete(command.command, [row], [])
+
+    def delete_vm(self, command: DeleteVm) -> None:
+        devices = [row for row in self._board.devices.values() if row.vm == command.vm]
+        loose = [
+            row
+            for row in self._board.holdings.values()
+            if row.vm == command.vm and not row.device and row.state is HoldingState.HELD
+        ]
+        if not devices and not loose:
+            self._nothing(command.command, "vm", command.vm)
+            return
+        self._board.write(Deleted("vm", command.vm))
+        self._delete(command.command, devices, loose)
+
+    def delete_namespace(self, command: DeleteNamespace) -> None:
+        row = self._board.holdings.get(command.uuid)
+        if row is None or row.state is HoldingState.RELEASING:
+            self._orphan(command)
+            return
+        if row.device and row.state is HoldingState.WANTED:
+            raise ConfigError(f"namespace {row.uuid} is being made for device {row.device}")
+        if row.device and len(self._board.holdings_of(row.device)) == 1:
+            raise ConfigError(
+                f"namespace {row.uuid} is the only one of device {row.device}: delete the device"
+            )
+        self._delete(command.command, [], [row])
+
+    def _orphan(self, command: DeleteNamespace) -> None:
+        """Space of this card that a card has of which the store knows nothing any more."""
+        space = self._board.spaces.get(command.uuid)
+        known = self._holdings.is_given(command.uuid)
+        if space is None or space.state is RowState.DELETING:
+            self._nothing(command.command, "namespace", command.uuid)
+        elif known or not self._board.view.synced:
+            raise ConfigError(
+                f"namespace {space.uuid} belongs to card {space.owner!r}: delete it there"
+            )
+        else:
+            self._board.write(msgspec.structs.replace(space, state=RowState.DELETING))
+            self._wait(command.command, (), (space.uuid,))
+
+    def _nothing(self, command: int, kind: str, name: str) -> None:
+        if (kind, name) not in self._board.deleted:
+            what = {"vm": "VM"}.get(kind, kind)
+            raise ConfigError(f"there is no {what} {name!r} on card {self._board.me!r}")
+        left = self._rest((), (name,))
+        if left:
+            self._wait(command, (), left)
+        else:
+            self._board.reply(command, Released(already=True))
+
+    def _delete(self, command: int, devices: list[DeviceRow], loose: list[HoldingRow]) -> None:
+        uuids = [row.uuid for row in loose]
+        for device in devices:
+            uuids += [row.uuid for row in self._board.holdings_of(device.name)]
+            self.mark(device)
+        for row in loose:
+            self.drop(row)
+        self._wait(command, tuple(device.name for device in devices), tuple(uuids))
+
+    def drop(self, row: HoldingRow) -> None:
+        """Takes a namespace from its device, if it has one, and gives it back."""
+        self._board.write(Deleted("namespace", row.uuid))
+        if row.device and self._devices.is_attached(row):
+            self._devices.leave(row)
+        else:
+            self._release(row)
+
+    def _release(self, row: HoldingRow) -> None:
+        self._board.write(*self._holdings.releases(row))
+
+    def _wait(self, command: int, devices: tuple[str, ...], uuids: tuple[str, ...]) -> None:
+        self._waiting.append(Deletion(command, devices, uuids, self._board.now))
+
+    def settle(self) -> None:
+        """Releases what has been detached, and answers who waits for no more."""
+        for row in self._devices.left():
+            self._release(row)
+        for deletion in list(self._waiting):
+            self._settle(deletion)
+
+    def _settle(self, deletion: Deletion) -> None:
+        waited_s = self._board.now - deletion.begun
+        left = self._rest(deletion.devices, deletion.uuids)
+        running = [name for name in deletion.devices if name in self._board.devices]
+        if running and waited_s < STOP_WAIT_S:
+            return
+        hopeful = any(self._holdings.confirms(uuid) for uuid in left)
+        if not running and hopeful and waited_s < self._board.options.release_wait_s:
+            return
+        self._waiting.remove(deletion)
+        released = Released(deletion.devices, deletion.uuids, pending=left)
+        self._board.reply(deletion.command, released)
+
+    def _rest(self, devices: tuple[str, ...], uuids: tuple[str, ...]) -> tuple[str, ...]:
+        """What is still there of them."""
+        names = [name for name in devices if name in self._board.devices]
+        kept = [u for u in uuids if u in self._board.holdings or u in self._board.spaces]
+        return (*names, *kept)

@@ -1,0 +1,401 @@
+"""The remote unit: what this card holds of itself and of others, and how it comes and goes.
+
+A holding is written down before anybody is asked for it. Whatever is not wanted any more stays
+RELEASING until its giver's record is gone, so nothing is left behind by a crash or by a store that
+was away. An attempt with one giver has a UUID of its own.
+"""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+
+from vhostnvme.cluster import placement as rule
+from vhostnvme.cluster.board import Board
+from vhostnvme.cluster.cluster_manager import ClusterManager
+from vhostnvme.cluster.coherence_manager import CoherenceManager, Request
+from vhostnvme.cluster.local_space import LocalSpace
+from vhostnvme.cluster.records import SpaceRecord, SpaceState
+from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState
+from vhostnvme.cluster.space_store import SpaceStore, Versioned
+from vhostnvme.cluster.store.base import Compare
+from vhostnvme.errors import ClusterError, NoSpace
+from vhostnvme.storage.catalog import Gone, Row
+
+WAIT_STEP_S = 1.0
+TRY_AGAIN_S = 0.5
+# A transaction of unknown fate is done by then, or never: store.TIMEOUT_S, and its server's own.
+LINGER_S = 60.0
+
+# The holding as it is HELD, or why there is none.
+Found = Callable[[HoldingRow | None, Exception | None], None]
+
+
+@dataclass(slots=True)
+class Seek:
+    """The way of one wanted namespace from card to card. `uuid` is that of the current attempt."""
+
+    uuid: str
+    found: Found
+    started: float
+    wait_until: float
+    ssd: str | None = None
+    tried: set[str] = field(default_factory=set)
+    local: bool = False  # this card has been asked
+    ask_until: float | None = None  # a peer has been asked
+    written: bool = False  # its record is in the store
+    retry_at: float | None = None  # nobody has been asked
+
+
+class Holdings:
+    """Of one card. `lost` is called when another card has taken a holding over."""
+
+    def __init__(
+        self,
+        board: Board,
+        cluster: ClusterManager,
+        coherence: CoherenceManager,
+        local: LocalSpace,
+        store: SpaceStore,
+        lost: Callable[[HoldingRow], None],
+    ) -> None:
+        self._board = board
+        self._cluster = cluster
+        self._coherence = coherence
+        self._local = local
+        self._store = store
+        self._lost = lost
+        self._seeks: dict[str, Seek] = {}
+        self._busy: set[str] = set()
+        self._retry_at: dict[str, float] = {}
+        self._linger: dict[str, float] = {}  # of unknown fate until then
+
+    # --- For the namespace manager ---
+
+    def new_uuid(self) -> str:
+        return str(uuids.UUID(int=self._board.random.getrandbits(128), version=4))
+
+    def seek(self, uuid: str, wait_s: float, found: Found, ssd: str | None = None) -> None:
+        """Finds a giver for a WANTED row that has been written."""
+        now = self._board.now
+        self._seeks[uuid] = Seek(uuid, found, now, now + wait_s, ssd)
+        self._next(self._seeks[uuid])
+
+    def releases(self, row: HoldingRow) -> list[Row | Gone]:
+        """The changes of the catalog by which it is given back, to be written together."""
+        self._seeks.pop(row.uuid, None)
+        if row.giver == self._board.me:
+            self._coherence.withdraw(row.uuid)
+            space = self._board.spaces.get(row.uuid)
+            ends = [msgspec.structs.replace(space, state=RowState.DELETING)] if space else []
+            return [Gone(HoldingRow, row.uuid), *ends]
+        if not row.giver:
+            return [Gone(HoldingRow, row.uuid)]
+        return [_released(row)]
+
+    def start(self) -> None:
+        """Who wanted these has gone with the card's last life; adoptions go on."""
+        for row in list(self._board.holdings.values()):
+            if row.state is HoldingState.WANTED and not row.adopting:
+                self._board.write(*self.releases(row))
+            elif row.adopting:
+                self._linger[row.uuid] = self._board.now + self._board.options.ask_timeout_s
+            self.act_on(row.uuid)
+
+    def adopt(self, old: Versioned, row: HoldingRow, compare: tuple[Compare, ...]) -> None:
+        """Takes over a record whose row has been written, WANTED and `adopting`."""
+        self._linger[row.uuid] = self._board.now + self._board.options.ask_timeout_s
+        new = msgspec.structs.replace(
+            old.record, owner=self._board.me, epoch=old.record.epoch + 1, wanted=0
+        )
+        self._busy.add(row.uuid)
+
+        def told(done: bool | None) -> None:
+            self._busy.discard(row.uuid)
+            if done is False:
+                self._linger.pop(row.uuid, None)
+            elif done is None:
+                self._linger[row.uuid] = self._board.now + LINGER_S
+            self.act_on(row.uuid)
+
+        self._store.change(old, new, told, compare)
+
+    def resize(self, row: HoldingRow, size: int) -> bool:
+        """Asks the giver for another size; False: not now."""
+        found = self._store.held(row.uuid)
+        if found is None or not self._cluster.member or row.uuid in self._busy:
+            return False
+        self._step(
+            row.uuid,
+            partial(
+                self._store.change,
+                found,
+                msgspec.structs.replace(found.record, wanted=size, reason=""),
+            ),
+        )
+        return True
+
+    def resized(self, row: HoldingRow) -> tuple[int, str] | None:
+        """The size by the giver's record and why it is not another; None: it is being changed."""
+        found = self._store.held(row.uuid)
+        if found is None or found.record.wanted or row.uuid in self._busy:
+            return None
+        return found.record.size, found.record.reason
+
+    def is_given(self, uuid: str) -> bool:
+        """Whether the store knows of it as given by this card."""
+        return self._store.given(uuid) is not None
+
+    def confirms(self, uuid: str) -> bool:
+        """Whether it is worth waiting for the end of a release."""
+        row = self._board.holdings.get(uuid)
+        if row is None or row.giver == self._board.me:
+            return True
+        return self._cluster.member and self._cluster.is_online(row.giver)
+
+    # --- The next step of everything ---
+
+    def tick(self) -> None:
+        now = self._board.now
+        for seek in list(self._seeks.values()):
+            if self._seeks.get(seek.uuid) is not seek:
+                continue
+            if seek.retry_at is not None and seek.retry_at <= now:
+                seek.retry_at = None
+                self._next(seek)
+            elif seek.ask_until is not None and not self._can_answer(seek, now):
+                self._abandon(seek)
+                self._next(seek)
+        for times in (self._retry_at, self._linger):
+            for uuid in [uuid for uuid, at in times.items() if at <= now]:
+                del times[uuid]
+                self.act_on(uuid)
+
+    def _can_answer(self, seek: Seek, now: float) -> bool:
+        assert seek.ask_until is not None
+        row = self._board.holdings[seek.uuid]
+        gone = self._board.view.synced and not self._cluster.is_online(row.giver)
+        return now < seek.ask_until and not gone
+
+    def act_on(self, uuid: str) -> None:
+        """Takes the next step for one remote holding."""
+        row = self._board.holdings.get(uuid)
+        if row is None or row.giver == self._board.me or uuid in self._busy:
+            return
+        if self._retry_at.get(uuid, 0.0) > self._board.now:
+            return
+        found = self._store.held(uuid)
+        match row.state:
+            case HoldingState.WANTED:
+                self._wanted(row, found)
+            case HoldingState.HELD:
+                self._held(row, found)
+            case HoldingState.RELEASING:
+                self._releasing(row, found)
+
+    def _wanted(self, row: HoldingRow, found: Versioned | None) -> None:
+        seek = self._seeks.get(row.uuid)
+        if found is None:
+            if row.adopting and self._board.view.synced and row.uuid not in self._linger:
+                self._board.write(Gone(HoldingRow, row.uuid))
+            elif seek is not None and seek.written and self._board.view.synced:
+                self._abandon(seek)  # refused, and taken away
+                self._next(seek)
+            return
+        record = found.record
+        if record.state is SpaceState.GRANTED and record.admitted == record.epoch:
+            row = _answered(row, record)
+            self._linger.pop(row.uuid, None)
+            self._board.write(row)
+            if seek is not None:
+                self._finish(seek, row)
+        elif record.state is SpaceState.REFUSED and seek is not None:
+            self._abandon(seek)
+            self._next(seek)
+
+    def _held(self, row: HoldingRow, found: Versioned | None) -> None:
+        if found is None or found.record.state is not SpaceState.GRANTED:
+            if self._board.view.synced:
+                self._lost(row)
+            return
+        record = found.record
+        if record.admitted == record.epoch and _answered(row, record) != row:
+            self._board.write(_answered(row, record))  # its giver has other addresses now
+
+    def _releasing(self, row: HoldingRow, found: Versioned | None) -> None:
+        if found is None:
+            if self._board.view.synced and row.uuid not in self._linger:
+                self._board.write(Gone(HoldingRow, row.uuid))
+            return
+        record = found.record
+        match record.state:
+            case SpaceState.REFUSED:
+                self._step(row.uuid, partial(self._store.delete, found))
+            case SpaceState.ASKED | SpaceState.GRANTED:
+                asked = record.state is SpaceState.ASKED
+                state = SpaceState.WITHDRAWN if asked else SpaceState.RELEASING
+                new = msgspec.structs.replace(record, state=state)
+                self._step(row.uuid, partial(self._store.change, found, new))
+
+    def _step(self, uuid: str, begin: Callable[[Callable[[bool | None], None]], None]) -> None:
+        if not self._cluster.member:
+            self._retry_at[uuid] = self._board.now + WAIT_STEP_S
+            return
+        self._busy.add(uuid)
+
+        def told(done: bool | None) -> None:
+            self._busy.discard(uuid)
+            if not done:
+                self._retry_at[uuid] = self._board.now + TRY_AGAIN_S
+            self.act_on(uuid)
+
+        begin(told)
+
+    # --- From card to card ---
+
+    def _next(self, seek: Seek) -> None:
+        row = self._board.holdings[seek.uuid]
+        me, peers = self._board.me, self._cluster.peers()
+        with_reserve = rule.uses_reserve(row.placement, me)
+        fits_here = self._local.best(row.size, with_reserve=with_reserve) is not None
+        names = rule.candidates(row.placement, row.size, me, fits_here=fits_here, peers=peers)
+        name = next((each for each in names if each not in seek.tried), None)
+        if name is None:
+            self._exhausted(seek, row)
+        elif name == me:
+            self._ask_here(seek, row, with_reserve)
+        elif not self._cluster.member:
+            if self._board.now < seek.started + self._board.options.ask_timeout_s:
+                seek.retry_at = self._board.now + TRY_AGAIN_S
+            else:
+                sentence = "the cluster's store cannot be reached: new space has to wait for it"
+                self._fail(seek, row, ClusterError(sentence))
+        else:
+            self._ask(seek, row, name)
+
+    def _exhausted(self, seek: Seek, row: HoldingRow) -> None:
+        now = self._board.now
+        if now < seek.wait_until:
+            seek.tried.clear()
+            seek.retry_at = min(now + WAIT_STEP_S, seek.wait_until)
+            return
+        largest = max(map(self._local.largest, self._local.ssds.values()), default=0)
+        sentence = rule.why_not(
+            row.placement, row.size, self._board.me, largest, self._cluster.peers()
+        )
+        self._fail(seek, row, NoSpace(sentence))
+
+    def _ask_here(self, seek: Seek, row: HoldingRow, with_reserve: bool) -> None:
+        me = self._board.me
+        seek.tried.add(me)
+        seek.local = True
+        self._board.write(msgspec.structs.replace(row, giver=me))
+
+        def granted(ssd: str | None, _why: str) -> None:
+            if self._seeks.get(seek.uuid) is not seek:
+                return  # withdrawn
+            seek.local = False
+            now_row = self._board.holdings[seek.uuid]
+            if ssd is None:
+                self._abandon(seek)  # what was begun for it is given back under the old UUID
+                self._next(seek)
+                return
+            now_row = msgspec.structs.replace(now_row, state=HoldingState.HELD, ssd=ssd)
+            self._board.write(now_row)
+            self._finish(seek, now_row)
+
+        self._coherence.ask(
+            Request(
+                uuid=row.uuid,
+                owner=me,
+                vm=row.vm,
+                device=row.device,
+                size=row.size,
+                block_size=row.block_size,
+                priority=row.priority,
+                waited_s=self._board.now - seek.started,
+                since=self._board.now,
+                draw=self._board.random.random(),
+                ssd=seek.ssd,
+                with_reserve=with_reserve,
+                granted=granted,
+            )
+        )
+
+    def _ask(self, seek: Seek, row: HoldingRow, giver: str) -> None:
+        options = self._board.options
+        seek.tried.add(giver)
+        seek.ask_until = self._board.now + options.ask_timeout_s
+        self._board.write(msgspec.structs.replace(row, giver=giver))
+        record = SpaceRecord(
+            uuid=row.uuid,
+            giver=giver,
+            owner=self._board.me,
+            vm=row.vm,
+            device=row.device,
+            device_nsid=row.nsid,
+            size=row.size,
+            block_size=row.block_size,
+            priority=row.priority,
+            waited_ms=int((self._board.now - seek.started) * 1000),
+        )
+        uuid = row.uuid
+        self._busy.add(uuid)
+
+        def told(done: bool | None) -> None:
+            self._busy.discard(uuid)
+            if done is None:
+                self._linger[uuid] = self._board.now + LINGER_S
+            if self._seeks.get(uuid) is not seek:
+                self.act_on(uuid)  # not wanted any more
+            elif done:
+                seek.written = True
+                self.act_on(uuid)
+            else:
+                seek.tried.discard(giver)  # it is not to blame
+                self._abandon(seek)
+                seek.retry_at = self._board.now + TRY_AGAIN_S
+
+        self._store.put(record, told)
+
+    def _abandon(self, seek: Seek) -> None:
+        """This attempt has come to nothing: a new one, with another UUID, takes its place."""
+        old = self._board.holdings[seek.uuid]
+        del self._seeks[seek.uuid]
+        new = msgspec.structs.replace(old, uuid=self.new_uuid(), giver="")
+        self._board.write(*self.releases(old), new)
+        seek.uuid = new.uuid
+        seek.local, seek.written, seek.ask_until = False, False, None
+        self._seeks[new.uuid] = seek
+
+    def _finish(self, seek: Seek, row: HoldingRow) -> None:
+        del self._seeks[seek.uuid]
+        seek.found(row, None)
+
+    def _fail(self, seek: Seek, row: HoldingRow, error: Exception) -> None:
+        self._board.write(*self.releases(row))
+        seek.found(None, error)
+
+
+def _released(row: HoldingRow) -> HoldingRow:
+    return msgspec.structs.replace(
+        row, state=HoldingState.RELEASING, device="", nsid=0, adopting=False
+    )
+
+
+def _answered(row: HoldingRow, record: SpaceRecord) -> HoldingRow:
+    return msgspec.structs.replace(
+        row,
+        state=HoldingState.HELD,
+        adopting=False,
+        size=record.size,
+        epoch=record.epoch,
+        ssd=record.ssd,
+        subnqn=record.subnqn,
+        remote_nsid=record.nsid,
+        addresses=record.addresses,
+    )

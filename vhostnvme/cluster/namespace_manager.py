@@ -1,0 +1,383 @@
+"""What VMs ask of a card: devices and namespaces, made whole or not at all, and given back.
+
+Commands come in; the rows of devices and holdings are written; holdings.py finds the space,
+devices.py runs what is there. Each command gets one reply. What a crash interrupts is undone, and
+was not answered; what was answered is in the catalog.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from vhostnvme.cluster import placement as rule
+from vhostnvme.cluster.board import Board
+from vhostnvme.cluster.cluster_manager import ClusterManager
+from vhostnvme.cluster.coherence_manager import CoherenceManager
+from vhostnvme.cluster.deletions import Deletions
+from vhostnvme.cluster.devices import Devices
+from vhostnvme.cluster.holdings import Holdings
+from vhostnvme.cluster.local_space import LocalSpace, check_size
+from vhostnvme.cluster.messages import (
+    AddNamespace,
+    AttachNamespace,
+    CloneNamespace,
+    Command,
+    CreateDevice,
+    CreateNamespace,
+    DeleteDevice,
+    DeleteNamespace,
+    DeleteVm,
+    HostGone,
+    Part,
+    ResizeNamespace,
+)
+from vhostnvme.cluster.records import PRIORITY_MAX, PRIORITY_MIN, check_name
+from vhostnvme.cluster.resizes import Resizes
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
+from vhostnvme.errors import ClusterError, ConfigError, NoSpace
+from vhostnvme.storage.catalog import Gone, Row
+
+NAMESPACES_MAX = 256  # of a device
+
+
+@dataclass(slots=True)
+class Creation:
+    """A command that waits until a device, or one namespace of it, is whole."""
+
+    command: int
+    device: str
+    uuid: str | None = None  # one namespace of a device that is there
+    give_up_at: float | None = None  # set once all space is there
+
+
+class NamespaceManager:
+    """Of one card."""
+
+    def __init__(
+        self,
+        board: Board,
+        cluster: ClusterManager,
+        coherence: CoherenceManager,
+        local: LocalSpace,
+        holdings: Holdings,
+    ) -> None:
+        self._board = board
+        self._cluster = cluster
+        self._coherence = coherence
+        self._local = local
+        self._holdings = holdings
+        self.devices = Devices(board, self._device_stopped)
+        self._deletions = Deletions(board, holdings, self.devices)
+        self._resizes = Resizes(board, coherence, local, holdings)
+        self._creations: list[Creation] = []
+        self._commands: dict[type[Command], Callable[..., None]] = {
+            CreateDevice: self._create_device,
+            AddNamespace: self._add_namespace,
+            CreateNamespace: self._create_namespace,
+            CloneNamespace: self._clone_namespace,
+            AttachNamespace: self._attach_namespace,
+            ResizeNamespace: self._resizes.resize,
+            DeleteNamespace: self._deletions.delete_namespace,
+            DeleteDevice: self._deletions.delete_device,
+            DeleteVm: self._deletions.delete_vm,
+        }
+
+    # --- What happens ---
+
+    def start(self) -> None:
+        """Undoes what was under way in the card's last life, and starts its devices."""
+        self._holdings.start()
+        for row in list(self._board.devices.values()):
+            if row.state is RowState.MAKING:
+                self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
+            self.devices.act_on(row.name)
+
+    def command(self, command: Command) -> bool:
+        """False: it is none of this manager's."""
+        handle = self._commands.get(type(command))
+        if handle is None:
+            return False
+        try:
+            handle(command)
+        except (ConfigError, ClusterError) as error:
+            self._board.reply(command.command, error=error)
+        return True
+
+    def host_gone(self, message: HostGone) -> None:
+        row = self._board.devices.get(message.device)
+        if row is not None and row.release_on_disconnect and row.state is RowState.READY:
+            self._board.log(logging.INFO, f"device {row.name}: its VM has gone, it is released")
+            self._deletions.mark(row)
+
+    def tick(self) -> None:
+        self._holdings.tick()
+        self.devices.tick()
+        self.settle()
+
+    def act_on(self, key: str) -> None:
+        """A row, a record or what runs of this UUID or device has changed."""
+        self._holdings.act_on(key)
+        self._resizes.follow(key)
+        self.devices.act_on(key)
+
+    def settle(self) -> None:
+        """Answers the commands that have come to their end."""
+        for creation in list(self._creations):
+            self._settle_creation(creation)
+        self._deletions.settle()
+        self._resizes.settle()
+
+    # --- Devices ---
+
+    def _create_device(self, command: CreateDevice) -> None:
+        check_name("VM", command.vm)
+        if not 0 < len(command.parts) <= NAMESPACES_MAX:
+            raise ConfigError(f"a device has 1 to {NAMESPACES_MAX} namespaces")
+        for part in command.parts:
+            self._check_part(part, command.priority)
+        name = command.name or self._new_name(command.vm)
+        check_name("device", name)
+        if name in self._board.devices:
+            raise ConfigError(f"there is a device {name!r} already: choose another name")
+        device = DeviceRow(
+            name=name,
+            vm=command.vm,
+            serial=serial_of(command.vm, name),
+            release_on_disconnect=command.release_on_disconnect,
+        )
+        rows = [
+            self._holding(device, nsid, part, command.priority)
+            for nsid, part in enumerate(command.parts, 1)
+        ]
+        self._board.write(device, *rows)
+        creation = Creation(command.command, name)
+        self._creations.append(creation)
+        for row in rows:
+            if creation not in self._creations:
+                return  # one of them has failed at once
+            self._holdings.seek(row.uuid, command.wait_s, partial(self._found, creation))
+
+    def adopted(self, command: int, device: str) -> None:
+        """A device whose rows have been written is to be reported when it is whole."""
+        self._creations.append(Creation(command, device))
+
+    def _found(self, creation: Creation, row: HoldingRow | None, error: Exception | None) -> None:
+        if row is not None:
+            self._board.dirty.add(row.uuid)
+        else:
+            self._fail(creation, error or NoSpace("no card has the space"))
+
+    def _settle_creation(self, creation: Creation) -> None:
+        device = self._board.devices.get(creation.device)
+        if device is None or device.state is RowState.DELETING:
+            error = ClusterError(f"device {creation.device} was deleted before it was made")
+            self._end(creation, error=error)
+            return
+        rows = self._board.holdings_of(creation.device)
+        if creation.uuid is not None:
+            rows = [row for row in rows if row.uuid == creation.uuid]
+        if any(row.state is HoldingState.WANTED for row in rows):
+            return
+        if not rows:
+            self._fail(creation, ClusterError(f"device {creation.device}: its space has gone"))
+            return
+        now = self._board.now
+        if creation.give_up_at is None:
+            creation.give_up_at = now + self._board.options.ask_timeout_s
+        if all(self.devices.is_attached(row) for row in rows):
+            if device.state is RowState.MAKING:
+                self._board.write(msgspec.structs.replace(device, state=RowState.READY))
+            self._end(creation, creation.uuid or creation.device)
+        elif now >= creation.give_up_at:
+            why = self.devices.failure(creation.device) or "it does not answer"
+            self._fail(creation, ClusterError(f"device {creation.device} cannot be used: {why}"))
+
+    def _fail(self, creation: Creation, error: Exception) -> None:
+        """Nothing half-done stays. An adopted device does: what it has taken over is its VM's."""
+        self._end(creation, error=error)
+        device = self._board.devices.get(creation.device)
+        if device is not None and device.state is RowState.MAKING:
+            self._board.write(msgspec.structs.replace(device, state=RowState.DELETING))
+        row = self._board.holdings.get(creation.uuid or "")
+        if row is not None:
+            self._deletions.drop(row)
+
+    def _end(
+        self, creation: Creation, value: object = None, error: Exception | None = None
+    ) -> None:
+        if creation in self._creations:
+            self._creations.remove(creation)
+            self._board.reply(creation.command, value, error)
+
+    def _device_stopped(self, device: DeviceRow) -> None:
+        changes: list[Row | Gone] = [Gone(DeviceRow, device.name)]
+        for row in self._board.holdings_of(device.name):
+            changes += self._holdings.releases(row)
+        self._board.write(*changes)
+
+    def lost(self, row: HoldingRow) -> None:
+        """Another card has taken it over, or its giver has lost it: this card lets go of it."""
+        self._board.log(
+            logging.WARNING,
+            f"namespace {row.uuid} of VM {row.vm!r} on card {row.giver!r} is not this card's any"
+            f" more: device {row.device} loses it",
+        )
+        self._board.write(Gone(HoldingRow, row.uuid))
+        device = self._board.devices.get(row.device)
+        if device is not None and not self._board.holdings_of(device.name):
+            self._deletions.mark(device)
+
+    # --- Namespaces ---
+
+    def _add_namespace(self, command: AddNamespace) -> None:
+        device = self._device(command.device)
+        self._check_part(command.part, command.priority)
+        row = self._holding(device, self._free_nsid(device), command.part, command.priority)
+        self._board.write(row)
+        creation = Creation(command.command, device.name, row.uuid)
+        self._creations.append(creation)
+
+        def found(held: HoldingRow | None, error: Exception | None) -> None:
+            creation.uuid = held.uuid if held else None
+            self._found(creation, held, error)
+
+        self._holdings.seek(row.uuid, command.wait_s, found)
+
+    def _create_namespace(self, command: CreateNamespace) -> None:
+        check_name("VM", command.vm)
+        self._check_part(Part(command.size, rule.LOCAL, command.block_size), command.priority)
+        if command.ssd is not None and command.ssd not in self._local.ssds:
+            raise ConfigError(
+                f"there is no SSD {command.ssd!r} on card {self._board.me!r}: there are"
+                f" {', '.join(self._local.ssds) or 'none'}"
+            )
+        row = HoldingRow(
+            uuid=self._holdings.new_uuid(),
+            vm=command.vm,
+            device="",
+            nsid=0,
+            size=command.size,
+            block_size=command.block_size,
+            placement=rule.LOCAL,
+            priority=command.priority,
+        )
+        self._board.write(row)
+
+        def found(held: HoldingRow | None, error: Exception | None) -> None:
+            self._board.reply(command.command, held.uuid if held else None, error)
+
+        self._holdings.seek(row.uuid, 0.0, found, command.ssd)
+
+    def _clone_namespace(self, command: CloneNamespace) -> None:
+        check_name("VM", command.vm)
+        source = self._board.spaces.get(command.uuid)
+        if source is None or source.owner != self._board.me or source.state is not RowState.READY:
+            raise ConfigError(f"there is no namespace {command.uuid} on an SSD of this card")
+        ssd = self._local.ssds.get(source.ssd)
+        if ssd is None or not ssd.can_clone:
+            raise ConfigError(
+                f"SSD {source.ssd!r} cannot share blocks: copies need a directory on a file system"
+                " with reflinks, such as xfs"
+            )
+        if self._local.best(source.size, with_reserve=True, only=ssd.name) is None:
+            raise NoSpace(f"SSD {ssd.name!r} has no room in its account for a copy")
+        uuid, me = self._holdings.new_uuid(), self._board.me
+        holding = HoldingRow(
+            uuid=uuid,
+            vm=command.vm,
+            device="",
+            nsid=0,
+            size=source.size,
+            block_size=source.block_size,
+            placement=rule.LOCAL,
+            giver=me,
+            ssd=ssd.name,
+            read_only=command.read_only,
+        )
+        space = SpaceRow(
+            uuid=uuid,
+            ssd=ssd.name,
+            size=source.size,
+            block_size=source.block_size,
+            owner=me,
+            vm=command.vm,
+            source=source.uuid,
+            read_only=command.read_only,
+        )
+        self._board.write(holding)
+
+        def granted(where: str | None, why: str) -> None:
+            if where is None:
+                self._board.write(Gone(HoldingRow, uuid))
+                error = ClusterError(f"namespace {source.uuid} cannot be copied: {why}")
+                self._board.reply(command.command, error=error)
+                return
+            self._board.write(msgspec.structs.replace(holding, state=HoldingState.HELD))
+            self._board.reply(command.command, uuid)
+
+        self._coherence.clone(space, granted)
+
+    def _attach_namespace(self, command: AttachNamespace) -> None:
+        device = self._device(command.device)
+        row = self._board.holdings.get(command.uuid)
+        if row is None or row.state is not HoldingState.HELD:
+            raise ConfigError(f"this card has no namespace {command.uuid}")
+        if row.device:
+            raise ConfigError(f"namespace {row.uuid} belongs to device {row.device} already")
+        nsid = self._free_nsid(device)
+        self._board.write(msgspec.structs.replace(row, device=device.name, nsid=nsid))
+        self._creations.append(Creation(command.command, device.name, row.uuid))
+
+    # --- Helpers ---
+
+    def _check_part(self, part: Part, priority: int) -> None:
+        check_size(part.size, part.block_size)
+        if part.block_size not in (512, 4096):
+            raise ConfigError(f"a block has 512 or 4096 bytes, not {part.block_size}")
+        if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+            raise ConfigError(
+                f"a priority is from {PRIORITY_MIN} to {PRIORITY_MAX}, not {priority}"
+            )
+        rule.check_placement(part.placement, self._board.me, self._cluster.peers())
+
+    def _device(self, name: str) -> DeviceRow:
+        row = self._board.devices.get(name)
+        if row is None or row.state is not RowState.READY:
+            raise ConfigError(f"there is no device {name!r} on card {self._board.me!r}")
+        return row
+
+    def _free_nsid(self, device: DeviceRow) -> int:
+        taken = {row.nsid for row in self._board.holdings_of(device.name)}
+        free = set(range(1, NAMESPACES_MAX + 1)) - taken
+        if not free:
+            raise ConfigError(f"device {device.name} has {NAMESPACES_MAX} namespaces already")
+        return min(free)
+
+    def _holding(self, device: DeviceRow, nsid: int, part: Part, priority: int) -> HoldingRow:
+        return HoldingRow(
+            uuid=self._holdings.new_uuid(),
+            vm=device.vm,
+            device=device.name,
+            nsid=nsid,
+            size=part.size,
+            block_size=part.block_size,
+            placement=part.placement,
+            priority=priority,
+        )
+
+    def _new_name(self, vm: str) -> str:
+        while True:
+            name = f"{vm[:57]}-{self._board.random.getrandbits(24):06x}"
+            if name not in self._board.devices and ("device", name) not in self._board.deleted:
+                return name
+
+
+def serial_of(vm: str, device: str) -> str:
+    """The same for a device wherever it runs, so that a guest knows its disk again."""
+    return "VN" + hashlib.sha256(f"{vm}/{device}".encode()).hexdigest()[:16].upper()

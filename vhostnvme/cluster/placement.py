@@ -1,0 +1,90 @@
+"""Where a namespace goes: the whole rule. Sizes in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vhostnvme.cluster.cluster_manager import PeerView
+from vhostnvme.errors import ConfigError
+from vhostnvme.units import format_size
+
+AUTO = "auto"
+LOCAL = "local"
+REMOTE = "remote"
+
+
+def uses_reserve(placement: str, me: str) -> bool:
+    """Only who asks for this card by name may use up what it keeps back."""
+    return placement in (LOCAL, me)
+
+
+def check_placement(placement: str, me: str, peers: Sequence[PeerView]) -> None:
+    """
+    Raises:
+        ConfigError: it names no card.
+    """
+    known = [me, *(peer.name for peer in peers)]
+    if placement not in (AUTO, LOCAL, REMOTE, *known):
+        raise ConfigError(
+            f"there is no card {placement!r} in this cluster: there are {', '.join(sorted(known))}"
+        )
+
+
+def candidates(
+    placement: str, size: int, me: str, *, fits_here: bool, peers: Sequence[PeerView]
+) -> list[str]:
+    """The cards to ask for a namespace, the best first.
+
+    This card, if its SSDs hold it and stay above the reserve; then the peers that are healthy and
+    say that they hold it: the most free space first, then the fewest tenants, then by name. A card
+    that was named is asked whatever it has said.
+    """
+    if placement in (LOCAL, me):
+        return [me]
+    if placement not in (AUTO, REMOTE):
+        return [placement]
+    able = [
+        peer
+        for peer in peers
+        if peer.health == "online"
+        and peer.addresses
+        and peer.offer is not None
+        and peer.offer.largest >= size
+    ]
+    able.sort(key=_rank)
+    here = [me] if placement == AUTO and fits_here else []
+    return [*here, *(peer.name for peer in able)]
+
+
+def _rank(peer: PeerView) -> tuple[int, int, str]:
+    assert peer.offer is not None
+    return (-peer.offer.free, peer.offer.tenants, peer.name)
+
+
+def why_not(
+    placement: str, size: int, me: str, largest_here: int, peers: Sequence[PeerView]
+) -> str:
+    """A sentence for people: why nobody gives a namespace of this size."""
+    room = {me: largest_here} if placement in (AUTO, LOCAL, me) else {}
+    for peer in peers:
+        if placement in (AUTO, REMOTE, peer.name) and peer.offer is not None:
+            room[peer.name] = peer.offer.largest if peer.health == "online" else 0
+    lost = sorted(
+        peer.name
+        for peer in peers
+        if peer.health != "online" and placement in (AUTO, REMOTE, peer.name)
+    )
+    words = [f"no space for a namespace of {format_size(size)}"]
+    if room:
+        best = max(room, key=lambda name: (room[name], name))
+        words.append(f": the most in one piece is {_about(room[best])} on card {best!r}")
+    if lost:
+        words.append(f" ({', '.join(lost)} cannot be asked now)")
+    return "".join(words) + "; free some, or ask for less"
+
+
+def _about(size: int) -> str:
+    for unit, factor in (("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20)):
+        if size >= factor:
+            return f"{size / factor:.4g}{unit}"
+    return format_size(size) if size else "nothing"

@@ -1,0 +1,115 @@
+"""Space records in the store, as transactions: both copies together, by compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vhostnvme.cluster.board import Board
+from vhostnvme.cluster.cluster_manager import ClusterManager
+from vhostnvme.cluster.messages import Failure, Txn
+from vhostnvme.cluster.records import (
+    SpaceRecord,
+    decode,
+    encode,
+    held_key,
+    space_key,
+)
+from vhostnvme.cluster.store.base import (
+    Absent,
+    Compare,
+    Delete,
+    ModifiedAt,
+    Operation,
+    Put,
+    TxnResult,
+)
+from vhostnvme.errors import ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A record, and the revision that a change of it compares."""
+
+    record: SpaceRecord
+    revision: int
+
+
+# Whether it was done; None: it is not known, and may still be done.
+Told = Callable[[bool | None], None]
+
+
+class SpaceStore:
+    """Reads what the view has, and writes what a manager wants instead."""
+
+    def __init__(self, board: Board, cluster: ClusterManager) -> None:
+        self._board = board
+        self._cluster = cluster
+
+    def given(self, uuid: str) -> Versioned | None:
+        """Of this card as the giver."""
+        return self._read(space_key(self._board.me, uuid))
+
+    def held(self, uuid: str) -> Versioned | None:
+        """Of this card as the owner."""
+        return self._read(held_key(self._board.me, uuid))
+
+    def _read(self, key: str) -> Versioned | None:
+        seen = self._board.view.get(key)
+        if seen is None or seen.value is None:
+            return None
+        try:
+            return Versioned(decode(key, seen.value, SpaceRecord), seen.revision)
+        except ProtocolError:
+            return None
+
+    def put(self, record: SpaceRecord, told: Told) -> None:
+        """A new record."""
+        self._txn((Absent(space_key(record.giver, record.uuid)),), _puts(record), told)
+
+    def change(
+        self, old: Versioned, new: SpaceRecord, told: Told, compare: tuple[Compare, ...] = ()
+    ) -> None:
+        operations = _puts(new)
+        if new.owner != old.record.owner:
+            operations = (*operations, Delete(held_key(old.record.owner, new.uuid)))
+        self._txn((self._same(old), *compare), operations, told)
+
+    def delete(self, old: Versioned, told: Told) -> None:
+        self._txn((self._same(old),), deletes(old.record), told)
+
+    def _same(self, old: Versioned) -> ModifiedAt:
+        # Both copies have the revision of the transaction that wrote them.
+        return ModifiedAt(space_key(old.record.giver, old.record.uuid), old.revision)
+
+    def _txn(self, compare: tuple[Compare, ...], then: tuple[Operation, ...], told: Told) -> None:
+        def done(result: TxnResult | None, failure: Failure | None) -> None:
+            if failure is not None or result is None:
+                told(None)
+                return
+            if result.succeeded:
+                self._board.view.did(self._watched(then), result.revision)
+            told(result.succeeded)
+
+        self._board.begin(lambda op: Txn(op, (*self._cluster.guard(), *compare), then), done)
+
+    def _watched(self, operations: tuple[Operation, ...]) -> list[Operation]:
+        """Those of this card's prefixes: the view has no others."""
+        mine = (space_key(self._board.me, ""), held_key(self._board.me, ""))
+        return [each for each in operations if each.key.startswith(mine)]
+
+
+def _puts(record: SpaceRecord) -> tuple[Operation, ...]:
+    value = encode(record)
+    return (
+        Put(space_key(record.giver, record.uuid), value),
+        Put(held_key(record.owner, record.uuid), value),
+    )
+
+
+def deletes(record: SpaceRecord) -> tuple[Operation, ...]:
+    """Both copies go."""
+    return (
+        Delete(space_key(record.giver, record.uuid)),
+        Delete(held_key(record.owner, record.uuid)),
+    )
