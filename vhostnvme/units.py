@@ -34,6 +34,16 @@ def format_size(size_bytes: int) -> str:
     return str(size_bytes)
 
 
+def rounded_size(size_bytes: int) -> str:
+    """For people, in at most six characters: exact if that is short, else `99.8G`, rounded down."""
+    exact = format_size(size_bytes)
+    if len(exact) <= 5:
+        return exact
+    unit = next(unit for unit in "TGMK" if size_bytes >= _SIZE_FACTORS[unit])
+    tenths = size_bytes * 10 // _SIZE_FACTORS[unit]
+    return f"{tenths // 10}.{tenths % 10}{unit}" if tenths < 1000 else f"{tenths // 10}{unit}"
+
+
 def parse_duration_us(text: str) -> int:
     """Microseconds of `100us`, `5ms` or `1s`.
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from vhostnvme import __version__
+from vhostnvme.cli.verbs import add_card
 from vhostnvme.errors import ConfigError, VhostNvmeError
 
 EXIT_FAILED = 1
@@ -23,6 +24,12 @@ COMMANDS = (
     ("limit", "vhostnvme.cli.limit", "limit a running server, or one of its namespaces"),
     ("discover", "vhostnvme.cli.discover", "list what an NVMe/TCP discovery service offers"),
     ("identify", "vhostnvme.cli.identify", "show what a controller says of itself"),
+    ("card", "vhostnvme.cli.card", "run a card of the cluster, check its file, show how it is"),
+    ("ssd", "vhostnvme.cli.ssd", "show the SSDs of a card"),
+    ("namespace", "vhostnvme.cli.namespace", "list, create, copy, resize, delete namespaces"),
+    ("device", "vhostnvme.cli.device", "list, create, delete, adopt the devices of VMs"),
+    ("vm", "vhostnvme.cli.vm", "list the VMs of a card, delete all that one has"),
+    ("cluster", "vhostnvme.cli.cluster", "show the cards of the cluster, or forget one"),
     ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
     ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
     ("perf", "vhostnvme.cli.perf", "put load on NVMe servers, by vfio-user or NVMe/TCP"),
@@ -40,6 +47,7 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"vhostnvme {__version__}")
+    add_card(parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module, line in COMMANDS:
         subparser = subparsers.add_parser(name, help=line, description=line, allow_abbrev=False)
@@ -48,10 +56,21 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def command_of(arguments: Sequence[str]) -> str | None:
+    """The first word that is no option, nor what belongs to `--card`."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--card":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit code."""
     modules = {name: module for name, module, _ in COMMANDS}
-    command = next((word for word in arguments if not word.startswith("-")), None)
+    command = command_of(arguments)
     debug = bool(os.environ.get("VHOSTNVME_DEBUG"))
     logging.basicConfig(
         stream=sys.stderr,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 
 from vhostnvme.errors import ConfigError
 
+CARD_VARIABLE = "VHOSTNVME_CARD"
 SOCKET_NAME = "cntrl"  # the vfio-user socket, by the name that other hosts expect
 CONTROL_NAME = "control"
 PATH_BYTES_MAX = 107  # sockaddr_un.sun_path less its closing zero
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 
 
-def control_path(socket: Path) -> Path:
+def control_path(device: Path) -> Path:
     """Beside the vfio-user socket: DIR/control for DIR/cntrl, NAME.control for any other NAME."""
-    name = CONTROL_NAME if socket.name == SOCKET_NAME else f"{socket.name}.{CONTROL_NAME}"
-    return socket.with_name(name)
+    name = CONTROL_NAME if device.name == SOCKET_NAME else f"{device.name}.{CONTROL_NAME}"
+    return device.with_name(name)
 
 
 def run_folder() -> Path:
@@ -60,3 +62,51 @@ def _find_target(address: str, port: str) -> Path:
     path = target_control_path(address)
     others = [*run_folder().glob(f"tcp-*:{port}.{CONTROL_NAME}")]
     return others[0] if not path.exists() and len(others) == 1 else path
+
+
+def find_card(given: str | None) -> Path:
+    """The control socket of a card, by its name, or by the path of the socket or its folder.
+
+    Args:
+        given: None: as VHOSTNVME_CARD says, else the only card that runs in the run folder.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    given = given or os.environ.get(CARD_VARIABLE) or None
+    if given is None:
+        return _only_card()
+    if "/" in given:
+        path = Path(given)
+        return path / CONTROL_NAME if path.is_dir() else path
+    path = run_folder() / given / CONTROL_NAME
+    if not path.is_socket():
+        raise ConfigError(
+            f"no card {given!r} runs here: there is no {path}; for one with another run_dir write"
+            " the path of its control socket"
+        )
+    return path
+
+
+def _only_card() -> Path:
+    found = sorted(path for path in run_folder().glob(f"*/{CONTROL_NAME}") if path.is_socket())
+    if len(found) > 1:
+        found = [path for path in found if _is_answered(path)]  # a killed one leaves its socket
+    if not found:
+        raise ConfigError(
+            f"no card runs here ({run_folder()} has none): start one with `vhostnvme card run"
+            " CARD.toml`, or name its control socket with --card"
+        )
+    if len(found) > 1:
+        names = ", ".join(path.parent.name for path in found)
+        raise ConfigError(f"several cards run here ({names}): say which one, with --card NAME")
+    return found[0]
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fsencode(path))
+        except OSError:
+            return False
+    return True

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 from vhostnvme.inspect.discovery import DiscoveryLog, Entry
 from vhostnvme.inspect.identity import ControllerIdentity, NamespaceIdentity
+from vhostnvme.inspect.table import print_table
 from vhostnvme.units import format_size
-
-_COLUMNS_MIN = 100  # what the tables need; a narrower terminal wraps them
 
 
 def show_discovery(where: str, log: DiscoveryLog) -> None:
     """What there is to connect to."""
     rows = [(entry.type, _address(entry), _tls(entry), entry.subnqn) for entry in log.entries]
     title = f"{where}: {len(rows)} entries, generation {log.generation}"
-    _print_table(title, ("", "address", "TLS", "subsystem"), rows)
+    print_table(title, ("", "address", "TLS", "subsystem"), rows)
 
 
 def _address(entry: Entry) -> str:
@@ -56,7 +55,7 @@ def show_identity(
         facts.append(("in capsules", format_size(controller.in_capsule_data)))
     if controller.multipath or controller.ana:
         facts.append(("paths", "several" + (", with ANA" if controller.ana else "")))
-    _print_table(where, ("", ""), facts)
+    print_table(where, ("", ""), facts)
     if not namespaces:
         return
     rows = [
@@ -69,7 +68,7 @@ def show_identity(
         )
         for each in namespaces
     ]
-    _print_table(
+    print_table(
         "1 namespace" if len(rows) == 1 else f"{len(rows)} namespaces",
         ("id", "size", "block", "identifier", ""),
         rows,
@@ -83,21 +82,3 @@ def _properties(namespace: NamespaceIdentity) -> list[str]:
     if namespace.ana_group:
         words.append(f"ANA group {namespace.ana_group}")
     return words
-
-
-def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    console = Console(width=max(console.width, _COLUMNS_MIN))
-    table = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(headings)
-    )
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a peer's brackets are no markup
-    console.print(table)

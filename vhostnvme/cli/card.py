@@ -1,0 +1,73 @@
+"""`vhostnvme card`: runs a card in the foreground, checks its file, shows how it is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vhostnvme.cli import arguments
+from vhostnvme.cli.verbs import add_verb, add_verbs, ask, run_verb, tell
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "docs/cluster.md describes CARD.toml."
+    verbs = add_verbs(parser)
+    run_one = add_verb(
+        verbs,
+        "run",
+        _run,
+        "run a card in the foreground, until a signal comes",
+        "card run /etc/vhostnvme/a.toml",
+        of_card=False,
+    )
+    run_one.add_argument("file", type=Path, metavar="CARD.toml")
+    run_one.add_argument(
+        "--ready-fd",
+        type=arguments.whole_number(0, 1 << 20),
+        metavar="N",
+        help="write a line to this file descriptor when commands are taken, and close it",
+    )
+    check = add_verb(
+        verbs,
+        "check",
+        _check,
+        "read a card's file, and say what is wrong with it",
+        "card check /etc/vhostnvme/a.toml",
+        of_card=False,
+    )
+    check.add_argument("file", type=Path, metavar="CARD.toml")
+    add_verb(verbs, "status", _status, "show how a running card is", "--card a card status")
+
+
+run = run_verb
+
+
+def _run(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from vhostnvme.card import run_card
+    from vhostnvme.config import load_card
+    from vhostnvme.emulation.announcement import Announcement
+
+    config = load_card(args.file)
+    Announcement(ready_fd=args.ready_fd).check()
+    asyncio.run(run_card(config, ready_fd=args.ready_fd))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from vhostnvme.config import load_card
+    from vhostnvme.inspect.show_card import show_config
+
+    show_config(load_card(args.file))
+    sys.stdout.flush()
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from vhostnvme.control.card import CARD_STATUS, CardStatus
+    from vhostnvme.control.device import NoParams
+    from vhostnvme.inspect.show_card import show_card
+
+    return tell(args, ask(args, CARD_STATUS, NoParams(), CardStatus), show_card)
