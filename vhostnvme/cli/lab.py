@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vhostnvme.cli import arguments
+from vhostnvme.units import parse_duration_us
 
 if TYPE_CHECKING:
     from vhostnvme.lab import Lab
@@ -98,6 +99,12 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
         "--reserve", type=arguments.size, metavar="SIZE", help="what a card keeps back"
     )
     parser.add_argument(
+        "--ttl",
+        type=arguments.checked(parse_duration_us),
+        metavar="TIME",
+        help="for how long a card that is not heard stays a member (10s)",
+    )
+    parser.add_argument(
         "--timeout", type=arguments.seconds, metavar="S", help="until all cards answer"
     )
     parser.add_argument("--json", action="store_true", help="one list of flat objects")
@@ -139,7 +146,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError, LabError: it cannot be.
     """
-    code: int = args.act(args)
+    from vhostnvme.errors import LabError
+
+    try:
+        code: int = args.act(args)
+    except ModuleNotFoundError as error:
+        if error.name != "pyroute2":
+            raise
+        raise LabError("the lab needs pyroute2: pip install 'vhostnvme[lab]'") from None
     return code
 
 
@@ -159,6 +173,7 @@ def _up(args: argparse.Namespace) -> int:
         ssds=args.ssds,
         ssd_size=args.ssd_size,
         reserve=args.reserve,
+        ttl_us=args.ttl,
         ready_s=args.timeout,
     )
     # Also whoever ends us politely wants nothing to be left.

@@ -6,25 +6,26 @@ import http.client
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
-from vhostnvme.control.client import ControlClient
+from vhostnvme.control.card import CARD_STATUS, CLUSTER_STATUS, CardStatus, ClusterCard
+from vhostnvme.control.client import call
 from vhostnvme.control.device import NoParams
 from vhostnvme.errors import LabError, VhostNvmeError
 from vhostnvme.lab import namespaces
 from vhostnvme.lab.names import Host, is_store
 from vhostnvme.lab.plan import CARD_PORT, DIRECTORY_VARIABLE, LabPlan, Layout
 from vhostnvme.lab.processes import MARK, mark_of
-from vhostnvme.units import format_size
+from vhostnvme.units import format_duration_us, format_size
 
 ETCD = "etcd"
 CARD_VARIABLE = "VHOSTNVME_CARD"
 _CLIENT_PORT = 2379
 _PEER_PORT = 2380
 _ANSWER_S = 5.0
+_HEARTBEAT_MS = 50
+_ELECTION_MS = 500
 
 
 def store_uri(layout: Layout, plan: LabPlan, stores: Sequence[Host]) -> str:
@@ -63,6 +64,8 @@ def _card_config(layout: Layout, plan: LabPlan, host: Host, uri: str) -> str:
         lines.append(f"capacity = {_text(format_size(plan.ssd_size))}")
     lines += ["", "[target]", f"listen = [{_text(f'{host.address}:{CARD_PORT}')}]"]
     lines += ["", "[cluster]", f"store = {_text(uri)}"]
+    if plan.ttl_us is not None:
+        lines.append(f"ttl = {_text(format_duration_us(plan.ttl_us))}")
     return "\n".join(lines) + "\n"
 
 
@@ -85,6 +88,9 @@ def etcd_command(layout: Layout, host: Host, stores: Sequence[Host]) -> list[str
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster={members}",
+        # A lease is one and a half of these at least.
+        f"--heartbeat-interval={_HEARTBEAT_MS}",
+        f"--election-timeout={_ELECTION_MS}",
         f"--initial-cluster-token={layout.lab}",
     ]
 
@@ -105,13 +111,24 @@ def environment(layout: Layout, host: Host) -> dict[str, str]:
 
 
 def card_answers(layout: Layout, host: Host) -> bool:
-    """Whether the card is ready for work."""
+    """Whether the card takes commands, be it a member of the cluster or not."""
     try:
-        with ControlClient(layout.control(host.name), _ANSWER_S) as client:
-            client.call("card.status", NoParams(), msgspec.Raw)
+        call(layout.control(host.name), CARD_STATUS, NoParams(), CardStatus, _ANSWER_S)
     except VhostNvmeError:
         return False
     return True
+
+
+def card_sees(layout: Layout, host: Host, names: Collection[str]) -> bool:
+    """Whether the card is a member, and sees that all of these are."""
+    control = layout.control(host.name)
+    try:
+        status = call(control, CARD_STATUS, NoParams(), CardStatus, _ANSWER_S)
+        cards = call(control, CLUSTER_STATUS, NoParams(), list[ClusterCard], _ANSWER_S)
+    except VhostNvmeError:
+        return False
+    online = {card.card for card in cards if card.health == "online"}
+    return status.member and online.issuperset(names)
 
 
 def store_answers(host: Host) -> bool:

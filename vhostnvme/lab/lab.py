@@ -62,6 +62,8 @@ class Lab(Closable):
         check_machine(plan)
         with Lock(layout.lock):
             make_room(layout)
+            made = not layout.directory.exists()
+            planned = msgspec.structs.replace(planned, made_directory=made)
             try:
                 make_directory(layout, planned)
                 lab = cls(layout, planned)
@@ -150,7 +152,13 @@ class Lab(Closable):
         Raises:
             LabError: it did not end in time.
         """
-        settings = {"capture_output": True, "text": True, "check": False, **options}
+        settings = {
+            "stdin": subprocess.DEVNULL,
+            "capture_output": True,
+            "text": True,
+            "check": False,
+            **options,
+        }
         try:
             return subprocess.run(
                 self.command(name, words),
@@ -270,6 +278,7 @@ class Lab(Closable):
                 self._start(host)
             default_s = READY_S + READY_S_PER_CARD * len(group)
             self._wait_ready(group, plan.ready_s or default_s)
+        self._wait_together(plan.ready_s or READY_S)
         self._save(msgspec.structs.replace(self._state, complete=True))
 
     def _start(self, host: Host) -> None:
@@ -296,6 +305,19 @@ class Lab(Closable):
                     f" {self._last_words(missing[0])}"
                 )
             time.sleep(_STEP_S if missing else 0)
+
+    def _wait_together(self, ready_s: float) -> None:
+        """Until each card sees all of them."""
+        names = [host.name for host in self._state.cards()]
+        deadline = time.monotonic() + ready_s
+        missing = self._state.cards()
+        while missing := [h for h in missing if not hosts.card_sees(self.layout, h, names)]:
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"card {missing[0].name} does not see all others within {ready_s:g} s:"
+                    f" {self._last_words(missing[0])}"
+                )
+            time.sleep(_STEP_S)
 
     def _answers(self, host: Host) -> bool:
         if is_store(host.name):

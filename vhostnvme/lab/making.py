@@ -32,7 +32,7 @@ def planned_state(layout: Layout, plan: LabPlan) -> LabState:
     return LabState(
         version=VERSION,
         boot=boot_name(),
-        made_directory=not layout.directory.exists(),
+        made_directory=False,
         store=plan.store,
         store_uri=hosts.store_uri(layout, plan, stores),
         ssds=plan.ssds,

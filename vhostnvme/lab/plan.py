@@ -25,16 +25,17 @@ StoreKind = Literal["sqlite", "etcd"]
 
 def card_command(config: Path) -> list[str]:
     """The command line of a card's process."""
-    return [sys.executable, "-m", "vhostnvme", "card", "run", str(config)]
+    return [sys.executable, "-P", "-m", "vhostnvme", "card", "run", str(config)]
 
 
 @dataclass(frozen=True, slots=True)
 class LabPlan:
     """How many cards, with which SSDs (bytes each), on which store.
 
-    `reserve` is what each card keeps back, in bytes; None: as a card does by itself. `etcd` counts
-    its servers. `ready_s` is how long all cards together may take until they answer; None: by their
-    number. `card_command` makes a card's command line of its configuration file.
+    `reserve` is what each card keeps back, in bytes, and `ttl_us` its lease, in microseconds; None:
+    as a card has them by itself. `etcd` counts its servers. `ready_s` is how long all cards
+    together may take until they answer; None: by their number. `card_command` makes a card's
+    command line of its configuration file.
     """
 
     cards: int = 3
@@ -43,6 +44,7 @@ class LabPlan:
     ssds: int = 1
     ssd_size: int = SSD_BYTES
     reserve: int | None = None
+    ttl_us: int | None = None
     ready_s: float | None = None
     card_command: Callable[[Path], Sequence[str]] = card_command
 

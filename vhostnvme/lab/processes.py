@@ -22,6 +22,7 @@ MARK = "VHOSTNVME_LAB_HOST"  # in the environment: the lab and the host's name
 POLITE_S = 5.0
 KILLED_S = 5.0
 _STEP_S = 0.02
+_children: set[int] = set()  # started by this process, and not known to have ended
 _IGNORED_BY_PYTHON = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
@@ -62,6 +63,16 @@ def start(
         )
     except OSError as error:
         raise LabError(f"cannot start '{' '.join(words)}': {error.strerror}") from None
+    _children.add(pid)
+    return process_of(pid)
+
+
+def process_of(pid: int) -> Process:
+    """The process that has this number now.
+
+    Raises:
+        ProcessLookupError: there is none.
+    """
     return Process(pid, _fields(pid)[1])
 
 
@@ -74,10 +85,17 @@ def state_of(process: Process) -> str:
     if started != process.started:
         return "ended"
     if letter in "ZX":
-        with suppress(ChildProcessError):
-            os.waitpid(process.pid, os.WNOHANG)
+        _reap(process.pid)
         return "ended"
     return "frozen" if letter in "Tt" else "running"
+
+
+def _reap(pid: int) -> None:
+    """Takes notice of the end of a child of our own; any other has somebody else who does."""
+    if pid in _children:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        _children.discard(pid)
 
 
 def send(process: Process, number: signal.Signals) -> bool:
@@ -109,16 +127,18 @@ def wait_ended(processes: Collection[Process], timeout_s: float) -> list[Process
 
 
 def end(find: Callable[[], Collection[Process]], polite_s: float = POLITE_S) -> None:
-    """Ends the processes that `find` returns, and those that it finds then: at first politely.
+    """Ends the processes that `find` returns, and those that it finds then: politely at first, if
+    `polite_s` is not 0.
 
     Raises:
         LabError: some live on.
     """
     found = set(find())
-    for process in found:
-        send(process, signal.SIGTERM)
-        send(process, signal.SIGCONT)
-    wait_ended(found, polite_s)
+    if polite_s > 0:
+        for process in found:
+            send(process, signal.SIGTERM)
+            send(process, signal.SIGCONT)
+        wait_ended(found, polite_s)
     deadline = time.monotonic() + KILLED_S
     while found := set(find()):
         if time.monotonic() > deadline:

@@ -25,9 +25,9 @@ def remove_lab(layout: Layout) -> bool:
     state = load(layout)
     found = state is not None or layout.state.exists() or layout.run_directory.exists()
     found |= bool(namespaces.find(namespace_prefix(layout.lab)))
-    # The cards first: they take leave of the store.
-    for accept in (lambda name: not is_store(name), lambda name: True):
-        processes.end(_finder(layout, state, accept))
+    # The cards take leave of the store, which has to go nowhere with what it holds.
+    processes.end(_finder(layout, state, lambda name: not is_store(name)))
+    processes.end(_finder(layout, state, lambda name: True), polite_s=0)
     for name in namespaces.find(namespace_prefix(layout.lab)):
         namespaces.remove(name)
     _remove_folder(layout.run_directory)
