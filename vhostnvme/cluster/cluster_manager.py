@@ -205,6 +205,7 @@ class ClusterManager:
                 uuid=options.uuid,
                 session=f"{options.session}.{self._lives}",
                 addresses=options.addresses,
+                ttl_s=options.ttl_s,
                 version=options.version,
             )
         )

@@ -77,6 +77,11 @@ class Pool:
     # --- What is the case ---
 
     @property
+    def name(self) -> str:
+        """The card's."""
+        return self._board.me
+
+    @property
     def spaces(self) -> Mapping[str, SpaceRow]:
         return self._board.spaces
 

@@ -69,12 +69,13 @@ class CardRecord(msgspec.Struct, frozen=True):
 
 
 class MemberRecord(msgspec.Struct, frozen=True):
-    """A living card. `session` is another one each time that it joins."""
+    """A living card. `session` is another one each time that it joins; `ttl_s` is its lease's."""
 
     name: str
     uuid: str
     session: str
     addresses: tuple[str, ...] = ()  # where its target listens
+    ttl_s: float = 0.0
     version: str = ""
 
 

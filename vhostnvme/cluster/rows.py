@@ -96,4 +96,29 @@ class HoldingRow(Row, frozen=True, kw_only=True):
         return self.uuid
 
 
-KINDS = (SpaceRow, DeviceRow, HoldingRow)
+class SsdRow(Row, frozen=True, kw_only=True):
+    """An SSD that this card has had, so that another in its place is noticed."""
+
+    TABLE: ClassVar[str] = "ssds"
+
+    name: str
+    uuid: str
+    path: str
+
+    def key(self) -> str:
+        return self.name
+
+
+class StoreRow(Row, frozen=True, kw_only=True):
+    """The store of the cluster that this card has joined."""
+
+    TABLE: ClassVar[str] = "store"
+
+    url: str
+    prefix: str
+
+    def key(self) -> str:
+        return "store"
+
+
+KINDS = (SpaceRow, DeviceRow, HoldingRow, SsdRow, StoreRow)

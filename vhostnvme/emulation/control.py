@@ -63,7 +63,7 @@ def device_status(device: Device) -> DeviceStatus:
     return DeviceStatus(
         socket=str(device.socket),
         serial=device.serial,
-        state=_state_of(info),
+        state=state_of(info),
         doorbells=info.doorbells.name.lower(),
         shadow_doorbells=info.shadow_doorbells,
         submission_queues=info.submission_queues,
@@ -133,7 +133,8 @@ def _namespace_status(nsid: int, spec: DiskSpec, namespace: Namespace) -> Namesp
     )
 
 
-def _state_of(info: ControllerInfo) -> str:
+def state_of(info: ControllerInfo) -> str:
+    """`listening`, `connected`, `running` (enabled by a driver) or `failed` (CSTS.CFS)."""
     if info.fatal:
         return "failed"
     if info.enabled:

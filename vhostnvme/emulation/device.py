@@ -52,9 +52,9 @@ class DeviceOptions:
     limits: Limits = NO_LIMITS  # of all namespaces together
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.namespaces) <= NAMESPACES_MAX:
+        if len(self.namespaces) > NAMESPACES_MAX:
             raise ConfigError(
-                f"a controller has 1 to {NAMESPACES_MAX} namespaces, not {len(self.namespaces)}"
+                f"a controller has up to {NAMESPACES_MAX} namespaces, not {len(self.namespaces)}"
             )
         if not 0 <= self.queues <= QUEUES_MAX:
             raise ConfigError(f"a controller has 1 to {QUEUES_MAX} I/O queues, not {self.queues}")
@@ -203,6 +203,20 @@ class Device:
             raise
         self._namespaces[nsid] = (spec, namespace)
         return nsid
+
+    def has(self, nsid: int) -> bool:
+        """Whether there is a namespace of this id."""
+        return nsid in self._namespaces
+
+    def attach(self, nsid: int, spec: DiskSpec, namespace: Namespace) -> None:
+        """Gives the device an open namespace, which it closes in the end.
+
+        Raises:
+            NativeError: the id is taken, or is none.
+        """
+        assert self._controller is not None, "the device has not been started"
+        self._controller.attach(namespace, nsid)
+        self._namespaces[nsid] = (spec, namespace)
 
     def remove_namespace(self, nsid: int) -> None:
         """Takes a namespace away: new commands for it are refused, those in flight end first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from vhostnvme.emulation.device import Device, DeviceOptions
@@ -26,6 +26,8 @@ class Services:
         self.placement = Placement(runtime)
         self.devices: list[Device] = []
         self.targets: list[FabricTarget] = []
+        self.listeners: list[Callable[[Event], None]] = []  # are told of every event
+        self.names: dict[int, str] = {}  # whom else events concern, by id
 
     async def add_device(self, options: DeviceOptions) -> Device:
         """Starts a device.
@@ -54,6 +56,12 @@ class Services:
         self.targets.append(target)
         return target
 
+    async def remove_device(self, device: Device) -> None:
+        """Stops a device before the others. Safe to repeat."""
+        await device.stop()
+        if device in self.devices:
+            self.devices.remove(device)
+
     async def stop(self) -> None:
         for target in reversed(self.targets):
             await target.stop()
@@ -64,6 +72,8 @@ class Services:
         """Whom an event concerns, for the log."""
         if any(target.id == event.controller for target in self.targets):
             return "target"
+        if event.controller in self.names:
+            return self.names[event.controller]
         socket = (device.socket for device in self.devices if device.id == event.controller)
         return next((str(path) for path in socket), None)
 
@@ -120,6 +130,8 @@ async def serving(
 async def _watch(running: Services, log_level: int) -> None:
     bound = LineBound(HOST_LINES_MAX)
     async for event in running.runtime.events():
+        for listener in running.listeners:
+            listener(event)
         if event.type in HOST_EVENTS:
             goes, held = bound.admit(time.monotonic())
             if held:

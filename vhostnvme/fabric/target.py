@@ -108,7 +108,7 @@ class FabricTarget:
         # What can be wrong with names and keys is so before anything is opened.
         names = [each.address for each in options.listeners]
         names += [each.address for each in options.referrals]
-        numeric = {name: _numeric(name) for name in names}
+        numeric = {name: numeric_of(name) for name in names}
         access = {host: access_of(host) for each in options.subsystems for host in each.hosts}
         try:
             self._target = Target(self.runtime, self.reactor, options.limits)
@@ -225,13 +225,7 @@ class FabricTarget:
                 subsystem.set_ana(ana.group, ana.state)
 
     def _listen(self, options: ListenerOptions, address: Address) -> Listener:
-        try:
-            number, port = self.native.listen(address.host, address.port, tls=options.tls)
-        except NativeError as error:
-            advice = _LISTEN_SENTENCES.get(error.errno or 0)
-            if advice is None:
-                raise
-            raise NativeError(error.errno or 0, f"cannot listen on {address}: {advice}") from None
+        number, port = listen_on(self.native, address, tls=options.tls)
         for group, state, subsystem in self._ana_of(options.address):
             subsystem.set_ana(group, state, number)
         return Listener(number, Address(address.host, port), options.tls)
@@ -262,7 +256,30 @@ def access_of(host: HostOptions) -> HostAccess:
     )
 
 
-def _numeric(address: Address) -> Address:
+def listen_on(target: Target, address: Address, *, tls: bool = False) -> tuple[int, int]:
+    """Opens a listener of a target at a numeric address.
+
+    Returns:
+        Its id, and the port that it has got.
+
+    Raises:
+        NativeError: what is wrong with the address, and what to do.
+    """
+    try:
+        return target.listen(address.host, address.port, tls=tls)
+    except NativeError as error:
+        advice = _LISTEN_SENTENCES.get(error.errno or 0)
+        if advice is None:
+            raise
+        raise NativeError(error.errno or 0, f"cannot listen on {address}: {advice}") from None
+
+
+def numeric_of(address: Address) -> Address:
+    """The first numeric address that a name stands for.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
     try:
         return resolve(address)[0]
     except PeerError as error:

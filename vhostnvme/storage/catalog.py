@@ -169,6 +169,15 @@ class Catalog(Closable):
             query = "SELECT 1 FROM deleted WHERE kind = ? AND name = ?"
             return db.execute(query, (kind, name)).fetchone() is not None
 
+    def deleted(self) -> list[Deleted]:
+        """All that is remembered as deleted.
+
+        Raises:
+            NativeError: the file cannot be read.
+        """
+        with self._using() as db:
+            return [Deleted(*row) for row in db.execute("SELECT kind, name FROM deleted")]
+
     def _decoded(self, kind: type[R], key: str, value: str) -> R:
         try:
             row = msgspec.json.decode(value, type=kind)

@@ -1,0 +1,376 @@
+"""A card: the composition root. What there is of one, and in which order it comes and goes.
+
+::
+
+    catalog, SSDs -> reactors -> target -> managers -> store -> control socket
+
+Python decides, the C library moves data: nothing here waits on a VM's or a peer's I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import vhostnvme
+from vhostnvme.cluster.messages import (
+    Attach,
+    CardOptions,
+    Carve,
+    Clone,
+    Command,
+    Destroy,
+    Detach,
+    Effect,
+    Export,
+    HostGone,
+    Refit,
+    SsdsSeen,
+    StartDevice,
+    StopDevice,
+    Stretch,
+    Unexport,
+)
+from vhostnvme.cluster.pool import Pool
+from vhostnvme.cluster.records import HELD, MEMBERS, MemberRecord, SpaceRecord, decode
+from vhostnvme.cluster.rows import KINDS, DeviceRow, HoldingRow, RowState, SpaceRow, StoreRow
+from vhostnvme.cluster.runner import Runner, Work
+from vhostnvme.cluster.store import open_store
+from vhostnvme.cluster.store.base import Store
+from vhostnvme.config import CardConfig, ClusterConfig
+from vhostnvme.control.server import ControlServer
+from vhostnvme.emulation import card_control
+from vhostnvme.emulation.control import state_of
+from vhostnvme.emulation.server import Services, services
+from vhostnvme.errors import ClusterError, ConfigError, ProtocolError, StoreUnavailable
+from vhostnvme.fabric.address import Address
+from vhostnvme.fabric.target import listen_on, numeric_of
+from vhostnvme.native import Target, TargetLimits
+from vhostnvme.storage.catalog import Catalog
+from vhostnvme.storage.common import DiskSpec
+from vhostnvme.storage.ssd import SsdOptions
+from vhostnvme.works.exports import Exports
+from vhostnvme.works.ssds import Ssds
+from vhostnvme.works.vm_devices import VmDevices
+
+_log = logging.getLogger(__name__)
+
+STORE_WAIT_S = 10.0
+# Many cards, each with a controller for each namespace that it holds here.
+TARGET_LIMITS = TargetLimits(connections=4096, controllers=1024, half_open=256)
+
+
+class Card:
+    """From `start` to `stop`; what the control socket needs of it is public."""
+
+    def __init__(self, config: CardConfig) -> None:
+        self.config = config
+        self.addresses: list[str] = []
+        self.pool: Pool
+        self._stack = AsyncExitStack()
+        self._catalog: Catalog
+        self._ssds: Ssds
+        self._running: Services
+        self._exports: Exports | None = None
+        self._devices: VmDevices
+        self._runner: Runner
+        self._store: Store | None = None
+
+    # --- From start to stop ---
+
+    async def start(self) -> None:
+        """All of it, or an exception and nothing.
+
+        Raises:
+            ConfigError, NativeError, ClusterError: one sentence on what cannot be.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config, enter = self.config, self._stack
+        for remark in config.remarks():
+            _log.info("%s", remark)
+        for folder in (config.run_dir, config.folder):
+            make_folder(folder)
+        self._catalog = enter.enter_context(Catalog(config.state_dir, KINDS))
+        self._ssds = Ssds(
+            [SsdOptions(each.name, each.path, each.capacity, each.thin) for each in config.ssds],
+            self._catalog,
+        )
+        enter.callback(self._ssds.close)
+        self._running = await enter.enter_async_context(services(config.runtime))
+        self._listen()
+        self._devices = VmDevices(
+            self._running, config.name, config.folder, config.device, self._local_disk, self._gone
+        )
+        self._store = await self._open_store()
+        rows = [row for kind in KINDS[:3] for row in self._catalog.all(kind)]
+        self.pool = Pool(
+            self._options(),
+            [*rows, *self._catalog.deleted()],
+            self._ssds.reports(),
+            time.monotonic(),
+        )
+        self._runner = Runner(self.pool, self._catalog, self._store, self._works())
+        enter.push_async_callback(self._runner.stop)
+        self._ssds.changed = lambda reports: self._runner.post(SsdsSeen(tuple(reports)))
+        self._runner.start()
+        watching = asyncio.create_task(self._ssds.watch())
+        enter.callback(watching.cancel)
+        control = ControlServer(config.control, connections_max=card_control.CONNECTIONS_MAX)
+        card_control.register(control, self)
+        await enter.enter_async_context(control)
+
+    async def stop(self) -> None:
+        """In reverse order; devices and exports drain first. Safe to repeat."""
+        await self._stack.aclose()
+        try:
+            self.config.folder.rmdir()
+        except OSError as error:
+            _log.debug("the folder %s stays: %s", self.config.folder, error)
+
+    async def wait(self) -> None:
+        """Until the card cannot go on.
+
+        Raises:
+            VhostNvmeError: why.
+        """
+        await self._runner.wait()
+
+    def _listen(self) -> None:
+        """The target, with nothing in it yet."""
+        config = self.config
+        if not config.target.listen:
+            return
+        runtime = self._running.runtime
+        target = Target(runtime, self._running.placement.choose(), TARGET_LIMITS)
+        self._running.names[target.id] = "target"
+        self._exports = Exports(runtime, target, self._export_disk)
+
+        async def end() -> None:
+            await target.aclose()
+            assert self._exports is not None
+            self._exports.close()
+
+        self._stack.push_async_callback(end)
+        heard = []
+        for address in map(numeric_of, config.target.listen):
+            _, port = listen_on(target, address)
+            heard.append(Address(address.host, port))
+        self.addresses = [str(each) for each in config.target.advertise or heard]
+
+    async def _open_store(self) -> Store | None:
+        """A card that has been in its cluster before begins without the store, and waits for it."""
+        cluster, me = self.config.cluster, self.config.name
+        if cluster is None:
+            return None
+        known = self._catalog.get(StoreRow, "store")
+        here = StoreRow(url=cluster.store, prefix=cluster.prefix)
+        shares = any(row.giver != me for row in self._catalog.all(HoldingRow)) or any(
+            row.owner != me for row in self._catalog.all(SpaceRow)
+        )
+        if known is not None and known != here and shares:
+            raise ConfigError(
+                f"card {me} has namespaces of the cluster in {known.url}, and"
+                f" card.toml names {here.url}: name the old one until they are released"
+            )
+        store = card_store(cluster)
+        self._stack.push_async_callback(store.close)
+        try:
+            async with asyncio.timeout(STORE_WAIT_S):
+                await store.open()
+        except (StoreUnavailable, TimeoutError) as error:
+            if known != here:
+                raise
+            _log.warning("%s: this card goes on with what it has", error)
+        if known != here:
+            self._catalog.write(here)
+        return store
+
+    def _options(self) -> CardOptions:
+        config, cluster = self.config, self.config.cluster
+        times = {"ttl_s": cluster.ttl_s, "contention_s": cluster.contention_s} if cluster else {}
+        return CardOptions(
+            name=config.name,
+            uuid=self._catalog.card_uuid,
+            session=secrets.token_hex(8),
+            addresses=tuple(self.addresses),
+            reserve=config.reserve,
+            clustered=cluster is not None,
+            seed=secrets.randbits(64),
+            version=vhostnvme.__version__,
+            **times,
+        )
+
+    def _works(self) -> Mapping[type[Effect], Work]:
+        works: dict[type[Effect], Work] = {
+            Carve: self._ssds.carve,
+            Clone: self._ssds.clone,
+            Stretch: self._stretch,
+            Destroy: self._ssds.destroy,
+            StartDevice: self._devices.start,
+            StopDevice: self._devices.stop,
+            Attach: self._devices.attach,
+            Detach: self._devices.detach,
+            Refit: self._devices.refit,
+            Export: self._export,
+            Unexport: self._unexport,
+        }
+        return works
+
+    # --- Effects that concern two ---
+
+    async def _stretch(self, effect: Stretch) -> None:
+        """The medium first; then hosts that have it open are told."""
+        await self._ssds.stretch(effect)
+        namespace = self._exports.namespace(effect.uuid) if self._exports else None
+        if namespace is not None:
+            namespace.resize(effect.size)
+
+    async def _export(self, effect: Export) -> None:
+        if self._exports is None:
+            raise ClusterError("this card listens nowhere: name an address in [target] listen")
+        await self._exports.export(effect)
+
+    async def _unexport(self, effect: Unexport) -> None:
+        if self._exports is not None:
+            await self._exports.unexport(effect)
+
+    async def _export_disk(self, effect: Export) -> DiskSpec:
+        return await self._ssds.disk(effect.ssd, effect.uuid, effect.size, effect.block_size)
+
+    async def _local_disk(self, row: HoldingRow) -> DiskSpec:
+        return await self._ssds.disk(
+            row.ssd, row.uuid, row.size, row.block_size, read_only=row.read_only
+        )
+
+    def _gone(self, name: str) -> None:
+        self._runner.post(HostGone(name))
+
+    # --- For the control socket ---
+
+    async def run(self, make: Callable[[int], Command]) -> Any:
+        """Carries out a command; see Runner.command."""
+        return await self._runner.command(make)
+
+    def device_socket(self, name: str) -> Path:
+        """The vfio-user socket of a device."""
+        return self._devices.socket(name)
+
+    def device_state(self, name: str) -> str:
+        """`making`, `deleting`, `waiting` (a namespace cannot be reached), or as it runs."""
+        row: DeviceRow | None = self.pool.devices.get(name)
+        device = self._devices.get(name)
+        if row is None or row.state is not RowState.READY:
+            return str(row.state) if row else "deleted"
+        if device is None or self.pool.device_failure(name):
+            return "waiting"
+        return state_of(device.info())
+
+    async def heartbeat_ages(self) -> dict[str, float | None]:
+        """Seconds since each card was heard of, by name; None: its lease has run out.
+
+        Raises:
+            ClusterError: the store does not answer.
+        """
+        if self._store is None:
+            return {}
+        snapshot = await self._store.list(MEMBERS)
+        left = await self._store.remaining([entry.lease for entry in snapshot.entries])
+        ages: dict[str, float | None] = {}
+        for entry in snapshot.entries:
+            try:
+                member = decode(entry.key, entry.value, MemberRecord)
+            except ProtocolError:
+                continue
+            left_s = left.get(entry.lease)
+            ages[member.name] = None if left_s is None else max(member.ttl_s - left_s, 0.0)
+        return ages
+
+    async def held(self) -> list[SpaceRecord]:
+        """What cards hold of each other, all of it.
+
+        Raises:
+            ClusterError: the store does not answer.
+        """
+        if self._store is None:
+            return []
+        snapshot = await self._store.list(HELD)
+        found = []
+        for entry in snapshot.entries:
+            try:
+                found.append(decode(entry.key, entry.value, SpaceRecord))
+            except ProtocolError as error:
+                _log.warning("%s", error)
+        return found
+
+
+async def run_card(config: CardConfig, ready_fd: int | None = None) -> None:
+    """Runs a card until SIGINT, SIGTERM or SIGHUP, or until it cannot go on; then ends in order.
+
+    Args:
+        ready_fd: gets a line, and is closed, once commands are taken.
+
+    Raises:
+        VhostNvmeError: it could not be started, or could not go on.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal)
+    card = Card(config)
+    try:
+        await card.start()
+        _log.info("card %s takes commands on %s", config.name, config.control)
+        if ready_fd is not None:
+            os.write(ready_fd, b"ready\n")
+            os.close(ready_fd)
+        waiting = [asyncio.ensure_future(each) for each in (stop.wait(), card.wait())]
+        done, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        _log.info("card %s is ending", config.name)
+        for task in done:
+            task.result()
+    finally:
+        await card.stop()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def card_store(cluster: ClusterConfig) -> Store:
+    """The store that card.toml names, not yet open."""
+    return open_store(cluster.store, cluster.prefix)
+
+
+def make_folder(folder: Path) -> None:
+    """For this user alone.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from None

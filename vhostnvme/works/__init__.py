@@ -1,0 +1,1 @@
+"""What a card's managers have decided is carried out here: on SSDs, the target and devices."""

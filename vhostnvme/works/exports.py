@@ -1,0 +1,110 @@
+"""What a card gives to others: a subsystem for each namespace, with one host at one epoch.
+
+The host's NQN names the card, the namespace and the epoch, so the target itself lets in nobody of
+another epoch. Before a newer one is let in the old one is denied, and its commands have ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from vhostnvme.cluster.messages import Export, Unexport
+from vhostnvme.cluster.records import host_nqn_of, subsystem_nqn_of
+from vhostnvme.native import HostAccess, Namespace, Runtime, Subsystem, Target
+from vhostnvme.storage.common import DiskSpec
+from vhostnvme.storage.disk import open_disk
+
+NSID = 1  # of the only namespace of such a subsystem
+
+
+@dataclass(slots=True)
+class Exported:
+    """`host` None: nobody is let in; `attached`: the subsystem has the namespace."""
+
+    namespace: Namespace
+    subsystem: Subsystem
+    host: str | None = None
+    attached: bool = False
+
+
+class Exports:
+    """Of one card's target.
+
+    Args:
+        disk: what the data path opens of a namespace of this card.
+    """
+
+    def __init__(
+        self, runtime: Runtime, target: Target, disk: Callable[[Export], Awaitable[DiskSpec]]
+    ) -> None:
+        self._runtime = runtime
+        self._target = target
+        self._disk = disk
+        self._exported: dict[str, Exported] = {}
+
+    def namespace(self, uuid: str) -> Namespace | None:
+        """The open namespace, for a new size."""
+        exported = self._exported.get(uuid)
+        return exported.namespace if exported else None
+
+    async def export(self, effect: Export) -> None:
+        """Lets this owner at this epoch in, and nobody else.
+
+        Raises:
+            NativeError: EBUSY, EAGAIN: commands of the host before are under way still, and nobody
+                is let in; anything else: the namespace cannot be opened.
+        """
+        host = host_nqn_of(effect.owner, effect.uuid, effect.epoch)
+        exported = self._exported.get(effect.uuid)
+        if exported is None:
+            spec = await self._disk(effect)
+            exported = self._open(effect.uuid, spec)
+        if exported.host == host:
+            return
+        self._fence(exported)
+        exported.subsystem.attach(exported.namespace, NSID)
+        exported.attached = True
+        exported.subsystem.allow(HostAccess(hostnqn=host))
+        exported.host = host
+
+    def _open(self, uuid: str, spec: DiskSpec) -> Exported:
+        namespace = open_disk(self._runtime, spec)
+        try:
+            subsystem = Subsystem(self._target, subsystem_nqn_of(uuid), serial_of(uuid))
+        except BaseException:
+            namespace.close()
+            raise
+        self._exported[uuid] = Exported(namespace, subsystem)
+        return self._exported[uuid]
+
+    def _fence(self, exported: Exported) -> None:
+        """Nobody is in it afterwards, and nothing is under way."""
+        if exported.host is not None:
+            exported.subsystem.deny(exported.host)
+            exported.host = None
+        if exported.attached:
+            exported.subsystem.detach(NSID)
+            exported.attached = False
+
+    async def unexport(self, effect: Unexport) -> None:
+        """Ends it, and closes the namespace; raises as `export`."""
+        exported = self._exported.get(effect.uuid)
+        if exported is None:
+            return
+        self._fence(exported)
+        exported.subsystem.close()
+        exported.namespace.close()
+        del self._exported[effect.uuid]
+
+    def close(self) -> None:
+        """When the target has ended."""
+        for exported in self._exported.values():
+            exported.namespace.close()
+        self._exported.clear()
+
+
+def serial_of(uuid: str) -> str:
+    """The serial number of a namespace's subsystem."""
+    return "VN" + hashlib.sha256(uuid.encode()).hexdigest()[:16].upper()

@@ -1,0 +1,140 @@
+"""The devices of a card's VMs as they run: a controller each, with local and remote namespaces."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from vhostnvme.cluster.messages import Attach, Detach, Refit, StartDevice, StopDevice
+from vhostnvme.cluster.records import host_nqn_of
+from vhostnvme.cluster.rows import HoldingRow
+from vhostnvme.config import DeviceConfig
+from vhostnvme.emulation.device import Device, DeviceOptions
+from vhostnvme.emulation.server import Services
+from vhostnvme.errors import ConfigError
+from vhostnvme.fabric.address import parse_address
+from vhostnvme.native import Event, EventType
+from vhostnvme.storage.common import DiskSpec
+from vhostnvme.storage.disk import open_disk
+from vhostnvme.storage.remote import RemoteSpec
+
+_log = logging.getLogger(__name__)
+
+SOCKET_NAME = "cntrl"
+CONNECT_MS = 1000
+_HOST_IDS = uuid.UUID("0b4f3c39-9f2a-5d8e-8d5c-5a0c5a3f9f11")
+
+
+class VmDevices:
+    """Of one card, in one folder.
+
+    Args:
+        local: what the data path opens of a namespace of this card.
+        gone: is told the name of a device whose VM has let go of it.
+    """
+
+    def __init__(
+        self,
+        running: Services,
+        me: str,
+        folder: Path,
+        config: DeviceConfig,
+        local: Callable[[HoldingRow], Awaitable[DiskSpec]],
+        gone: Callable[[str], None],
+    ) -> None:
+        self._running = running
+        self._me = me
+        self._folder = folder
+        self._config = config
+        self._local = local
+        self._gone = gone
+        self._devices: dict[str, Device] = {}
+        running.listeners.append(self._on_event)
+
+    def get(self, name: str) -> Device | None:
+        """The device, while it runs."""
+        return self._devices.get(name)
+
+    def socket(self, name: str) -> Path:
+        """Where a device's vfio-user socket is, also when it does not run."""
+        return self._folder / name / SOCKET_NAME
+
+    async def start(self, effect: StartDevice) -> None:
+        """An empty controller, and its socket."""
+        row = effect.device
+        if row.name in self._devices:
+            return
+        options = DeviceOptions(
+            socket=self.socket(row.name),
+            namespaces=(),
+            serial=row.serial,
+            queues=self._config.queues,
+            doorbells=self._config.doorbells,
+            model=self._config.model,
+        )
+        self._devices[row.name] = await self._running.add_device(options)
+
+    async def stop(self, effect: StopDevice) -> None:
+        device = self._devices.get(effect.device)
+        if device is not None:
+            await self._running.remove_device(device)
+            del self._devices[effect.device]
+
+    async def attach(self, effect: Attach) -> None:
+        """
+        Raises:
+            NativeError, ConfigError: it cannot be opened here and now.
+        """
+        row = effect.holding
+        device = self._devices.get(row.device)
+        if device is None:
+            raise ConfigError(f"device {row.device} does not run")
+        if device.has(row.nsid):
+            return
+        spec = await self._spec(row)
+        namespace = open_disk(self._running.runtime, spec)
+        try:
+            device.attach(row.nsid, spec, namespace)
+        except BaseException:
+            namespace.close()
+            raise
+
+    async def detach(self, effect: Detach) -> None:
+        device = self._devices.get(effect.device)
+        if device is not None and device.has(effect.nsid):
+            device.remove_namespace(effect.nsid)
+
+    async def refit(self, effect: Refit) -> None:
+        row = effect.holding
+        device = self._devices.get(row.device)
+        if device is not None and device.has(row.nsid):
+            device.resize_namespace(row.nsid, row.size)
+
+    async def _spec(self, row: HoldingRow) -> DiskSpec:
+        return await self._local(row) if row.giver == self._me else remote_spec(self._me, row)
+
+    def _on_event(self, event: Event) -> None:
+        if event.type is not EventType.CLIENT_DETACHED:
+            return
+        for name, device in self._devices.items():
+            if device.id == event.controller:
+                self._gone(name)
+                return
+
+
+def remote_spec(me: str, row: HoldingRow) -> RemoteSpec:
+    """How a card reaches a namespace that another one has given it: as the host of its epoch."""
+    hostnqn = host_nqn_of(me, row.uuid, row.epoch)
+    return RemoteSpec(
+        paths=tuple(parse_address(each) for each in row.addresses),
+        subnqn=row.subnqn,
+        nsid=row.remote_nsid,
+        hostnqn=hostnqn,
+        hostid=uuid.uuid5(_HOST_IDS, hostnqn),
+        uuid=uuid.UUID(row.uuid),
+        block_size=row.block_size,
+        read_only=row.read_only,
+        connect_ms=CONNECT_MS,
+    )
