@@ -215,9 +215,14 @@ class CreatedDevice(msgspec.Struct):
 
 
 class DeviceInfo(CreatedDevice):
-    """`state`: `making`, `listening`, `connected`, `running`, `failed` or `deleting`."""
+    """`state`: `making`, `waiting` (a namespace cannot be reached), `listening`, `connected`,
+    `running` (enabled by a driver), `failed` or `deleting`.
+
+    `reason`: why it is not whole, "" when nothing is wrong.
+    """
 
     state: str
+    reason: str
     serial: str
     size: int
     release_on_disconnect: bool
@@ -235,7 +240,7 @@ class VmInfo(msgspec.Struct):
 
 
 class ReleasedInfo(msgspec.Struct):
-    """What a deletion has come to. `pending`: namespaces whose card has not confirmed yet.
+    """What a deletion has come to. `pending`: devices and namespaces that are not gone yet.
 
     `already`: there was nothing left to delete.
     """

@@ -1,4 +1,7 @@
-"""What a card answers on its control socket: commands for its managers, and what its pool holds."""
+"""What a card answers on its control socket: commands for its managers, and what its pool holds.
+
+The managers check what they are asked for; here only what they do not get to see is checked.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,7 @@ from typing import Any, Protocol
 import vhostnvme
 from vhostnvme.cluster import messages
 from vhostnvme.cluster.messages import Command, Part, Released
-from vhostnvme.cluster.records import (
-    PRIORITY_MAX,
-    PRIORITY_MIN,
-    SpaceRecord,
-    check_card_name,
-    check_name,
-)
+from vhostnvme.cluster.records import SpaceRecord
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow
 from vhostnvme.config import CardConfig
 from vhostnvme.control import card as methods
@@ -54,7 +51,6 @@ _log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 256  # a command that waits for space keeps its connection
 WAIT_S_MAX = 24 * 3600.0
-BLOCK_SIZES = (512, 4096)
 
 
 class Card(Protocol):
@@ -165,10 +161,6 @@ class _Does:
     # --- Namespaces ------------------------------------------------------------------------------
 
     async def namespace_create(self, params: CreateNamespaceParams) -> NamespaceInfo:
-        check_name("VM", params.vm)
-        _check_block(params.block_size)
-        _check_priority(params.priority)
-        self._check_ssd(params.ssd)
         uuid = await self._card.run(
             lambda number: messages.CreateNamespace(
                 number,
@@ -183,7 +175,7 @@ class _Does:
 
     async def namespace_clone(self, params: CloneNamespaceParams) -> NamespaceInfo:
         source = self._held(params.uuid)
-        vm = check_name("VM", params.vm or source.vm)
+        vm = params.vm or source.vm
         uuid = await self._card.run(
             lambda number: messages.CloneNamespace(number, source.uuid, vm, params.read_only)
         )
@@ -191,8 +183,7 @@ class _Does:
 
     async def namespace_add(self, params: AddNamespaceParams) -> NamespaceInfo:
         self._device_row(params.device)
-        part = self._part(params.part)
-        _check_priority(params.priority)
+        part = _part(params.part)
         _check_wait(params.wait_s)
         uuid = await self._card.run(
             lambda number: messages.AddNamespace(
@@ -225,13 +216,7 @@ class _Does:
     # --- Devices and VMs -------------------------------------------------------------------------
 
     async def device_create(self, params: CreateDeviceParams) -> CreatedDevice:
-        check_name("VM", params.vm)
-        if params.name is not None:
-            check_name("device", params.name)
-        if not params.parts:
-            raise ConfigError("a device has at least one namespace: give it a size")
-        parts = tuple(self._part(each) for each in params.parts)
-        _check_priority(params.priority)
+        parts = tuple(_part(each) for each in params.parts)
         _check_wait(params.wait_s)
         name = await self._card.run(
             lambda number: messages.CreateDevice(
@@ -247,23 +232,18 @@ class _Does:
         return self._created(name)
 
     async def device_delete(self, params: DeviceParams) -> ReleasedInfo:
-        check_name("device", params.device)
         return await self._release(lambda number: messages.DeleteDevice(number, params.device))
 
     async def device_adopt(self, params: AdoptDeviceParams) -> CreatedDevice:
-        check_name("device", params.device)
-        check_card_name(params.owner)
         name = await self._card.run(
             lambda number: messages.AdoptDevice(number, params.device, params.owner)
         )
         return self._created(name)
 
     async def vm_delete(self, params: VmParams) -> ReleasedInfo:
-        check_name("VM", params.vm)
         return await self._release(lambda number: messages.DeleteVm(number, params.vm))
 
     async def cluster_forget(self, params: CardParams) -> ForgottenCard:
-        check_card_name(params.card)
         records = await self._card.run(lambda number: messages.ForgetCard(number, params.card))
         return ForgottenCard(card=params.card, records=records)
 
@@ -309,30 +289,11 @@ class _Does:
                 return each
         raise PeerError(f"namespace {uuid} has been deleted meanwhile")
 
-    def _part(self, params: PartParams) -> Part:
-        _check_block(params.block_size)
-        return Part(params.size, params.placement, params.block_size)
 
-    def _check_ssd(self, name: str | None) -> None:
-        known = [each.name for each in self._card.config.ssds]
-        if name is not None and name not in known:
-            raise ConfigError(
-                f"card {self._me} has no SSD {name!r}: it has {', '.join(known) or 'none'}"
-            )
-
-
-def _check_priority(priority: int) -> None:
-    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
-        raise ConfigError(
-            f"a priority is from {PRIORITY_MIN} to {PRIORITY_MAX}, the highest; not {priority}"
-        )
+def _part(params: PartParams) -> Part:
+    return Part(params.size, params.placement, params.block_size)
 
 
 def _check_wait(wait_s: float) -> None:
     if not 0 <= wait_s <= WAIT_S_MAX:
         raise ConfigError(f"a request waits from 0 to {WAIT_S_MAX:.0f} s, not {wait_s:g} s")
-
-
-def _check_block(block_size: int) -> None:
-    if block_size not in BLOCK_SIZES:
-        raise ConfigError(f"blocks have 512 or 4096 bytes, not {block_size}")

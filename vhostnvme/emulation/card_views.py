@@ -56,6 +56,7 @@ class Pool(Protocol):
     def clustered(self) -> bool: ...
     def offer(self) -> OfferRecord: ...
     def peers(self) -> Sequence[Peer]: ...
+    def device_failure(self, name: str) -> str: ...
 
 
 def own_ssds(config: CardConfig, pool: Pool) -> list[SsdInfo]:
@@ -142,7 +143,7 @@ def _placement(me: str, other: str) -> str:
 
 
 def find_uuid(me: str, pool: Pool, text: str) -> str:
-    """The UUID that begins like this, of the namespaces that this card holds.
+    """The UUID that begins like this, of the namespaces that this card holds or has given.
 
     Raises:
         ConfigError: there is none, or there are several, and it is no whole UUID.
@@ -150,10 +151,11 @@ def find_uuid(me: str, pool: Pool, text: str) -> str:
     text = text.lower()
     if _UUID.fullmatch(text):
         return text
-    found = [uuid for uuid in pool.holdings if uuid.startswith(text)]
+    known = pool.holdings.keys() | pool.spaces.keys()
+    found = [uuid for uuid in known if uuid.startswith(text)]
     if len(text) < UUID_CHARACTERS_MIN or not found:
         raise ConfigError(
-            f"card {me} holds no namespace {text!r}: write its UUID, or the beginning of it, as"
+            f"card {me} knows no namespace {text!r}: write its UUID, or the beginning of it, as"
             " `vhostnvme namespace list` shows it"
         )
     if len(found) > 1:
@@ -195,6 +197,7 @@ def device(me: str, pool: Pool, row: DeviceRow, socket: Path, state: str) -> Dev
         qemu_args=known.qemu_args,
         namespaces=known.namespaces,
         state=state if row.state is RowState.READY else row.state,
+        reason=pool.device_failure(row.name),
         serial=row.serial,
         size=sum(each.size for each in known.namespaces),
         release_on_disconnect=row.release_on_disconnect,

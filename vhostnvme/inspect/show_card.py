@@ -99,6 +99,8 @@ def show_device(device: CreatedDevice) -> None:
     if isinstance(device, DeviceInfo):
         line += f", {device.state}, serial number {device.serial}"
     lines = [line]
+    if isinstance(device, DeviceInfo) and device.reason:
+        lines.append(f"  it is not whole: {device.reason}")
     for one in device.namespaces:
         lines.append(
             f"  namespace {one.nsid}: {rounded_size(one.size)} {one.placement} on"
@@ -138,10 +140,10 @@ def show_released(what: str, released: ReleasedInfo) -> None:
     lines = [f"{what} is deleted: {' and '.join(counts)}"]
     if released.pending:
         lines.append(
-            f"  {_count(len(released.pending), 'namespace')} more to be confirmed by the cards"
-            " that gave them; that is remembered, and done when they answer:"
+            "  these have not been confirmed yet; that is remembered, and done when the card that"
+            " gave them answers:"
         )
-        lines += [f"    {uuid}" for uuid in released.pending]
+        lines += [f"    {name}" for name in released.pending]
     _say(lines)
 
 
