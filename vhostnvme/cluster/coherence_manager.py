@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -24,45 +23,18 @@ from vhostnvme.cluster.messages import (
     Effect,
     Export,
     Failure,
-    FailureKind,
     Stretch,
     Unexport,
 )
 from vhostnvme.cluster.records import SpaceRecord, SpaceState, subsystem_nqn_of
+from vhostnvme.cluster.requests import Granted, Request, Requests
 from vhostnvme.cluster.rows import RowState, SpaceRow
 from vhostnvme.cluster.space_store import SpaceStore, Versioned
+from vhostnvme.cluster.steps import Steps
 from vhostnvme.storage.catalog import Gone
 
-RETRY_S = 2.0
-BUSY_RETRY_S = 0.25
 REFUSED_KEPT_S = 60.0  # a refusal that its asker does not take away is taken away for it
 EXPORTED_NSID = 1
-
-# The SSD on which there is space now, or why there is none.
-Granted = Callable[[str | None, str], None]
-
-
-@dataclass(slots=True)
-class Request:
-    """Somebody wants space here: another card by its record, or this one (`granted`)."""
-
-    uuid: str
-    owner: str
-    vm: str
-    device: str
-    size: int
-    block_size: int
-    priority: int
-    waited_s: float  # before it came here
-    since: float
-    draw: float  # decides between equals
-    ssd: str | None = None
-    with_reserve: bool = False
-    granted: Granted | None = None
-
-    def rank(self, now: float, aging_s: float) -> tuple[float, float]:
-        waited_s = self.waited_s + now - self.since
-        return (self.priority + waited_s / aging_s, self.draw)
 
 
 class CoherenceManager:
@@ -75,9 +47,8 @@ class CoherenceManager:
         self._cluster = cluster
         self._local = local
         self._store = store
-        self._requests: dict[str, Request] = {}
-        self._busy: set[str] = set()  # an effect for it is under way
-        self._retry_at: dict[str, float] = {}
+        self._requests = Requests(board, local)
+        self._steps = Steps(board, cluster, self.act_on)
         self._exported: dict[str, int] = {}  # the epoch that is let in
         self._opened: set[str] = set()  # an export has been begun since the last end of one
         self._refused_at: dict[str, float] = {}
@@ -88,11 +59,11 @@ class CoherenceManager:
 
     def ask(self, request: Request) -> None:
         """Queues a request of this card; `granted` is called once."""
-        self._requests[request.uuid] = request
+        self._requests.add(request)
 
     def withdraw(self, uuid: str) -> None:
         """It is not wanted any more. Space that is being made for it is given back."""
-        self._requests.pop(uuid, None)
+        self._requests.remove(uuid)
         row = self._board.spaces.get(uuid)
         if row is not None and row.state is not RowState.DELETING:
             self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
@@ -120,10 +91,7 @@ class CoherenceManager:
             self.act_on(row.uuid)
 
     def tick(self) -> None:
-        due = [uuid for uuid, at in self._retry_at.items() if at <= self._board.now]
-        for uuid in due:
-            del self._retry_at[uuid]
-            self.act_on(uuid)
+        self._steps.tick()
         for uuid, at in list(self._refused_at.items()):
             if at + REFUSED_KEPT_S <= self._board.now and self._cluster.member:
                 del self._refused_at[uuid]
@@ -133,7 +101,7 @@ class CoherenceManager:
 
     def act_on(self, uuid: str) -> None:
         """Takes the next step for one namespace, if there is one and nothing is under way."""
-        if uuid in self._busy or self._retry_at.get(uuid, 0.0) > self._board.now:
+        if not self._steps.is_free(uuid):
             return
         row, found = self._board.spaces.get(uuid), self._store.given(uuid)
         if row is not None and row.state is RowState.DELETING:
@@ -151,9 +119,7 @@ class CoherenceManager:
             self._serve(found, row)
 
     def _without_record(self, uuid: str, row: SpaceRow | None) -> None:
-        request = self._requests.get(uuid)
-        if request is not None and request.granted is None:
-            del self._requests[uuid]  # taken back
+        self._requests.remove_record(uuid)
         if row is None:
             return
         if row.state is RowState.MAKING:
@@ -175,9 +141,9 @@ class CoherenceManager:
         record = found.record
         match record.state:
             case SpaceState.ASKED:
-                self._queue(record)
+                self._requests.add_record(record)
             case SpaceState.WITHDRAWN | SpaceState.RELEASING:
-                self._requests.pop(record.uuid, None)
+                self._requests.remove(record.uuid)
                 self._remove_record(found)
             case SpaceState.REFUSED:
                 self._refused_at.setdefault(record.uuid, self._board.now)
@@ -188,58 +154,23 @@ class CoherenceManager:
                     " has nothing of it: its catalog is not the one that granted it",
                 )
 
-    def _queue(self, record: SpaceRecord) -> None:
-        if record.uuid in self._requests:
-            return
-        self._requests[record.uuid] = Request(
-            uuid=record.uuid,
-            owner=record.owner,
-            vm=record.vm,
-            device=record.device,
-            size=record.size,
-            block_size=record.block_size,
-            priority=record.priority,
-            waited_s=record.waited_ms / 1000,
-            since=self._board.now,
-            draw=self._board.random.random(),
-        )
-
     # --- Decisions ---
 
     def decide(self) -> None:
-        """Grants what fits, the best request first; for the last space it waits for better ones."""
-        while self._requests:
-            open_ = [each for each in self._requests.values() if self._can_decide(each)]
-            if not open_:
-                return
-            now, aging_s = self._board.now, self._board.options.aging_s
-            first = max(open_, key=lambda each: each.rank(now, aging_s))
-            ssd = self._local.best(first.size, with_reserve=first.with_reserve, only=first.ssd)
-            if ssd is None or not (first.granted or self._board.options.addresses):
-                self._refuse(first)
-                continue
-            oldest = min(each.since for each in open_)
-            again = self._local.fits_again(first.size, ssd, with_reserve=first.with_reserve)
-            if not again and now < oldest + self._board.options.contention_s:
-                return
-            self._grant(first, ssd.name)
+        """Answers the requests whose turn it is."""
+        while (answer := self._requests.next(self._can_answer)) is not None:
+            request, ssd = answer
+            if ssd is None:
+                self._refuse(request)
+            else:
+                self._grant(request, request.row(ssd))
 
-    def _can_decide(self, request: Request) -> bool:
+    def _can_answer(self, request: Request) -> bool:
         return request.granted is not None or (
-            self._cluster.member and request.uuid not in self._busy
+            self._cluster.member and not self._steps.is_busy(request.uuid)
         )
 
-    def _grant(self, request: Request, ssd: str) -> None:
-        del self._requests[request.uuid]
-        row = SpaceRow(
-            uuid=request.uuid,
-            ssd=ssd,
-            size=request.size,
-            block_size=request.block_size,
-            owner=request.owner,
-            vm=request.vm,
-            device=request.device,
-        )
+    def _grant(self, request: Request, row: SpaceRow) -> None:
         self._board.write(row)
         if request.granted is not None:
             self._make(row, lambda op: Carve(op, row.uuid, row.ssd, row.size), request.granted)
@@ -247,14 +178,12 @@ class CoherenceManager:
             self.act_on(request.uuid)
 
     def _refuse(self, request: Request) -> None:
-        del self._requests[request.uuid]
-        why = f"card {self._board.me!r} has no {request.size} bytes left in one piece"
-        if request.ssd is not None:
-            why = f"SSD {request.ssd!r} has no {request.size} bytes left in one piece"
+        where = f"SSD {request.ssd!r}" if request.ssd else f"card {self._board.me!r}"
+        why = f"{where} has no {request.size} bytes left in one piece"
         if request.granted is not None:
             request.granted(None, why)
-            return
-        self._refuse_record(request.uuid, why)
+        else:
+            self._refuse_record(request.uuid, why)
 
     def _refuse_record(self, uuid: str, why: str) -> None:
         found = self._store.given(uuid)
@@ -279,7 +208,7 @@ class CoherenceManager:
             self._give_up(now_row)
             granted(None, failure.message)
 
-        self._begin(row.uuid, effect, made)
+        self._steps.begin(row.uuid, effect, made)
 
     def _carve_for(self, found: Versioned, row: SpaceRow) -> None:
         if found.record.state is not SpaceState.ASKED:
@@ -298,7 +227,7 @@ class CoherenceManager:
             self._board.log(logging.WARNING, f"no space for card {row.owner!r}: {failure.message}")
             self.when_destroyed(row.uuid, lambda: self._refuse_record(row.uuid, failure.message))
 
-        self._begin(row.uuid, lambda op: Carve(op, row.uuid, row.ssd, row.size), carved)
+        self._steps.begin(row.uuid, lambda op: Carve(op, row.uuid, row.ssd, row.size), carved)
 
     def _serve(self, found: Versioned, row: SpaceRow) -> None:
         """The space is there: lets its owner in, answers, or takes it back."""
@@ -349,7 +278,7 @@ class CoherenceManager:
 
         self._exported.pop(row.uuid, None)
         self._opened.add(row.uuid)
-        self._begin(
+        self._steps.begin(
             row.uuid,
             lambda op: Export(
                 op, row.uuid, row.ssd, row.size, row.block_size, row.owner, row.epoch
@@ -392,7 +321,7 @@ class CoherenceManager:
             self._board.write(now_row)
             then(now_row, failure)
 
-        self._begin(uuid, lambda op: Stretch(op, uuid, row.ssd, row.wanted), stretched)
+        self._steps.begin(uuid, lambda op: Stretch(op, uuid, row.ssd, row.wanted), stretched)
 
     def _remove(self, row: SpaceRow) -> None:
         """Nobody may be in it any more; then it is destroyed, and then forgotten."""
@@ -404,7 +333,7 @@ class CoherenceManager:
                 if failure is None:
                     self._opened.discard(uuid)
 
-            self._begin(uuid, lambda op: Unexport(op, uuid), ended)
+            self._steps.begin(uuid, lambda op: Unexport(op, uuid), ended)
             return
 
         def destroyed(_value: object, failure: Failure | None) -> None:
@@ -420,49 +349,19 @@ class CoherenceManager:
                     f" {failure.message}",
                 )
 
-        self._begin(uuid, lambda op: Destroy(op, uuid, row.ssd), destroyed)
+        self._steps.begin(uuid, lambda op: Destroy(op, uuid, row.ssd), destroyed)
 
     def _give_up(self, row: SpaceRow) -> None:
         self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
-        self._retry_at.pop(row.uuid, None)
+        self._steps.at_once(row.uuid)
 
     # --- Helpers ---
 
-    def _begin(self, uuid: str, make: Callable[[int], Effect], then: Then) -> None:
-        """Begins an effect for a namespace, and takes its next step when that has ended."""
-        self._busy.add(uuid)
-
-        def done(value: object, failure: Failure | None) -> None:
-            self._busy.discard(uuid)
-            if failure is not None:
-                busy = failure.kind is FailureKind.BUSY
-                self._retry_at[uuid] = self._board.now + (BUSY_RETRY_S if busy else RETRY_S)
-            then(value, failure)
-            self.act_on(uuid)
-
-        self._board.begin(make, done)
-
     def _swap(self, found: Versioned, new: SpaceRecord) -> None:
-        self._record_step(new.uuid, lambda told: self._store.change(found, new, told))
+        self._steps.write(new.uuid, lambda told: self._store.change(found, new, told))
 
     def _remove_record(self, found: Versioned) -> None:
-        self._record_step(found.record.uuid, lambda told: self._store.delete(found, told))
-
-    def _record_step(
-        self, uuid: str, begin: Callable[[Callable[[bool | None], None]], None]
-    ) -> None:
-        if not self._cluster.member:
-            self._retry_at[uuid] = self._board.now + RETRY_S
-            return
-        self._busy.add(uuid)
-
-        def told(done: bool | None) -> None:
-            self._busy.discard(uuid)
-            if not done:
-                self._retry_at[uuid] = self._board.now + BUSY_RETRY_S
-            self.act_on(uuid)
-
-        begin(told)
+        self._steps.write(found.record.uuid, lambda told: self._store.delete(found, told))
 
     def _tell_once(self, what: str, text: str) -> None:
         if what not in self._told:

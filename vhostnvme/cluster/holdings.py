@@ -17,11 +17,13 @@ import msgspec
 from vhostnvme.cluster import placement as rule
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.cluster_manager import ClusterManager
-from vhostnvme.cluster.coherence_manager import CoherenceManager, Request
+from vhostnvme.cluster.coherence_manager import CoherenceManager
 from vhostnvme.cluster.local_space import LocalSpace
 from vhostnvme.cluster.records import SpaceRecord, SpaceState
+from vhostnvme.cluster.requests import Request
 from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState
 from vhostnvme.cluster.space_store import SpaceStore, Versioned
+from vhostnvme.cluster.steps import Steps
 from vhostnvme.cluster.store.base import Compare
 from vhostnvme.errors import ClusterError, NoSpace
 from vhostnvme.storage.catalog import Gone, Row
@@ -70,8 +72,7 @@ class Holdings:
         self._store = store
         self._lost = lost
         self._seeks: dict[str, Seek] = {}
-        self._busy: set[str] = set()
-        self._retry_at: dict[str, float] = {}
+        self._steps = Steps(board, cluster, self.act_on)
         self._linger: dict[str, float] = {}  # of unknown fate until then
 
     # --- For the namespace manager ---
@@ -112,10 +113,10 @@ class Holdings:
         new = msgspec.structs.replace(
             old.record, owner=self._board.me, epoch=old.record.epoch + 1, wanted=0
         )
-        self._busy.add(row.uuid)
+        self._steps.hold(row.uuid)
 
         def told(done: bool | None) -> None:
-            self._busy.discard(row.uuid)
+            self._steps.release(row.uuid)
             if done is False:
                 self._linger.pop(row.uuid, None)
             elif done is None:
@@ -127,9 +128,9 @@ class Holdings:
     def resize(self, row: HoldingRow, size: int) -> bool:
         """Asks the giver for another size; False: not now."""
         found = self._store.held(row.uuid)
-        if found is None or not self._cluster.member or row.uuid in self._busy:
+        if found is None or not self._cluster.member or self._steps.is_busy(row.uuid):
             return False
-        self._step(
+        self._steps.write(
             row.uuid,
             partial(
                 self._store.change,
@@ -142,7 +143,7 @@ class Holdings:
     def resized(self, row: HoldingRow) -> tuple[int, str] | None:
         """The size by the giver's record and why it is not another; None: it is being changed."""
         found = self._store.held(row.uuid)
-        if found is None or found.record.wanted or row.uuid in self._busy:
+        if found is None or found.record.wanted or self._steps.is_busy(row.uuid):
             return None
         return found.record.size, found.record.reason
 
@@ -170,10 +171,10 @@ class Holdings:
             elif seek.ask_until is not None and not self._can_answer(seek, now):
                 self._abandon(seek)
                 self._next(seek)
-        for times in (self._retry_at, self._linger):
-            for uuid in [uuid for uuid, at in times.items() if at <= now]:
-                del times[uuid]
-                self.act_on(uuid)
+        self._steps.tick()
+        for uuid in [uuid for uuid, at in self._linger.items() if at <= now]:
+            del self._linger[uuid]
+            self.act_on(uuid)
 
     def _can_answer(self, seek: Seek, now: float) -> bool:
         assert seek.ask_until is not None
@@ -184,9 +185,7 @@ class Holdings:
     def act_on(self, uuid: str) -> None:
         """Takes the next step for one remote holding."""
         row = self._board.holdings.get(uuid)
-        if row is None or row.giver == self._board.me or uuid in self._busy:
-            return
-        if self._retry_at.get(uuid, 0.0) > self._board.now:
+        if row is None or row.giver == self._board.me or not self._steps.is_free(uuid):
             return
         found = self._store.held(uuid)
         match row.state:
@@ -234,26 +233,12 @@ class Holdings:
         record = found.record
         match record.state:
             case SpaceState.REFUSED:
-                self._step(row.uuid, partial(self._store.delete, found))
+                self._steps.write(row.uuid, partial(self._store.delete, found))
             case SpaceState.ASKED | SpaceState.GRANTED:
                 asked = record.state is SpaceState.ASKED
                 state = SpaceState.WITHDRAWN if asked else SpaceState.RELEASING
                 new = msgspec.structs.replace(record, state=state)
-                self._step(row.uuid, partial(self._store.change, found, new))
-
-    def _step(self, uuid: str, begin: Callable[[Callable[[bool | None], None]], None]) -> None:
-        if not self._cluster.member:
-            self._retry_at[uuid] = self._board.now + WAIT_STEP_S
-            return
-        self._busy.add(uuid)
-
-        def told(done: bool | None) -> None:
-            self._busy.discard(uuid)
-            if not done:
-                self._retry_at[uuid] = self._board.now + TRY_AGAIN_S
-            self.act_on(uuid)
-
-        begin(told)
+                self._steps.write(row.uuid, partial(self._store.change, found, new))
 
     # --- From card to card ---
 
@@ -344,10 +329,10 @@ class Holdings:
             waited_ms=int((self._board.now - seek.started) * 1000),
         )
         uuid = row.uuid
-        self._busy.add(uuid)
+        self._steps.hold(uuid)
 
         def told(done: bool | None) -> None:
-            self._busy.discard(uuid)
+            self._steps.release(uuid)
             if done is None:
                 self._linger[uuid] = self._board.now + LINGER_S
             if self._seeks.get(uuid) is not seek:
