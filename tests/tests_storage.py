@@ -46,9 +46,7 @@ def opened(path: Path, capacity: int | None = None, thin: bool = False, known: s
 
 def make_image(path: Path, kind: str) -> Path:
     """A sparse file with a new file system."""
-    with path.open("wb") as file:
-        file.truncate(_SIZES[kind])
-    run(*_MAKERS[kind], path)
+    run(*_MAKERS[kind], file_of(path.parent, _SIZES[kind], path.name))
     return path
 
 
@@ -90,3 +88,18 @@ def loop_device(image: Path) -> Iterator[Path]:
         yield device
     finally:
         run("losetup", "--detach", device)
+
+
+@contextmanager
+def block_device(folder: Path, size: int, name: str = "image") -> Iterator[Path]:
+    """A block device of zeros."""
+    with loop_device(file_of(folder, size, name)) as device:
+        yield device
+
+
+def file_of(folder: Path, size: int, name: str = "image") -> Path:
+    """A sparse file."""
+    path = folder / name
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vhostnvme.errors import ConfigError
 from vhostnvme.storage.ssd_base import Found, Missing, Ssd, SsdOptions, SsdState
+from vhostnvme.storage.ssd_block import BlockSsd
 from vhostnvme.storage.ssd_directory import DirectorySsd
 
 __all__ = ["Found", "Missing", "Ssd", "SsdOptions", "SsdState", "check_places", "open_ssd"]
@@ -35,14 +36,16 @@ def open_ssd(options: SsdOptions, card_uuid: str, known: str = "") -> Ssd:
     try:
         mode = options.path.stat().st_mode
     except FileNotFoundError:
-        if known:
-            return DirectorySsd(options, card_uuid, known)
-        raise ConfigError(f"{place} does not exist: make, mount or connect it") from None
+        if not known:
+            raise ConfigError(f"{place} does not exist: make, mount or connect it") from None
+        mode = stat.S_IFBLK if _is_below_dev(options.path) else stat.S_IFDIR
     except OSError as error:
         raise ConfigError(f"cannot open {place}: {error.strerror}") from None
-    if not stat.S_ISDIR(mode):
-        raise ConfigError(f"{place} is neither a directory nor a block device: name one")
-    return DirectorySsd(options, card_uuid, known)
+    if stat.S_ISDIR(mode):
+        return DirectorySsd(options, card_uuid, known)
+    if stat.S_ISBLK(mode) or stat.S_ISREG(mode):
+        return BlockSsd(options, card_uuid, known)
+    raise ConfigError(f"{place} is neither a directory nor a block device: name one")
 
 
 def check_places(ssds: Sequence[SsdOptions]) -> list[str]:
@@ -59,6 +62,10 @@ def check_places(ssds: Sequence[SsdOptions]) -> list[str]:
                 " side"
             )
     return sentences
+
+
+def _is_below_dev(path: Path) -> bool:
+    return os.path.realpath(path).startswith("/dev/")
 
 
 def _same(one: str, other: str) -> bool:

@@ -162,7 +162,7 @@ class Ssd(Closable, ABC):
     def disk(
         self, uuid: str, size: int, block_size: int = 512, read_only: bool = False
     ) -> DiskSpec:
-        """What the data path opens. `size` in bytes, as the namespace is known to have."""
+        """What the data path opens: the first `size` bytes, which may be less than were carved."""
         with self._change(f"open {uuid}", uuid):
             return self._disk(uuid, size, block_size, read_only)
 

@@ -162,13 +162,14 @@ class DirectorySsd(Ssd):
 
     def _disk(self, uuid: str, size: int, block_size: int, read_only: bool) -> FileSpec:
         found = self._stat(f"{uuid}.ns")
-        if found is None or found.st_size != size:
+        if found is None or found.st_size < size:
             why = (
                 "it is not there" if found is None else f"it has {found.st_size} bytes, not {size}"
             )
             raise self._error(errno.ENOENT if found is None else errno.EINVAL, f"open {uuid}", why)
         return FileSpec(
             path=str(self.path / f"{uuid}.ns"),
+            offset=None if found.st_size == size else 0,  # a part of it
             size=size,
             block_size=block_size,
             read_only=read_only,

@@ -266,7 +266,10 @@ def test_the_disk_is_the_file(tmp_path: Path) -> None:
         assert Path(disk.path) == tmp_path / f"{FIRST}.ns"
         assert (disk.size, disk.block_size, disk.read_only) == (MIB, 4096, True)
         assert str(disk.uuid) == FIRST
-        with pytest.raises(NativeError, match=f"it has {MIB} bytes, not 4096"):
-            ssd.disk(FIRST, 4096, 512)
+        assert disk.offset is None
+        part = ssd.disk(FIRST, MIB - 512, 512)
+        assert isinstance(part, FileSpec) and (part.offset, part.size) == (0, MIB - 512)
+        with pytest.raises(NativeError, match=f"it has {MIB} bytes, not {2 * MIB}"):
+            ssd.disk(FIRST, 2 * MIB, 512)
         with pytest.raises(NativeError, match="it is not there"):
             ssd.disk(SECOND, 4096, 512)
