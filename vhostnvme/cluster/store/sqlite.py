@@ -190,6 +190,8 @@ class SqliteStore(Store):
         """Looks what the others did, even when no bell rings, and whose lease has ended."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
+            if not self._engine.must_look():
+                continue
             try:
                 await self._call(self._engine.look)
             except StoreUnavailable:

@@ -14,7 +14,6 @@ from vhostnvme.cluster.store.sqlite_rows import LeaseRow
 
 __all__ = ["Contact"]
 
-_PAUSE_NS_MIN = 250_000_000
 _PAUSES_MAX = 64
 
 
@@ -24,7 +23,7 @@ class Contact:
     def __init__(self) -> None:
         self._last_ns: int | None = None
         self._since_ns: int | None = None
-        # When each pause ended and how long it was.
+        # When each pause ended and how long it was; the longest first.
         self._pauses: deque[tuple[int, int]] = deque()
 
     def made(self, now_ns: int) -> None:
@@ -32,8 +31,12 @@ class Contact:
         if self._since_ns is None or self._last_ns is None or now_ns < self._last_ns:
             self._since_ns = now_ns
             self._pauses.clear()
-        elif now_ns - self._last_ns >= _PAUSE_NS_MIN:
-            self._pauses.append((now_ns, now_ns - self._last_ns))
+        else:
+            length_ns = now_ns - self._last_ns
+            # One that is as long and later says all that an earlier one does.
+            while self._pauses and self._pauses[-1][1] <= length_ns:
+                self._pauses.pop()
+            self._pauses.append((now_ns, length_ns))
             if len(self._pauses) > _PAUSES_MAX:
                 self._since_ns = self._pauses.popleft()[0]
         self._last_ns = now_ns

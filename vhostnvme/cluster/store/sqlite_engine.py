@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,10 @@ from vhostnvme.cluster.store.sqlite_rows import LeaseRow, Log
 from vhostnvme.errors import StoreUnavailable
 
 __all__ = ["Engine"]
+
+_LOOK_NS_MAX = 1_000_000_000
+# How coarse a file system's time may be, and more.
+_STAMP_NS = 50_000_000
 
 T = TypeVar("T")
 
@@ -39,7 +44,9 @@ class Engine:
         self._grants = -1
         self._leases: list[LeaseRow] = []
         self._wrote_ns = 0
-        self._look_ns = 0
+        self._look_ns = 0  # at the leases, at the latest
+        self._looked_ns = 0
+        self._stamp: tuple[int, ...] = ()
 
     def open(self) -> None:
         """See `Database.create`."""
@@ -90,12 +97,24 @@ class Engine:
     def revoke(self, lease_id: int) -> None:
         self._told(*self._write(lambda db: self._end(db, [lease_id])))
 
+    def must_look(self) -> bool:
+        """Whether `look` has something to do. It costs next to nothing; any thread may ask."""
+        now_ns = boot_time_ns()
+        # With a lease of TTL, contact is to be made much more often than every TTL / 4.
+        often_ns = min((row.ttl_ns // 10 for row in self._leases), default=_LOOK_NS_MAX)
+        return (
+            now_ns >= min(self._look_ns, self._looked_ns + min(often_ns, _LOOK_NS_MAX))
+            or self._stamp == ()
+            or self._database.stamp() != self._stamp
+        )
+
     def look(self) -> None:
         """What others have changed, and whose lease has ended; to be called often.
 
         Raises:
             StoreUnavailable: the file is out of reach.
         """
+        stamp, self._stamp = self._database.stamp(), ()
         try:
             version = self._database.version_of_data()
         except StoreUnavailable:
@@ -110,6 +129,10 @@ class Engine:
                 self._look_ns = 0
         if now_ns >= self._look_ns:
             self._look_at_leases(now_ns)
+        self._looked_ns = now_ns
+        # What was just written may be written again without a change of the stamp.
+        if not stamp or time.time_ns() - stamp[-1] > _STAMP_NS:
+            self._stamp = stamp
 
     def _look_at_leases(self, now_ns: int) -> None:
         self._grants, self._leases = self._read(sqlite_rows.leases)

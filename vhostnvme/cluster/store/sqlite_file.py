@@ -75,6 +75,7 @@ class Database:
     def __init__(self, path: Path, wait_s: float) -> None:
         self.path = path
         self.wait_s = wait_s
+        self._log_path = path.with_name(f"{path.name}-wal")
         self._connection: sqlite3.Connection | None = None
         self._connections = 0
         self._file: tuple[int, int] = (0, 0)
@@ -137,6 +138,18 @@ class Database:
             return self._connections, int(version)
         except sqlite3.Error as error:
             raise self._failed(error) from None
+
+    def stamp(self) -> tuple[int, ...]:
+        """Another one when the file was replaced, or written to some milliseconds ago.
+
+        Asks the file system alone, and any thread may. What is written at the same time as the last
+        change that was seen may have the same stamp.
+        """
+        try:
+            file, log = self.path.stat(), self._log_path.stat()
+        except OSError:
+            return ()
+        return file.st_dev, file.st_ino, log.st_ino, log.st_size, log.st_mtime_ns
 
     def _within(self, begin: str, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._current()
