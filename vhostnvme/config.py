@@ -198,8 +198,9 @@ def _ssds(top: Table, folder: Path) -> tuple[SsdConfig, ...]:
 
 def _target(table: Table) -> TargetConfig:
     listen = table.parse_list("listen", partial(parse_address, any_port=True))
+    advertised = table.peek("advertise") is not None
     advertise = table.parse_list("advertise", _reachable)
-    if not advertise and any(_is_wildcard(each) for each in listen):
+    if not advertised and any(_is_wildcard(each) for each in listen):
         table.wrong(
             "listen",
             "listens on all addresses, which other cards cannot connect to: say which ones they"

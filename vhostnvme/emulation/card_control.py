@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import vhostnvme
 from vhostnvme.cluster import messages
 from vhostnvme.cluster.messages import Command, Part, Released
-from vhostnvme.cluster.records import SpaceRecord
+from vhostnvme.cluster.records import SpaceRecord, check_name
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow
 from vhostnvme.config import CardConfig
 from vhostnvme.control import card as methods
@@ -43,6 +43,7 @@ from vhostnvme.control.card import (
     VmParams,
 )
 from vhostnvme.control.device import NoParams
+from vhostnvme.control.paths import CONTROL_NAME, PATH_BYTES_MAX
 from vhostnvme.control.server import ControlServer
 from vhostnvme.emulation import card_views as views
 from vhostnvme.errors import ConfigError, PeerError, VhostNvmeError
@@ -216,6 +217,7 @@ class _Does:
     # --- Devices and VMs -------------------------------------------------------------------------
 
     async def device_create(self, params: CreateDeviceParams) -> CreatedDevice:
+        self._check_device_name(params.name)
         parts = tuple(_part(each) for each in params.parts)
         _check_wait(params.wait_s)
         name = await self._card.run(
@@ -257,6 +259,19 @@ class _Does:
             pending=list(released.pending),
             already=released.already,
         )
+
+    def _check_device_name(self, name: str | None) -> None:
+        """Its socket lies beside the card's."""
+        if name == CONTROL_NAME:
+            raise ConfigError(f"no device can be called {name!r}: choose another name")
+        if name is not None:
+            check_name("device", name)
+            socket = self._card.device_socket(name)
+            if len(os.fsencode(socket)) > PATH_BYTES_MAX:
+                raise ConfigError(
+                    f"the socket's path {socket} is longer than {PATH_BYTES_MAX} bytes: choose a"
+                    " shorter name for the device"
+                )
 
     def _created(self, name: str) -> CreatedDevice:
         socket = self._card.device_socket(name)

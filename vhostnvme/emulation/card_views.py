@@ -252,7 +252,8 @@ def cluster(
         cards.append(_card(peer.name, peer.health, peer.addresses, peer.offer, ssds))
     for card in cards:
         card.self = card.card == me
-        card.heartbeat_age_s = ages.get(card.card)
+        age_s = ages.get(card.card)
+        card.heartbeat_age_s = None if age_s is None else round(age_s, 3)
         card.holds = None if held is None else holds[card.card]
     return sorted(cards, key=lambda card: card.card)
 
