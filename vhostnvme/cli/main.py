@@ -32,6 +32,7 @@ COMMANDS = (
     ("cluster", "vhostnvme.cli.cluster", "show the cards of the cluster, or forget one"),
     ("boot", "vhostnvme.cli.boot", "boot a guest with emulated SSDs, for a command or a console"),
     ("demo", "vhostnvme.cli.demo", "boot a guest, run fio with verification, print a table"),
+    ("demo-cluster", "vhostnvme.cli.demo_cluster", "give a VM a disk on another card, and back"),
     ("perf", "vhostnvme.cli.perf", "put load on NVMe servers, by vfio-user or NVMe/TCP"),
     ("lab", "vhostnvme.cli.lab", "make several hosts on this machine, each with a card"),
     ("bench", "vhostnvme.cli.bench", "compare with QEMU's own devices in one guest"),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vhostnvme.emulation.boot import (
-    Booted,
     BootOptions,
     booted,
     scratch_folder,
@@ -22,6 +21,7 @@ from vhostnvme.errors import ConfigError, GuestError
 from vhostnvme.guest.accel import Accel, choose_accel
 from vhostnvme.guest.debian import say
 from vhostnvme.guest.provision import provision
+from vhostnvme.guest.vm import Guest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,29 +120,29 @@ def demo(path: Path | None) -> int:
         async def boot_and_measure() -> tuple[float, list[Measurement]]:
             async with booted(options, artifacts, accel) as up:
                 say(f"the guest is up after {up.guest.boot_seconds:.1f} s")
-                return up.guest.boot_seconds, [await measure(up, each) for each in PATTERNS]
+                return up.guest.boot_seconds, [await measure(up.guest, each) for each in PATTERNS]
 
         boot_seconds, measurements = asyncio.run(boot_and_measure())
         blocks_found = find_written_blocks(disk)
         allocated = disk.stat().st_blocks * 512
-        _show(accel, boot_seconds, measurements)
+        show(fio_table(accel, boot_seconds, measurements))
         say_where = f"{disk} ({allocated >> 20} MiB in use)" + (
             "" if path else ", removed now; --file PATH keeps one"
         )
-        _print(f"the data lies in {say_where}")
-        _print(f"blocks that the guest wrote and the host found in the file: {blocks_found}")
-        _print("verification errors: 0")
+        show(f"the data lies in {say_where}")
+        show(f"blocks that the guest wrote and the host found in the file: {blocks_found}")
+        show("verification errors: 0")
     return 0
 
 
-async def measure(up: Booted, pattern: Pattern) -> Measurement:
+async def measure(guest: Guest, pattern: Pattern) -> Measurement:
     """One run of fio in the guest.
 
     Raises:
         GuestError: fio failed, or found a block that is not what was written.
     """
     say(f"fio: {pattern.name}")
-    result = await up.guest.run(pattern.command(), timeout=FIO_TIMEOUT_S)
+    result = await guest.run(pattern.command(), timeout=FIO_TIMEOUT_S)
     if result.exit_code != 0:
         lines = (result.stderr.strip() or result.stdout.strip()).splitlines()[-1:] or ["no output"]
         raise GuestError(f"fio's {pattern.name} failed in the guest: {lines[0]}")
@@ -198,7 +198,8 @@ def find_written_blocks(path: Path) -> int:
     return found
 
 
-def _show(accel: Accel, boot_seconds: float, measurements: list[Measurement]) -> None:
+def fio_table(accel: Accel, boot_seconds: float, measurements: list[Measurement]) -> Table:
+    """A line for each run of fio."""
     from rich.table import Table
 
     table = Table(
@@ -216,10 +217,11 @@ def _show(accel: Accel, boot_seconds: float, measurements: list[Measurement]) ->
             f"{each.latency_p99_us:,.0f}",
             f"{each.verified_bytes >> 20} MiB" if each.pattern.verify else "-",
         )
-    _print(table)
+    return table
 
 
-def _print(what: str | Table) -> None:
+def show(what: str | Table) -> None:
+    """A line or a table, on stdout."""
     from rich.console import Console
 
     Console(soft_wrap=isinstance(what, str)).print(what, highlight=False, markup=False)
