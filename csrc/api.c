@@ -154,7 +154,7 @@ int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out) {
     struct vn_ns_counters sum;
     vn_ns_sum(ns, &sum);
     *out = (struct vn_ns_info){
-        .size = ns->nr_blocks << ns->block_shift,
+        .size = vn_ns_nr_blocks(ns) << ns->block_shift,
         .block_size = 1u << ns->block_shift,
         .flags = ns->read_only ? VN_NS_READ_ONLY : 0,
         .direct = ns->backend->direct,
@@ -224,6 +224,12 @@ int vn_ns_set_limits(vn_ns *ns, const struct vn_limits *limits) {
     return 0;
 }
 
+int vn_ns_resize(vn_ns *ns, uint64_t size) {
+    char error[ERROR_BYTES] = "out of memory";
+    int err = vn_ns_change_size(ns, size, error, sizeof(error));
+    return err ? vn_fail(err, "the namespace keeps its size: %s", error) : 0;
+}
+
 int vn_ns_close(vn_ns *ns) {
     if (vn_ns_is_attached(ns))
         return vn_fail(-EBUSY, "the namespace is attached to a controller: detach it first");
@@ -271,6 +277,10 @@ struct attach_call {
     uint32_t nsid;
 };
 
+static void tell_of_size(struct vn_ns_chan *nsc) {
+    vn_aer_ns_changed(nsc->hosts, nsc->nsid);
+}
+
 static int attach_on_reactor(void *arg) {
     struct attach_call *call = arg;
     if (call->ctrl->namespaces.by_nsid[call->nsid])
@@ -279,6 +289,8 @@ static int attach_on_reactor(void *arg) {
     if (err)
         return err;
     call->nsc->ctrl_throttle = &call->ctrl->throttle;
+    call->nsc->resized = tell_of_size;
+    call->nsc->hosts = call->ctrl;
     vn_ns_chan_limit(call->nsc, NULL);
     vn_ns_table_add(&call->ctrl->namespaces, call->nsc);
     vn_aer_ns_changed(call->ctrl, call->nsid);

@@ -77,10 +77,28 @@ void vn_backend_close(struct vn_backend *backend) {
     }
 }
 
+int vn_backend_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size) {
+    for (struct vn_backend *at = backend; at; at = at->next) {
+        if (!at->ops->resize && !at->next)
+            return vn_backend_fail(error, error_size, ENOTSUP, "a namespace on %s keeps its size", at->ops->name);
+        int err = at->ops->resize ? at->ops->resize(at, size, error, error_size) : 0;
+        if (err)
+            return err;
+    }
+    for (struct vn_backend *at = backend; at; at = at->next)
+        __atomic_store_n(&at->size, size, __ATOMIC_RELEASE);
+    return 0;
+}
+
 static const struct vn_backend *bottom_of(const struct vn_backend *backend) {
     while (backend->next)
         backend = backend->next;
     return backend;
+}
+
+uint64_t vn_backend_full_size(struct vn_backend *backend) {
+    struct vn_backend *bottom = (struct vn_backend *)bottom_of(backend);
+    return bottom->ops->full_size ? bottom->ops->full_size(bottom) : 0;
 }
 
 void vn_backend_latch(struct vn_backend *backend, int err) {

@@ -1,6 +1,6 @@
 /* The written contract of a backend. A filter is a backend that holds a next one.
  *
- * Threads. open and close run on the control thread and may block; everything that has a channel runs on the
+ * Threads. open, close and resize run on the control thread and may block; everything that has a channel runs on the
  * channel's reactor and may not. Opening a channel allocates all that its I/O will need.
  * Submit. Answers TAKEN (the backend owns the request and will call vn_req_complete exactly once, perhaps
  * before submit returns) or BUSY (nothing was touched; offer it again after some other request has completed,
@@ -32,13 +32,18 @@ struct vn_chan;
 struct vn_backend_ops {
     const char *name;
     void (*close)(struct vn_backend *backend);
+    /* What it could have at most without anything being made larger, bytes; NULL, 0: it does not know. */
+    uint64_t (*full_size)(struct vn_backend *backend);
+    /* Makes the space for so many bytes, or gives back what is behind them, where nothing is in flight and nothing comes
+     * any more. Else as open. NULL: an engine cannot, a filter need not know. */
+    int (*resize)(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size);
     int (*chan_open)(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out);
     void (*chan_close)(struct vn_chan *chan); /* nothing is in flight */
     enum vn_submit (*submit)(struct vn_chan *chan, struct vn_req *req);
     void (*cancel)(struct vn_chan *chan, struct vn_req *req); /* NULL: requests end soon by themselves */
 };
 
-/* Immutable after open, but for size (grows by resize on the control thread; read it atomically). */
+/* Immutable after open, but for size (vn_backend_resize; read it atomically). */
 struct vn_backend {
     const struct vn_backend_ops *ops;
     struct vn_backend *next; /* of a filter */
@@ -70,6 +75,9 @@ struct vn_event_queue;
 int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 /* Closes the whole stack. */
 void vn_backend_close(struct vn_backend *backend);
+/* Another size for the whole stack, which is then backend->size of each; or -errno and a sentence. */
+int vn_backend_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size);
+uint64_t vn_backend_full_size(struct vn_backend *backend); /* see full_size */
 
 /* A flush has failed with err (positive errno): from now on whatever would change or flush is refused, by the first
  * hop, and it stays so until the backend is opened anew (Linux reports a failed write-back once, then forgets it). */

@@ -575,6 +575,8 @@ static void file_close(struct vn_backend *backend) {
 const struct vn_backend_ops vn_file_ops = {
     .name = "file",
     .close = file_close,
+    .full_size = vn_file_full_size,
+    .resize = vn_file_resize,
     .chan_open = file_chan_open,
     .chan_close = file_chan_close,
     .submit = file_submit,

@@ -1,5 +1,5 @@
-/* What the parts of the file backend share: file_open.c (control thread: opening, sizes, probing), file_window.c (control
- * thread: who serves which part of a file) and file.c (reactor: the I/O). For these and their test only.
+/* What the parts of the file backend share: file.c (reactor: the I/O), and on the control thread file_open.c, file_resize.c
+ * and file_window.c (who serves which part of a file). For these and their test only.
  */
 #ifndef VN_BACKEND_FILE_H
 #define VN_BACKEND_FILE_H
@@ -22,6 +22,7 @@ struct vn_file {
     uint64_t start; /* bytes: where in the file the namespace begins */
     struct vn_file_share *share; /* of a window; NULL: the whole file is its */
     struct vn_file *next_window; /* of the share */
+    uint32_t ns_flags;           /* VN_NS_*, as it was opened */
     bool in_memory;        /* tmpfs and the like: reading and writing is copying, and waits for no device */
     uint32_t mem_align;    /* of a buffer; 1 when not direct */
     uint32_t length_align; /* of each iovec; 1 when not direct */
@@ -45,5 +46,9 @@ const struct vn_file *vn_file_share_overlap(const struct vn_file_share *share, c
                                             uint64_t size);
 void vn_file_share_enter(struct vn_file_share *share, struct vn_file *file);
 void vn_file_share_leave(struct vn_file_share *share, struct vn_file *file); /* also one that has not entered */
+
+/* file_resize.c; operations of the backend. */
+uint64_t vn_file_full_size(struct vn_backend *backend);
+int vn_file_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size);
 
 #endif

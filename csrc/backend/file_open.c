@@ -377,6 +377,7 @@ int vn_file_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *e
     file->fd = -1;
     file->backend.ops = &vn_file_ops;
     file->backend.read_only = opts->flags & VN_NS_READ_ONLY;
+    file->ns_flags = opts->flags;
     int err = check_size(&o);
     if (!err)
         err = open_path(&o);

@@ -154,9 +154,17 @@ static void record_close(struct vn_backend *backend) {
     free(filter);
 }
 
+/* The head of the log says how large it is. */
+static int record_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size) {
+    (void)backend;
+    (void)size;
+    return vn_backend_fail(error, error_size, ENOTSUP, "a namespace that is recorded keeps its size");
+}
+
 static const struct vn_backend_ops record_ops = {
     .name = "record",
     .close = record_close,
+    .resize = record_resize,
     .chan_open = record_chan_open,
     .chan_close = record_chan_close,
     .submit = record_submit,

@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -80,9 +81,28 @@ static void forward_close(struct vn_backend *backend) {
     free(forward);
 }
 
+/* What its target says that it has. */
+static uint64_t forward_full_size(struct vn_backend *backend) {
+    struct vn_forward *forward = (struct vn_forward *)backend;
+    return __atomic_load_n(&forward->blocks_told, __ATOMIC_ACQUIRE) * forward->facts.block_size;
+}
+
+/* From now on it is another one when it has less than this. */
+static int forward_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size) {
+    struct vn_forward *forward = (struct vn_forward *)backend;
+    uint64_t there = forward_full_size(backend);
+    if (size > there)
+        return vn_backend_fail(error, error_size, EINVAL, "its target says that it has %" PRIu64 " bytes: resize it there first",
+                               there);
+    __atomic_store_n(&forward->facts.nr_blocks, size / forward->facts.block_size, __ATOMIC_RELEASE);
+    return 0;
+}
+
 static const struct vn_backend_ops forward_ops = {
     .name = "forward",
     .close = forward_close,
+    .full_size = forward_full_size,
+    .resize = forward_resize,
     .chan_open = forward_chan_open,
     .chan_close = forward_chan_close,
     .submit = vn_forward_submit,

@@ -16,7 +16,7 @@
 struct vn_forward {
     struct vn_backend backend; /* first */
     struct vn_assoc_config config; /* vn_remote_config_free */
-    struct vn_assoc_facts facts; /* at open: what has to stay as it was */
+    struct vn_assoc_facts facts; /* at open: what has to stay as it was; nr_blocks: atomic, changes by resize */
     struct sockaddr_storage addresses[VN_REMOTE_MAX_PATHS];
     uint32_t nr_paths;
     uint64_t reconnect_ns;

@@ -206,6 +206,7 @@ static bool has_same_id(const struct vn_assoc_facts *before, const struct vn_ass
 void vn_forward_compare(const struct vn_forward *forward, const struct vn_assoc_facts *facts, char *wrong,
                         uint32_t wrong_bytes) {
     const struct vn_assoc_facts *before = &forward->facts;
+    uint64_t nr_blocks = __atomic_load_n(&before->nr_blocks, __ATOMIC_ACQUIRE);
     if (!has_same_id(before, facts))
         snprintf(wrong, wrong_bytes, "it is another one, with another %s",
                  before->has_uuid    ? "UUID"
@@ -214,9 +215,8 @@ void vn_forward_compare(const struct vn_forward *forward, const struct vn_assoc_
                                      : "serial number");
     else if (facts->block_size != before->block_size)
         snprintf(wrong, wrong_bytes, "its blocks have %u bytes now, not %u", facts->block_size, before->block_size);
-    else if (facts->nr_blocks < before->nr_blocks)
-        snprintf(wrong, wrong_bytes, "it has shrunk from %" PRIu64 " to %" PRIu64 " blocks", before->nr_blocks,
-                 facts->nr_blocks);
+    else if (facts->nr_blocks < nr_blocks)
+        snprintf(wrong, wrong_bytes, "it has shrunk from %" PRIu64 " to %" PRIu64 " blocks", nr_blocks, facts->nr_blocks);
     else if (facts->volatile_cache && !before->volatile_cache)
         snprintf(wrong, wrong_bytes, "it has got a volatile write cache, which it had not before");
     else if (forward->backend.deallocates && !facts->deallocate)

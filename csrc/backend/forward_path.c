@@ -148,7 +148,7 @@ static bool is_same(struct vn_path *path) {
     return false;
 }
 
-/* Told once by all channels together: the namespace itself keeps its size while it is attached. */
+/* Told once by all channels together: the namespace itself keeps its size until vn_ns_resize. */
 static void look_at_size(const struct vn_path *path) {
     struct vn_forward *forward = path->fc->forward;
     const struct vn_assoc_facts *facts = &path->assoc->facts;

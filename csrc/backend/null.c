@@ -31,9 +31,18 @@ static enum vn_submit null_submit(struct vn_chan *chan, struct vn_req *req) {
     return VN_TAKEN;
 }
 
+static int null_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size) {
+    (void)backend;
+    (void)size;
+    (void)error;
+    (void)error_size;
+    return 0;
+}
+
 static const struct vn_backend_ops null_ops = {
     .name = "null",
     .close = null_close,
+    .resize = null_resize,
     .chan_open = null_chan_open,
     .chan_close = null_chan_close,
     .submit = null_submit,

@@ -54,6 +54,7 @@ struct vn_req {
     uint8_t nr_frames;
     bool cancelled; /* the host has gone or reset: do not touch iov any more, complete soon */
     uint8_t limits; /* whether it has paid, and where it waits for tokens: ns/throttle.h */
+    uint8_t ns_turn; /* of its namespace's channel, when it was passed on: ns/ns.h */
     struct vn_req_frame frames[VN_REQ_LAYERS];
     uint64_t engine[20]; /* scratch of the backend at the bottom, from submit to completion */
     uint64_t filter[12]; /* scratch of filters: four words for each of three */

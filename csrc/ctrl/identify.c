@@ -136,7 +136,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     uint64_t total = 0;
     for (uint32_t nsid = vn_ns_table_next(&ctrl->namespaces, 0); nsid; nsid = vn_ns_table_next(&ctrl->namespaces, nsid)) {
         const struct vn_ns *ns = ctrl->namespaces.by_nsid[nsid]->ns;
-        total += ns->nr_blocks << ns->block_shift;
+        total += vn_ns_nr_blocks(ns) << ns->block_shift;
     }
     put_u128(id->tnvmcap, total);
     if (ctrl->fabrics)
@@ -154,12 +154,13 @@ static uint32_t ana_group_of(const struct vn_ctrl *ctrl, uint32_t nsid) {
 
 static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc, struct vn_id_ns *id) {
     const struct vn_ns *ns = nsc->ns;
-    id->nsze = id->ncap = id->nuse = ns->nr_blocks;
+    uint64_t nr_blocks = vn_ns_nr_blocks(ns);
+    id->nsze = id->ncap = id->nuse = nr_blocks;
     id->nlbaf = 0; /* one format, zero-based */
     id->lbaf[0].lbads = (uint8_t)ns->block_shift;
     if (ns->backend->deallocates && !ns->backend->deallocated_stays)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
-    put_u128(id->nvmcap, ns->nr_blocks << ns->block_shift);
+    put_u128(id->nvmcap, nr_blocks << ns->block_shift);
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     id->nmic = ctrl->fabrics ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);

@@ -69,7 +69,7 @@ enum vn_event_type {
     VN_EVENT_REMOTE_LOST,       /* a: the number of the path; commands wait, or go another way */
     VN_EVENT_REMOTE_BACK,       /* a: the number of the path */
     VN_EVENT_REMOTE_ANA,        /* a: the new state, as of vn_subsys_set_ana */
-    VN_EVENT_REMOTE_RESIZED,    /* a: bytes; the namespace here keeps its size until it is opened anew */
+    VN_EVENT_REMOTE_RESIZED,    /* a: bytes; the namespace here keeps its size until vn_ns_resize */
     VN_EVENT_REMOTE_REFUSED,    /* a: the number of the path; what is there now is not what was opened */
 };
 struct vn_event {
@@ -158,6 +158,15 @@ int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out);
 /* For all controllers together that have it attached. At once, also for what waits: tokens that are there stay, up to
  * the new burst. -EINVAL: beyond the bounds above. */
 int vn_ns_set_limits(vn_ns *ns, const struct vn_limits *limits);
+/* Another size, in bytes, while it is in use; 0: all that is behind it now. Hosts that have it get a namespace-attribute
+ * event. Blocks for as long as the file system takes to set a length, and 1 s for commands at most.
+ * Larger: commands may go up to the new end when it returns. Smaller: commands beyond the new end are refused at once, then
+ * those that backends have are waited for; if they do not end within 1 s it keeps its size: -EBUSY, try again.
+ * file: its length is set (durable with the namespace's next flush); of a part of a file or device only the bounds are
+ * checked, but with VN_NS_CREATE a file grows. forward: what its target has told last (VN_EVENT_REMOTE_RESIZED) or less; one
+ * that is smaller there than here is refused as before. mem: up to eight times what it was opened with.
+ * -EINVAL, -EBUSY, -EROFS, -ENOSPC, ...: it keeps its size; -ENOTSUP: it cannot, or not so large. */
+int vn_ns_resize(vn_ns *ns, uint64_t size);
 /* -EBUSY while a controller has it attached. */
 int vn_ns_close(vn_ns *ns);
 

@@ -148,6 +148,8 @@ static void count_io(struct vn_ns_chan *nsc, const struct vn_req *req) {
 static void on_done(struct vn_req *req, void *ctx) {
     struct vn_ns_chan *nsc = ctx;
     nsc->inflight--;
+    if (nsc->nr_before && req->ns_turn != nsc->turn)
+        nsc->nr_before--;
     if (req->status)
         vn_count(&nsc->counters.errors, 1);
     else
@@ -155,9 +157,30 @@ static void on_done(struct vn_req *req, void *ctx) {
     vn_req_complete(req, req->status);
 }
 
+/* One that is stuck for as many drains as turns have numbers is taken for a new one when it ends: then a drain waits on, and
+ * says so. None ends too early. */
+void vn_ns_chan_begin_drain(struct vn_ns_chan *nsc) {
+    nsc->turn++;
+    nsc->nr_before = nsc->inflight;
+}
+
+/* The range was checked when the command came, but it may have waited since, or be the next of several. */
+static bool is_beyond(const struct vn_ns *ns, const struct vn_req *req) {
+    return req->op != VN_OP_FLUSH && req->offset + req->length > vn_ns_nr_blocks(ns) << ns->block_shift;
+}
+
+static enum vn_submit refuse(struct vn_req *req, vn_status status) {
+    vn_req_set_state(req, VN_REQ_TAKEN);
+    vn_req_complete(req, vn_status_dnr(status));
+    return VN_TAKEN;
+}
+
 /* The backend's turn. */
 static enum vn_submit forward(struct vn_ns_chan *nsc, struct vn_req *req) {
+    if (is_beyond(nsc->ns, req))
+        return refuse(req, VN_SC_LBA_RANGE);
     vn_req_push(req, on_done, nsc);
+    req->ns_turn = nsc->turn;
     nsc->inflight++;
     enum vn_submit answer = vn_chan_submit(nsc->chan, req);
     if (answer == VN_BUSY) {
@@ -179,11 +202,8 @@ static enum vn_submit pass(struct vn_req *req) {
 
 enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req) {
     bool writes = req->op != VN_OP_READ && req->op != VN_OP_COMPARE && req->op != VN_OP_FLUSH;
-    if (nsc->ns->read_only && writes) {
-        vn_req_set_state(req, VN_REQ_TAKEN);
-        vn_req_complete(req, vn_status_dnr(VN_SC_NS_WRITE_PROTECTED));
-        return VN_TAKEN;
-    }
+    if (nsc->ns->read_only && writes)
+        return refuse(req, VN_SC_NS_WRITE_PROTECTED);
     return __builtin_expect(nsc->limited, 0) ? pass(req) : forward(nsc, req);
 }
 

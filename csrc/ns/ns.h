@@ -1,5 +1,5 @@
 /* A namespace: a backend with a block size, a size in blocks and an identity that outlives restarts.
- * struct vn_ns is immutable while attached and shared by reactors; struct vn_ns_chan belongs to one controller's
+ * struct vn_ns is shared by reactors, and immutable while attached but for its size; struct vn_ns_chan belongs to one controller's
  * reactor and is the only way to do I/O.
  */
 #ifndef VN_NS_H
@@ -18,7 +18,7 @@ struct vn_ns_counters { /* one writer: the channel's reactor */
 
 struct vn_ns {
     struct vn_backend *backend;
-    uint64_t nr_blocks;
+    uint64_t nr_blocks; /* atomic: ask vn_ns_nr_blocks */
     uint32_t block_shift;
     bool read_only;
     uint8_t uuid[16];
@@ -38,6 +38,10 @@ struct vn_ns_chan {
     uint32_t inflight;
     bool closing;
     bool limited; /* by the namespace's limits or the controller's */
+    uint8_t turn;       /* of requests that have come since the last drain began */
+    uint32_t nr_before; /* in flight that have come before */
+    void (*resized)(struct vn_ns_chan *nsc); /* tells the hosts; NULL: there are none */
+    void *hosts;                             /* for resized */
     struct vn_ns_counters counters;
     struct vn_throttle throttle;
     struct vn_throttle *ctrl_throttle; /* of the controller over all its namespaces; NULL: none */
@@ -51,6 +55,9 @@ int vn_ns_add_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
 void vn_ns_drop_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
 void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out);
 uint64_t vn_ns_nr_waiting(const struct vn_ns *ns); /* for tokens, now */
+
+/* ns_resize.c. size: bytes; 0: what is behind it. See vn_ns_resize. */
+int vn_ns_change_size(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size);
 
 /* Reactor. */
 int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid, struct vn_ns_chan **out);
@@ -70,9 +77,20 @@ void vn_ns_chan_limit(struct vn_ns_chan *nsc, const struct vn_limiter *limiter);
 /* Makes the throttle of a controller over all its namespaces; each channel gets it as ctrl_throttle. */
 void vn_ns_throttle_ctrl(struct vn_throttle *throttle, struct vn_reactor *reactor, uint64_t *marks,
                          struct vn_throttle_counters *counters);
+/* Of the requests that the backend has now: have they all completed? One drain at a time. */
+void vn_ns_chan_begin_drain(struct vn_ns_chan *nsc);
+static inline bool vn_ns_chan_is_drained(const struct vn_ns_chan *nsc) {
+    return !nsc->nr_before || !nsc->inflight;
+}
+
+static inline uint64_t vn_ns_nr_blocks(const struct vn_ns *ns) { /* any thread; may be another one at once */
+    return __atomic_load_n(&ns->nr_blocks, __ATOMIC_RELAXED);
+}
+
 /* Whether blocks [slba, slba + nr_blocks) exist; safe against overflow (Base 0/80h, nvmevirt's defect). */
 static inline bool vn_ns_has_blocks(const struct vn_ns *ns, uint64_t slba, uint64_t nr_blocks) {
-    return nr_blocks <= ns->nr_blocks && slba <= ns->nr_blocks - nr_blocks;
+    uint64_t end = vn_ns_nr_blocks(ns);
+    return nr_blocks <= end && slba <= end - nr_blocks;
 }
 
 #endif

@@ -189,12 +189,25 @@ static void count_change(struct vn_subsys *subsys) {
         subsys->ana[listener].change_count++;
 }
 
+static void tell(struct vn_subsys *subsys, uint32_t nsid) {
+    for (struct vn_tctrl *ctrl = next_ctrl(subsys, NULL); ctrl; ctrl = next_ctrl(subsys, ctrl)) {
+        if (ctrl->ctrl.namespaces.by_nsid[nsid])
+            vn_aer_ns_changed(&ctrl->ctrl, nsid);
+    }
+}
+
+static void tell_of_size(struct vn_ns_chan *nsc) {
+    tell(nsc->hosts, nsc->nsid);
+}
+
 int vn_subsys_open_ns(struct vn_subsys *subsys, struct vn_ns *ns, uint32_t nsid, uint8_t group, struct vn_ns_chan **out) {
     if (subsys->chans[nsid])
         return -EEXIST;
     int err = vn_ns_chan_open(ns, subsys->target->reactor, nsid, out);
     if (err)
         return err;
+    (*out)->resized = tell_of_size;
+    (*out)->hosts = subsys;
     subsys->chans[nsid] = *out;
     subsys->ana_group[nsid] = group;
     count_change(subsys);
@@ -223,10 +236,7 @@ int vn_subsys_close_ns(struct vn_subsys *subsys, uint32_t nsid, struct vn_ns_cha
     if (!nsc->closing) {
         nsc->closing = true; /* no new command finds it */
         count_change(subsys);
-        for (struct vn_tctrl *ctrl = next_ctrl(subsys, NULL); ctrl; ctrl = next_ctrl(subsys, ctrl)) {
-            if (ctrl->ctrl.namespaces.by_nsid[nsid])
-                vn_aer_ns_changed(&ctrl->ctrl, nsid);
-        }
+        tell(subsys, nsid);
     }
     if (vn_ns_release(nsc) || is_used(subsys, nsc))
         return -EAGAIN;

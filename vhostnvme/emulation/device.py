@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vhostnvme.emulation.placement import Placement
@@ -231,6 +231,25 @@ class Device:
         _, namespace = self._namespaces.pop(nsid)
         namespace.close()
 
+    def resize_namespace(self, nsid: int, size: int = 0) -> int:
+        """Gives a namespace another size; a running guest finds it by itself.
+
+        `size` in bytes; 0: all that is behind it now. See `Namespace.resize`.
+
+        Returns:
+            The new size.
+
+        Raises:
+            ConfigError: there is no such namespace.
+            NativeError: it keeps its size; EBUSY: commands in flight do not end, try again.
+        """
+        namespace = self._namespace(nsid)
+        new_size = namespace.resize(size)
+        spec, _ = self._namespaces[nsid]
+        if spec.size is not None:
+            self._namespaces[nsid] = (replace(spec, size=new_size), namespace)
+        return new_size
+
     def set_limits(self, limits: Limits, nsid: int | None = None) -> None:
         """Limits one namespace, or all together; at once, also for what waits.
 
@@ -249,8 +268,9 @@ class Device:
 
     def _limited(self, nsid: int | None) -> Controller | Namespace:
         assert self._controller is not None, "the device has not been started"
-        if nsid is None:
-            return self._controller
+        return self._controller if nsid is None else self._namespace(nsid)
+
+    def _namespace(self, nsid: int) -> Namespace:
         if nsid not in self._namespaces:
             raise ConfigError(f"there is no namespace {nsid} on this device")
         return self._namespaces[nsid][1]

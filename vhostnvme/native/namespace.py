@@ -84,6 +84,21 @@ class Namespace(Handle):
         """For all controllers together that have it attached; at once, also for what waits."""
         check(lib.vn_ns_set_limits(self.handle, native_limits(limits)))
 
+    def resize(self, size: int = 0) -> int:
+        """Gives it another size while it is in use, and tells the hosts that have it attached.
+
+        `size` in bytes; 0: all that is behind it now, such as what a remote target has told last.
+        Blocks for what the file system takes, and a second for commands in flight at most.
+
+        Returns:
+            The new size.
+
+        Raises:
+            NativeError: it keeps its size; EBUSY: commands in flight do not end, try again.
+        """
+        check(lib.vn_ns_resize(self.handle, size))
+        return self.info().size
+
     def close(self) -> None:
         """Closes the file.
 

@@ -262,6 +262,18 @@ async def test_namespaces_come_and_go_while_it_runs(folder: Path) -> None:
         assert len(device.namespaces()) == 4
 
 
+async def test_a_namespace_gets_another_size_while_it_runs(folder: Path) -> None:
+    async with serving([options(folder / "a", f"file:{folder}/d?size=1M", "null:1G")]) as (device,):
+        assert device.resize_namespace(1, 3 << 20) == 3 << 20
+        assert device.namespaces()[0].size == (folder / "d").stat().st_size == 3 << 20
+        assert device.namespaces()[0].spec.endswith("d?size=3M")
+        with pytest.raises(NativeError, match="keeps its size"):
+            device.resize_namespace(1, 1000)
+        with pytest.raises(ConfigError, match="no namespace 3"):
+            device.resize_namespace(3, 1 << 20)
+        assert [status.size for status in device.namespaces()] == [3 << 20, 1 << 30]
+
+
 async def test_a_file_keeps_its_uuid(folder: Path) -> None:
     specs = [f"file:{folder}/{name}?size=1M" for name in "ab"]
     seen = []
