@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vhostnvme.cluster.messages import CardOptions, Done, Effect, Failure, Log, Reply, Write
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, SpaceRow
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, SpaceRow
 from vhostnvme.cluster.store.base import Change, Delete, Entry, Operation, Put
 from vhostnvme.storage.catalog import Deleted, Gone, Row
 
@@ -138,8 +138,12 @@ class Board:
         return effects
 
     def holdings_of(self, device: str) -> list[HoldingRow]:
-        """In the order of their NSIDs."""
-        found = [row for row in self.holdings.values() if row.device == device]
+        """What it has or is to have, in the order of the NSIDs."""
+        found = [
+            row
+            for row in self.holdings.values()
+            if row.device == device and row.state is not HoldingState.RELEASING
+        ]
         return sorted(found, key=lambda row: row.nsid)
 
     def _note(self, changes: Iterable[Row | Gone | Deleted]) -> None:

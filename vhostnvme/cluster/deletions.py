@@ -10,7 +10,7 @@ from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.devices import Devices
 from vhostnvme.cluster.holdings import Holdings
 from vhostnvme.cluster.messages import DeleteDevice, DeleteNamespace, DeleteVm, Released
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
 from vhostnvme.errors import ConfigError
 from vhostnvme.storage.catalog import Deleted
 
@@ -94,9 +94,13 @@ class Deletions:
         if (kind, name) not in self._board.deleted:
             what = {"vm": "VM"}.get(kind, kind)
             raise ConfigError(f"there is no {what} {name!r} on card {self._board.me!r}")
-        left = self._rest((), (name,))
-        if left:
-            self._wait(command, (), left)
+        going = [
+            row.uuid
+            for row in (*self._board.holdings.values(), *self._board.spaces.values())
+            if name in (row.device, row.vm, row.uuid) and _is_going(row)
+        ]
+        if going:
+            self._wait(command, (), tuple(dict.fromkeys(going)))
         else:
             self._board.reply(command, Released(already=True))
 
@@ -148,3 +152,7 @@ class Deletions:
         names = [name for name in devices if name in self._board.devices]
         kept = [u for u in uuids if u in self._board.holdings or u in self._board.spaces]
         return (*names, *kept)
+
+
+def _is_going(row: HoldingRow | SpaceRow) -> bool:
+    return row.state in (HoldingState.RELEASING, RowState.DELETING)

@@ -249,18 +249,22 @@ class Holdings:
         fits_here = self._local.best(row.size, with_reserve=with_reserve) is not None
         names = rule.candidates(row.placement, row.size, me, fits_here=fits_here, peers=peers)
         name = next((each for each in names if each not in seek.tried), None)
-        if name is None:
-            self._exhausted(seek, row)
-        elif name == me:
+        if name == me:
             self._ask_here(seek, row, with_reserve)
-        elif not self._cluster.member:
-            if self._board.now < seek.started + self._board.options.ask_timeout_s:
-                seek.retry_at = self._board.now + TRY_AGAIN_S
-            else:
-                sentence = "the cluster's store cannot be reached: new space has to wait for it"
-                self._fail(seek, row, ClusterError(sentence))
+        elif not with_reserve and self._board.options.clustered and not self._cluster.member:
+            self._wait_for_store(seek, row)
+        elif name is None:
+            self._exhausted(seek, row)
         else:
             self._ask(seek, row, name)
+
+    def _wait_for_store(self, seek: Seek, row: HoldingRow) -> None:
+        give_up_at = max(seek.started + self._board.options.ask_timeout_s, seek.wait_until)
+        if self._board.now < give_up_at:
+            seek.retry_at = self._board.now + TRY_AGAIN_S
+        else:
+            sentence = "the cluster's store cannot be reached: new space has to wait for it"
+            self._fail(seek, row, ClusterError(sentence))
 
     def _exhausted(self, seek: Seek, row: HoldingRow) -> None:
         now = self._board.now
@@ -367,9 +371,7 @@ class Holdings:
 
 
 def _released(row: HoldingRow) -> HoldingRow:
-    return msgspec.structs.replace(
-        row, state=HoldingState.RELEASING, device="", nsid=0, adopting=False
-    )
+    return msgspec.structs.replace(row, state=HoldingState.RELEASING, adopting=False)
 
 
 def _answered(row: HoldingRow, record: SpaceRecord) -> HoldingRow:
