@@ -2,7 +2,7 @@
 
 ::
 
-    catalog, SSDs -> reactors -> target -> managers -> store -> control socket
+    catalog, SSDs -> store -> reactors, target, devices -> managers -> control socket
 
 Python decides, the C library moves data: nothing here waits on a VM's or a peer's I/O.
 """
@@ -64,6 +64,7 @@ from vhostnvme.works.vm_devices import VmDevices
 _log = logging.getLogger(__name__)
 
 STORE_WAIT_S = 10.0
+LEAVE_S = 2.0
 # Many cards, each with a controller for each namespace that it holds here.
 TARGET_LIMITS = TargetLimits(connections=4096, controllers=1024, half_open=256)
 
@@ -74,7 +75,7 @@ class Card:
     def __init__(self, config: CardConfig) -> None:
         self.config = config
         self.addresses: list[str] = []
-        self.pool: Pool
+        self._pool: Pool | None = None
         self._stack = AsyncExitStack()
         self._catalog: Catalog
         self._ssds: Ssds
@@ -110,14 +111,14 @@ class Card:
             self._catalog,
         )
         enter.callback(self._ssds.close)
+        self._store = await self._open_store()
         self._running = await enter.enter_async_context(services(config.runtime))
         self._listen()
         self._devices = VmDevices(
             self._running, config.name, config.folder, config.device, self._local_disk, self._gone
         )
-        self._store = await self._open_store()
         rows = [row for kind in KINDS[:3] for row in self._catalog.all(kind)]
-        self.pool = Pool(
+        self._pool = Pool(
             self._options(),
             [*rows, *self._catalog.deleted()],
             self._ssds.reports(),
@@ -187,7 +188,7 @@ class Card:
                 f" card.toml names {here.url}: name the old one until they are released"
             )
         store = card_store(cluster)
-        self._stack.push_async_callback(store.close)
+        self._stack.push_async_callback(self._leave, store)
         try:
             async with asyncio.timeout(STORE_WAIT_S):
                 await store.open()
@@ -198,6 +199,16 @@ class Card:
         if known != here:
             self._catalog.write(here)
         return store
+
+    async def _leave(self, store: Store) -> None:
+        """Nothing runs any more: the others may know at once."""
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                if self._pool is not None and self._pool.lease:
+                    await store.revoke(self._pool.lease)
+        except (ClusterError, TimeoutError) as error:
+            _log.debug("the lease is left to run out: %s", error)
+        await store.close()
 
     def _options(self) -> CardOptions:
         config, cluster = self.config, self.config.cluster
@@ -260,6 +271,12 @@ class Card:
         self._runner.post(HostGone(name))
 
     # --- For the control socket ---
+
+    @property
+    def pool(self) -> Pool:
+        """What the managers know."""
+        assert self._pool is not None, "the card has not been started"
+        return self._pool
 
     async def run(self, make: Callable[[int], Command]) -> Any:
         """Carries out a command; see Runner.command."""

@@ -97,6 +97,11 @@ class ClusterManager:
         """Whether this card may act on the cluster now."""
         return self._state is Membership.MEMBER and self._board.now < self._valid_until
 
+    @property
+    def lease(self) -> int:
+        """0: there is none."""
+        return self._lease if self._state is Membership.MEMBER else 0
+
     def guard(self) -> tuple[Compare, ...]:
         """What every transaction of ours compares."""
         return (ValueIs(member_key(self._board.me), self._value),)

@@ -99,6 +99,11 @@ class Pool:
         return self._cluster.member
 
     @property
+    def lease(self) -> int:
+        """That the card's membership goes with; 0: there is none."""
+        return self._cluster.lease
+
+    @property
     def clustered(self) -> bool:
         return self._board.options.clustered
 
