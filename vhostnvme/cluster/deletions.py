@@ -94,10 +94,13 @@ class Deletions:
         if (kind, name) not in self._board.deleted:
             what = {"vm": "VM"}.get(kind, kind)
             raise ConfigError(f"there is no {what} {name!r} on card {self._board.me!r}")
+        rows: list[HoldingRow | SpaceRow] = list(self._board.holdings.values())
+        rows += self._board.spaces.values()
         going = [
             row.uuid
-            for row in (*self._board.holdings.values(), *self._board.spaces.values())
-            if name in (row.device, row.vm, row.uuid) and _is_going(row)
+            for row in rows
+            if name in (row.device, row.vm, row.uuid)
+            and row.state in (HoldingState.RELEASING, RowState.DELETING)
         ]
         if going:
             self._wait(command, (), tuple(dict.fromkeys(going)))
@@ -152,7 +155,3 @@ class Deletions:
         names = [name for name in devices if name in self._board.devices]
         kept = [u for u in uuids if u in self._board.holdings or u in self._board.spaces]
         return (*names, *kept)
-
-
-def _is_going(row: HoldingRow | SpaceRow) -> bool:
-    return row.state in (HoldingState.RELEASING, RowState.DELETING)
