@@ -101,6 +101,10 @@ class EtcdServer(Closable):
         return f"etcd://{self.endpoint}{'?' if options else ''}{options}"
 
     @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
@@ -182,7 +186,7 @@ class EtcdServer(Closable):
 
     def close(self) -> None:
         """Ends it; what it wrote goes when it is in a temporary folder. A second call is free."""
-        if self._process.poll() is None:
+        if self.alive:
             self.resume()
             self.stop()
         if self._temporary is not None:

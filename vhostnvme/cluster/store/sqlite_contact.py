@@ -14,6 +14,8 @@ from vhostnvme.cluster.store.sqlite_rows import LeaseRow
 
 __all__ = ["Contact"]
 
+# Shorter ones are those between two looks.
+_PAUSE_NS_MIN = 250_000_000
 _PAUSES_MAX = 64
 
 
@@ -50,7 +52,7 @@ class Contact:
         if self._since_ns is None or now_ns - self._since_ns < ttl_ns:
             return False
         return all(
-            length_ns <= ttl_ns // 4 or now_ns - ended_ns >= ttl_ns
+            length_ns <= max(ttl_ns // 4, _PAUSE_NS_MIN) or now_ns - ended_ns >= ttl_ns
             for ended_ns, length_ns in self._pauses
         )
 

@@ -147,25 +147,21 @@ class Log:
                     "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)",
                     (each.key, each.value, new, created, each.lease),
                 )
-                self._log(db, new, created, each.key, each.value)
+                _log(db, Change(each.key, each.value, new, created))
             elif old is None:
                 continue
             else:
                 db.execute("DELETE FROM entries WHERE key = ?", (each.key,))
-                self._log(db, new, 0, each.key, None)
+                _log(db, Change(each.key, None, new, 0))
             changed.append(each.key)
         if changed:
             db.execute("UPDATE meta SET revision = ?", (new,))
+            self._forget(db)
         return changed
 
-    def _log(
-        self, db: sqlite3.Connection, new: int, created: int, key: str, value: bytes | None
-    ) -> None:
-        cursor = db.execute(
-            "INSERT INTO events (revision, created, key, value) VALUES (?, ?, ?, ?)",
-            (new, created, key, value),
-        )
-        least = (cursor.lastrowid or 0) - self.events_max
+    def _forget(self, db: sqlite3.Connection) -> None:
+        (last,) = db.execute("SELECT max(number) FROM events").fetchone()
+        least = last - self.events_max
         (gone,) = db.execute(
             "SELECT max(revision) FROM events WHERE number <= ?", (least,)
         ).fetchone()
@@ -203,6 +199,13 @@ class Log:
         db.execute("DELETE FROM leases WHERE id = ?", (lease_id,))
         db.execute("UPDATE meta SET grants = grants + 1")
         return changed
+
+
+def _log(db: sqlite3.Connection, change: Change) -> None:
+    db.execute(
+        "INSERT INTO events (revision, created, key, value) VALUES (?, ?, ?, ?)",
+        (change.revision, change.created, change.key, change.value),
+    )
 
 
 def _has_lease(db: sqlite3.Connection, lease_id: int) -> bool:
