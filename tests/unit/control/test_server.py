@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from vhostnvme.control import client, messages
 from vhostnvme.control.paths import control_path, find_control
 from vhostnvme.control.server import CONNECTIONS_MAX, ControlServer
-from vhostnvme.errors import ConfigError, NativeError, PeerError, ProtocolError
+from vhostnvme.errors import ConfigError, NativeError, NoSpace, PeerError, ProtocolError
 
 
 class Word(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,6 +34,8 @@ def shout(params: Word) -> dict[str, str]:
         raise ConfigError("not this word")
     if params.word == "failed":
         raise NativeError(5, "it broke")
+    if params.word == "full":
+        raise NoSpace("no space")
     if params.word == "bug":
         raise KeyError("bug")
     return {"said": params.word.upper() * params.times}
@@ -116,6 +118,7 @@ async def test_requests_are_answered_one_after_the_other(folder: Path) -> None:
          "protocol", "16 deep"),
         (request(word="config"), "config", "not this word"),
         (request(word="failed"), "failed", "it broke"),
+        (request(word="full"), "no-space", "no space"),
         (request(word="bug"), "failed", "see the server's log"),
     ],
 )  # fmt: skip
