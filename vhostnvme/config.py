@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from vhostnvme.cluster.records import check_card_name, check_name
+from vhostnvme.cluster.store.base import PREFIX
 from vhostnvme.control.paths import CONTROL_NAME, PATH_BYTES_MAX, run_folder
 from vhostnvme.emulation.device import QUEUES_MAX
 from vhostnvme.errors import ConfigError
@@ -22,7 +23,6 @@ from vhostnvme.native import Doorbells, RuntimeOptions
 from vhostnvme.tables import Table, read_toml
 from vhostnvme.units import parse_duration_us, parse_size
 
-PREFIX_DEFAULT = "/vhostnvme/v1/"
 TTL_S_DEFAULT = 10.0
 CONTENTION_S_DEFAULT = 0.5
 SSDS_MAX = 256
@@ -65,7 +65,7 @@ class ClusterConfig:
     """
 
     store: str
-    prefix: str = PREFIX_DEFAULT
+    prefix: str = PREFIX
     ttl_s: float = TTL_S_DEFAULT
     contention_s: float = CONTENTION_S_DEFAULT
     user: str | None = None
@@ -241,7 +241,7 @@ def _cluster(table: Table, folder: Path) -> ClusterConfig:
     table.finish()
     return ClusterConfig(
         store=store or f"sqlite://{state_folder() / 'cluster.db'}",
-        prefix=prefix or PREFIX_DEFAULT,
+        prefix=prefix or PREFIX,
         ttl_s=TTL_S_DEFAULT if ttl_s is None else ttl_s,
         contention_s=CONTENTION_S_DEFAULT if contention_s is None else contention_s,
         user=user,
@@ -294,7 +294,7 @@ def _store(folder: Path, text: str) -> str:
 def _prefix(text: str) -> str:
     if not _PREFIX.fullmatch(text):
         raise ConfigError(
-            f"{text!r} is no prefix of keys: write it as in {PREFIX_DEFAULT}, with / at both ends"
+            f"{text!r} is no prefix of keys: write it as in {PREFIX}, with / at both ends"
         )
     return text
 
