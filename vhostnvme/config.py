@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vhostnvme.cluster.records import check_card_name, check_name
 from vhostnvme.cluster.store.base import PREFIX
+from vhostnvme.cluster.store.etcd_access import EtcdAccess
 from vhostnvme.control.paths import CONTROL_NAME, PATH_BYTES_MAX, run_folder
 from vhostnvme.emulation.device import QUEUES_MAX
 from vhostnvme.errors import ConfigError
@@ -32,10 +33,10 @@ _PREFIX = re.compile(r"/(?:[A-Za-z0-9._-]+/)+")
 # Of etcd alone, and what each of them needs.
 _ETCD_KEYS = ("user", "password_file", "ca_file", "cert_file", "key_file")
 _GOES_WITH = {
-    "user": "password_file",
-    "password_file": "user",
-    "cert_file": "key_file",
-    "key_file": "cert_file",
+    "user": ("password_file",),
+    "password_file": ("user",),
+    "cert_file": ("key_file", "ca_file"),
+    "key_file": ("cert_file", "ca_file"),
 }
 
 
@@ -73,6 +74,17 @@ class ClusterConfig:
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+
+    @property
+    def access(self) -> EtcdAccess:
+        """What opens the door of an etcd."""
+        return EtcdAccess(
+            ca=self.ca_file,
+            cert=self.cert_file,
+            key=self.key_file,
+            user=self.user,
+            credentials=self.password_file,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,11 +245,12 @@ def _cluster(table: Table, folder: Path) -> ClusterConfig:
     user = table.parse("user", _user)
     files = {key: table.parse(key, partial(_path, folder)) for key in _ETCD_KEYS[1:]}
     for key in given:
-        needed = _GOES_WITH.get(key)
         if not etcd:
             table.wrong(key, "is only of a store etcd://…")
-        elif needed is not None and needed not in given:
-            table.wrong(key, f"goes together with {needed}, which is missing")
+            continue
+        for needed in _GOES_WITH.get(key, ()):
+            if needed not in given:
+                table.wrong(key, f"goes together with {needed}, which is missing")
     table.finish()
     return ClusterConfig(
         store=store or f"sqlite://{state_folder() / 'cluster.db'}",

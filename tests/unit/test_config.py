@@ -93,6 +93,10 @@ def test_all_of_it(tmp_path: Path) -> None:
         cert_file=tmp_path / "cert.pem",
         key_file=tmp_path / "key.pem",
     )
+    access = card.cluster.access
+    assert (access.user, access.credentials) == ("cards", tmp_path / "password")
+    assert (access.ca, access.cert) == (Path("/etc/ca.pem"), tmp_path / "cert.pem")
+    assert access.key == tmp_path / "key.pem"
     assert (card.device.queues, card.device.doorbells) == (8, Doorbells.TRAPPED)
     assert card.device.model == "M"
     assert card.remarks() == []
@@ -228,8 +232,12 @@ doorbells = "loud"
         ('[card]\nname = "a"\n[cluster]\nstore = "etcd://h"', "'h' lacks a port"),
         ('[card]\nname = "a"\n[cluster]\nstore = "etcd://u:p@h:1"', "give user and password_file"),
         (
-            '[card]\nname = "a"\n[cluster]\nstore = "etcd://h:1"\ncert_file = "c"',
+            '[card]\nname = "a"\n[cluster]\nstore = "etcd://h:1"\ncert_file = "c"\nca_file = "a"',
             "card.toml:5: cluster.cert_file: goes together with key_file, which is missing",
+        ),
+        (
+            '[card]\nname = "a"\n[cluster]\nstore = "etcd://h:1"\nuser = "u"',
+            "card.toml:5: cluster.user: goes together with password_file, which is missing",
         ),
         ('[card]\nname = "a"\n[device]\nmodel = "' + "x" * 41 + '"', "device.model: "),
     ],
