@@ -12,16 +12,14 @@ _FICLONE = 0x40049409  # linux/fs.h
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY, errno.EXDEV)
 
 
-def aligned(data: bytes) -> mmap.mmap:
-    """A copy that can be written directly, filled up with zeros to whole pages."""
-    buffer = mmap.mmap(-1, max(PAGE_BYTES, -(-len(data) // PAGE_BYTES) * PAGE_BYTES))
-    buffer[: len(data)] = data
-    return buffer
+def pages(size: int) -> mmap.mmap:
+    """Zeros that can be written directly, or read into: at least `size` bytes, in whole pages."""
+    return mmap.mmap(-1, max(PAGE_BYTES, -(-size // PAGE_BYTES) * PAGE_BYTES))
 
 
 def read_direct(fd: int, size: int, offset: int) -> bytes:
-    """Up to `size` bytes, which is a multiple of PAGE_BYTES; `fd` may be open for direct I/O."""
-    with aligned(bytes(size)) as buffer:
+    """Whole pages with `size` bytes, or what there is; `fd` may be open for direct I/O."""
+    with pages(size) as buffer:
         count = os.preadv(fd, [buffer], offset)
         return buffer[:count]
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from vhostnvme.errors import ConfigError, NoSpace
-from vhostnvme.storage.file_system import PAGE_BYTES, aligned, open_direct, read_direct
+from vhostnvme.storage.file_system import PAGE_BYTES, open_direct, pages, read_direct
 from vhostnvme.storage.spec import FileSpec
 from vhostnvme.storage.ssd_base import Found, Label, Missing, Ssd, SsdOptions, SsdState
 from vhostnvme.storage.ssd_foreign import foreign_content
@@ -258,7 +258,7 @@ class BlockSsd(Ssd):
         os.fdatasync(self._fd)
 
     def _write_zeros(self, at: int, size: int) -> None:
-        with aligned(bytes(_WRITE_BYTES)) as zeros:
+        with pages(_WRITE_BYTES) as zeros:
             end = at + size
             while at < end:
                 at += os.pwritev(self._fd, [zeros], at)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from vhostnvme.storage.file_system import PAGE_BYTES, aligned, read_direct
+from vhostnvme.storage.file_system import PAGE_BYTES, pages, read_direct
 from vhostnvme.storage.ssd_base import Label
 
 CHUNK_BYTES = 4 << 20
@@ -33,6 +33,7 @@ _LABEL_MAGIC = b"vhostnvme SSD\r\n\0"
 _LABEL_HEAD = struct.Struct("<16s16sI")
 _TABLE_MAGIC = b"vhnvtabl"
 _TABLE_HEAD = struct.Struct("<8s16s16sQI12x")  # magic, digest, the SSD's UUID, generation, entries
+_DIGEST_AT = len(_TABLE_MAGIC)  # is of the whole table, with zeros in its own place
 _ENTRY = struct.Struct("<16sQQ")  # the namespace's UUID, first chunk, chunks
 ENTRIES_MAX = (SLOT_BYTES - _TABLE_HEAD.size) // _ENTRY.size
 
@@ -130,16 +131,22 @@ def encode_table(ssd_uuid: str, generation: int, extents: Mapping[str, Extent]) 
     return _TABLE_HEAD.pack(_TABLE_MAGIC, _digest(tail), owner, generation, len(extents)) + entries
 
 
+def table_bytes(head: bytes) -> int:
+    """How long the table is that begins so; 0 when none does."""
+    if len(head) < _TABLE_HEAD.size or not head.startswith(_TABLE_MAGIC):
+        return 0
+    count: int = _TABLE_HEAD.unpack_from(head)[4]
+    return _TABLE_HEAD.size + count * _ENTRY.size if count <= ENTRIES_MAX else 0
+
+
 def decode_table(ssd_uuid: str, data: bytes) -> tuple[int, dict[str, Extent]] | None:
     """Generation and extents; None when it is not whole, or another SSD's."""
-    if len(data) < _TABLE_HEAD.size:
+    end = table_bytes(data)
+    if not end or end > len(data):
         return None
-    magic, digest, owner, generation, count = _TABLE_HEAD.unpack_from(data)
-    end = _TABLE_HEAD.size + count * _ENTRY.size
-    if magic != _TABLE_MAGIC or owner != uuids.UUID(ssd_uuid).bytes or end > len(data):
-        return None
-    head = _TABLE_HEAD.pack(magic, bytes(16), owner, generation, count)
-    if digest != _digest(head + data[_TABLE_HEAD.size : end]):
+    _magic, digest, owner, generation, _count = _TABLE_HEAD.unpack_from(data)
+    signed = data[:_DIGEST_AT] + bytes(16) + data[_DIGEST_AT + 16 : end]
+    if owner != uuids.UUID(ssd_uuid).bytes or digest != _digest(signed):
         return None
     extents = {
         str(uuids.UUID(bytes=name)): Extent(start, chunks)
@@ -160,7 +167,8 @@ def read_table(fd: int, ssd_uuid: str, end: int) -> Table:
     """
     tables = []
     for slot, offset in enumerate(SLOT_OFFSETS):
-        read = decode_table(ssd_uuid, read_direct(fd, SLOT_BYTES, offset))
+        length = table_bytes(read_direct(fd, PAGE_BYTES, offset))
+        read = decode_table(ssd_uuid, read_direct(fd, length, offset))
         if read is not None:
             tables.append(Table(slot, *read))
     if not tables:
@@ -196,7 +204,8 @@ def write_durably(fd: int, data: bytes, offset: int) -> None:
     Raises:
         OSError: it may be there in part.
     """
-    with aligned(data) as buffer, memoryview(buffer) as view:
+    with pages(len(data)) as buffer, memoryview(buffer) as view:
+        view[: len(data)] = data
         done = 0
         while done < len(view):
             with view[done:] as rest:
