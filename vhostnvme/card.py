@@ -378,7 +378,7 @@ async def run_card(config: CardConfig, ready_fd: int | None = None) -> None:
 
 def card_store(cluster: ClusterConfig) -> Store:
     """The store that card.toml names, not yet open."""
-    return open_store(cluster.store, cluster.prefix)
+    return open_store(cluster.store, cluster.prefix, access=cluster.access)
 
 
 def make_folder(folder: Path) -> None:

@@ -19,12 +19,13 @@ STOP_WAIT_S = 30.0  # a device whose SSD does not answer is not waited for any l
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A command that waits until these are gone."""
+    """A command that waits until these are gone; `error`: it has failed, and they are its rest."""
 
     command: int
     devices: tuple[str, ...]
     uuids: tuple[str, ...]
     begun: float
+    error: Exception | None = None
 
 
 class Deletions:
@@ -42,6 +43,30 @@ class Deletions:
             self._board.write(
                 msgspec.structs.replace(row, state=RowState.DELETING), Deleted("device", row.name)
             )
+
+    def undo(self, command: int, device: str, uuid: str | None, error: Exception) -> None:
+        """What a command had begun goes; then it is told why it has failed.
+
+        Args:
+            uuid: one namespace of a device that stays; None: the device.
+        """
+        rows: list[HoldingRow | SpaceRow] = list(self._board.holdings.values())
+        rows += self._board.spaces.values()
+        going = (RowState.DELETING, HoldingState.RELEASING)
+        uuids = [
+            row.uuid
+            for row in rows
+            if row.device == device and (uuid in (None, row.uuid) or row.state in going)
+        ]
+        row = self._board.devices.get(device)
+        if uuid is None and row is not None:
+            self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
+        elif (holding := self._board.holdings.get(uuid or "")) is not None:
+            self.drop(holding)
+        devices = (device,) if uuid is None else ()
+        self._waiting.append(
+            Deletion(command, devices, tuple(dict.fromkeys(uuids)), self._board.now, error)
+        )
 
     def delete_device(self, command: DeleteDevice) -> None:
         row = self._board.devices.get(command.device)
@@ -147,6 +172,9 @@ class Deletions:
         if not running and hopeful and waited_s < self._board.options.release_wait_s:
             return
         self._waiting.remove(deletion)
+        if deletion.error is not None:
+            self._board.reply(deletion.command, error=deletion.error)
+            return
         released = Released(deletion.devices, deletion.uuids, pending=left)
         self._board.reply(deletion.command, released)
 

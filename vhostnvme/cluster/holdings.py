@@ -51,6 +51,7 @@ class Seek:
     ask_until: float | None = None  # a peer has been asked
     written: bool = False  # its record is in the store
     retry_at: float | None = None  # nobody has been asked
+    silent: list[str] = field(default_factory=list)  # who has been asked and did not answer
 
 
 class Holdings:
@@ -169,6 +170,7 @@ class Holdings:
                 seek.retry_at = None
                 self._next(seek)
             elif seek.ask_until is not None and not self._can_answer(seek, now):
+                seek.silent.append(self._board.holdings[seek.uuid].giver)
                 self._abandon(seek)
                 self._next(seek)
         self._steps.tick()
@@ -271,6 +273,11 @@ class Holdings:
         if now < seek.wait_until:
             seek.tried.clear()
             seek.retry_at = min(now + WAIT_STEP_S, seek.wait_until)
+            return
+        if seek.silent:
+            cards = ", ".join(sorted(set(seek.silent)))
+            sentence = f"card {cards} was asked for space and did not answer: try again later"
+            self._fail(seek, row, ClusterError(sentence))
             return
         largest = max(map(self._local.largest, self._local.ssds.values()), default=0)
         sentence = rule.why_not(

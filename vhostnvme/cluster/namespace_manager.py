@@ -53,6 +53,7 @@ class Creation:
     command: int
     device: str
     uuid: str | None = None  # one namespace of a device that is there
+    adds: bool = False  # that namespace goes when it cannot be had
     give_up_at: float | None = None  # set once all space is there
 
 
@@ -200,13 +201,16 @@ class NamespaceManager:
 
     def _fail(self, creation: Creation, error: Exception) -> None:
         """Nothing half-done stays. An adopted device does: what it has taken over is its VM's."""
-        self._end(creation, error=error)
+        if creation not in self._creations:
+            return
         device = self._board.devices.get(creation.device)
-        if device is not None and device.state is RowState.MAKING:
-            self._board.write(msgspec.structs.replace(device, state=RowState.DELETING))
-        row = self._board.holdings.get(creation.uuid or "")
-        if row is not None:
-            self._deletions.drop(row)
+        made = device is None or device.state is not RowState.MAKING
+        if made and not creation.adds:
+            self._end(creation, error=error)
+            return
+        self._creations.remove(creation)
+        uuid = creation.uuid or "" if creation.adds else None
+        self._deletions.undo(creation.command, creation.device, uuid, error)
 
     def _end(
         self, creation: Creation, value: object = None, error: Exception | None = None
@@ -240,7 +244,7 @@ class NamespaceManager:
         self._check_part(command.part, command.priority)
         row = self._holding(device, self._free_nsid(device), command.part, command.priority)
         self._board.write(row)
-        creation = Creation(command.command, device.name, row.uuid)
+        creation = Creation(command.command, device.name, row.uuid, adds=True)
         self._creations.append(creation)
 
         def found(held: HoldingRow | None, error: Exception | None) -> None:
