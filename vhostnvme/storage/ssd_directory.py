@@ -184,7 +184,7 @@ class DirectorySsd(Ssd):
             size = entry.stat(follow_symlinks=False).st_size
             found[uuid] = Found(uuid, size, whole=suffix == "ns")
         strangers = []
-        with os.scandir(self._folder) as entries:
+        with self._listing() as entries:
             for entry in entries:
                 ours = entry.name == LABEL_NAME or entry.name in _NOT_OURS_BUT_KNOWN
                 if not ours and _parsed(entry) is None:
@@ -195,7 +195,7 @@ class DirectorySsd(Ssd):
 
     def _entries(self) -> Iterator[tuple[os.DirEntry[str], str, str]]:
         """The files that are ours, with UUID and suffix. One may vanish while it is looked at."""
-        with os.scandir(self._folder) as entries:
+        with self._listing() as entries:
             for entry in entries:
                 if parsed := _parsed(entry):
                     try:
@@ -203,6 +203,16 @@ class DirectorySsd(Ssd):
                     except FileNotFoundError:
                         continue
                     yield entry, *parsed
+
+    @contextmanager
+    def _listing(self) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """All entries. Of an opening of its own: those of one share their place in the list."""
+        folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder)
+        try:
+            with os.scandir(folder) as entries:
+                yield entries
+        finally:
+            os.close(folder)
 
     def _is_there(self, uuid: str, size: int) -> bool:
         """Whether it is, whole, and durable now if it was not before."""

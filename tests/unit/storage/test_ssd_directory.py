@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from tests_storage import (
@@ -273,3 +274,21 @@ def test_the_disk_is_the_file(tmp_path: Path) -> None:
             ssd.disk(FIRST, 2 * MIB, 512)
         with pytest.raises(NativeError, match="it is not there"):
             ssd.disk(SECOND, 4096, 512)
+
+
+def test_who_looks_at_the_same_time_sees_all_of_it(tmp_path: Path) -> None:
+    """Openings of the directory that shared their place in it saw some files twice, some never."""
+    with opened(tmp_path, 64 * MIB) as ssd:
+        for number in range(100):
+            ssd.carve(str(UUID(int=number, version=4)), 4096)
+        seen: set[int] = set()
+
+        def look() -> None:
+            seen.update(ssd.state().available for _ in range(50))
+
+        threads = [threading.Thread(target=look) for _ in range(6)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert seen == {64 * MIB - 100 * 4096}
