@@ -308,7 +308,7 @@ int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
         return vn_fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
     err = vn_ns_add_chan(ns, call.nsc);
     if (err) {
-        vn_ctrl_detach_ns(ctrl, nsid);
+        vn_ctrl_detach_ns(ctrl, nsid, VN_CLOSE_BOUND_MS);
         return vn_fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);
     }
     return 0;
@@ -336,25 +336,25 @@ static void sleep_ms(int ms) {
     nanosleep(&(struct timespec){.tv_nsec = ms * 1000000l}, NULL);
 }
 
-int vn_retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void *arg) {
+int vn_retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void *arg, uint32_t bound_ms) {
+    uint64_t end_ns = vn_monotonic_ns() + bound_ms * 1000000ull;
     int err = vn_reactor_call(reactor, fn, arg);
-    for (int waited = 0; err == -EAGAIN && waited < VN_CLOSE_BOUND_MS; waited++) {
+    while (err == -EAGAIN && vn_monotonic_ns() < end_ns) {
         sleep_ms(1);
         err = vn_reactor_call(reactor, fn, arg);
     }
     return err;
 }
 
-int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid) {
+int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid, uint32_t wait_ms) {
     if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
         return vn_fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
     struct attach_call call = {.ctrl = ctrl, .nsid = nsid};
-    int err = vn_retry_on_reactor(ctrl->reactor, detach_on_reactor, &call);
+    int err = vn_retry_on_reactor(ctrl->reactor, detach_on_reactor, &call, wait_ms);
     if (err == -ENOENT)
         return vn_fail(err, "there is no namespace %u on this controller", nsid);
     if (err)
-        return vn_fail(-ETIMEDOUT, "namespace %u still has commands in flight after %d s: its SSD does not answer", nsid,
-                       VN_CLOSE_BOUND_MS / 1000);
+        return vn_fail(-EBUSY, "namespace %u still has commands in flight: its SSD has not answered; try again", nsid);
     vn_ns_drop_chan(call.nsc->ns, call.nsc);
     free(call.nsc);
     return 0;
@@ -531,13 +531,13 @@ static int close_on_reactor(void *arg) {
 
 int vn_ctrl_destroy(vn_ctrl *ctrl) {
     struct vn_ctrl_handle *handle = handle_of(ctrl);
-    int err = vn_retry_on_reactor(ctrl->reactor, close_on_reactor, handle);
+    int err = vn_retry_on_reactor(ctrl->reactor, close_on_reactor, handle, VN_CLOSE_BOUND_MS);
     if (err == -EAGAIN)
         return vn_fail(-ETIMEDOUT, "the device on %s could not be closed within %d s", handle->dev.path,
                        VN_CLOSE_BOUND_MS / 1000);
     bool orphaned = err == ORPHANED;
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES && !orphaned; nsid++) {
-        if (ctrl->namespaces.by_nsid[nsid] && vn_ctrl_detach_ns(ctrl, nsid))
+        if (ctrl->namespaces.by_nsid[nsid] && vn_ctrl_detach_ns(ctrl, nsid, VN_CLOSE_BOUND_MS))
             orphaned = true;
     }
     vn_runtime *rt = handle->rt;

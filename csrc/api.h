@@ -18,7 +18,7 @@ struct vn_runtime {
 
 /* Leaves the sentence for vn_last_error and answers err. */
 int vn_fail(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* Runs fn until it answers other than -EAGAIN, for VN_CLOSE_BOUND_MS. */
-int vn_retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void *arg);
+/* Runs fn, and again each ms for so long, until it answers other than -EAGAIN. */
+int vn_retry_on_reactor(struct vn_reactor *reactor, int (*fn)(void *), void *arg, uint32_t bound_ms);
 
 #endif

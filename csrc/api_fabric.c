@@ -46,9 +46,9 @@ static int close_ns_on_reactor(void *arg) {
     return vn_subsys_close_ns(call->subsys, call->nsid, &call->nsc);
 }
 
-static int drop_ns(struct vn_subsys *subsys, uint32_t nsid) {
+static int drop_ns(struct vn_subsys *subsys, uint32_t nsid, uint32_t wait_ms) {
     struct subsys_call call = {.subsys = subsys, .nsid = nsid};
-    int err = vn_retry_on_reactor(subsys->target->reactor, close_ns_on_reactor, &call);
+    int err = vn_retry_on_reactor(subsys->target->reactor, close_ns_on_reactor, &call, wait_ms);
     if (err)
         return err;
     vn_ns_drop_chan(call.nsc->ns, call.nsc);
@@ -59,7 +59,7 @@ static int drop_ns(struct vn_subsys *subsys, uint32_t nsid) {
 /* Its controllers have gone. */
 static int close_subsys(struct vn_subsys *subsys) {
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
-        int err = subsys->chans[nsid] ? drop_ns(subsys, nsid) : 0;
+        int err = subsys->chans[nsid] ? drop_ns(subsys, nsid, VN_CLOSE_BOUND_MS) : 0;
         if (err)
             return err;
     }
@@ -68,7 +68,7 @@ static int close_subsys(struct vn_subsys *subsys) {
 }
 
 int vn_target_destroy(vn_target *target) {
-    int err = vn_retry_on_reactor(target->reactor, vn_target_end, target);
+    int err = vn_retry_on_reactor(target->reactor, vn_target_end, target, VN_CLOSE_BOUND_MS);
     while (!err && target->subsystems) {
         struct vn_subsys *subsys = target->subsystems;
         target->subsystems = subsys->next;
@@ -156,7 +156,7 @@ static int unlisten_on_reactor(void *arg) {
 
 int vn_target_unlisten(vn_target *target, uint32_t id) {
     struct listen_call call = {.target = target, .id = id};
-    int err = vn_retry_on_reactor(target->reactor, unlisten_on_reactor, &call);
+    int err = vn_retry_on_reactor(target->reactor, unlisten_on_reactor, &call, VN_CLOSE_BOUND_MS);
     return err ? vn_fail(err, "this target has no listener %u", id) : 0;
 }
 
@@ -229,7 +229,7 @@ static int leave_on_reactor(void *arg) {
 }
 
 int vn_subsys_remove(vn_subsys *subsys) {
-    int err = vn_retry_on_reactor(subsys->target->reactor, leave_on_reactor, subsys);
+    int err = vn_retry_on_reactor(subsys->target->reactor, leave_on_reactor, subsys, VN_CLOSE_BOUND_MS);
     if (!err)
         err = close_subsys(subsys);
     return err ? vn_fail(-EBUSY, "commands of hosts are stuck in an SSD that does not answer: their memory is kept") : 0;
@@ -263,21 +263,20 @@ int vn_subsys_add_ns(vn_subsys *subsys, vn_ns *ns, uint32_t nsid, uint32_t ana_g
         return vn_fail(err, "namespace %u cannot be added: %s", nsid, strerror(-err));
     err = vn_ns_add_chan(ns, call.nsc);
     if (err) {
-        drop_ns(subsys, nsid);
+        drop_ns(subsys, nsid, VN_CLOSE_BOUND_MS);
         return vn_fail(err, "a namespace can be attached to %u controllers and subsystems at most", VN_NS_MAX_CHANS);
     }
     return 0;
 }
 
-int vn_subsys_remove_ns(vn_subsys *subsys, uint32_t nsid) {
+int vn_subsys_remove_ns(vn_subsys *subsys, uint32_t nsid, uint32_t wait_ms) {
     if (check_nsid(nsid))
         return -EINVAL;
-    int err = drop_ns(subsys, nsid);
+    int err = drop_ns(subsys, nsid, wait_ms);
     if (err == -ENOENT)
         return vn_fail(err, "there is no namespace %u in this subsystem", nsid);
     if (err)
-        return vn_fail(-ETIMEDOUT, "namespace %u still has commands in flight after %d s: its SSD does not answer", nsid,
-                       VN_CLOSE_BOUND_MS / 1000);
+        return vn_fail(-EBUSY, "namespace %u still has commands in flight: its SSD has not answered; try again", nsid);
     return 0;
 }
 

@@ -202,9 +202,10 @@ struct vn_ctrl_info {
 };
 int vn_ctrl_create(vn_runtime *rt, const struct vn_ctrl_opts *opts, vn_ctrl **out);
 uint64_t vn_ctrl_id(const vn_ctrl *ctrl);
-/* Adds or removes a namespace; a running guest gets a namespace-attribute event. */
+/* Adds or removes a namespace; a running guest gets a namespace-attribute event. Removed, no new command finds it; those in
+ * flight are waited for, for wait_ms at most: then -EBUSY, and the call is to be repeated. 0: none is left. */
 int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid);
-int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid);
+int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid, uint32_t wait_ms);
 /* Opens the vfio-user socket at path (absolute, under 108 bytes; its folder must exist). A stale socket is
  * replaced, a live one is refused with -EADDRINUSE. */
 int vn_ctrl_listen(vn_ctrl *ctrl, const char *path);

@@ -63,7 +63,12 @@ int vn_target_add_subsys(vn_target *target, const struct vn_subsys_opts *opts, v
 int vn_subsys_remove(vn_subsys *subsys); /* ends its controllers first */
 #define VN_ANA_GROUPS_MAX 32
 int vn_subsys_add_ns(vn_subsys *subsys, vn_ns *ns, uint32_t nsid, uint32_t ana_group /* 1 to 32; 0: 1 */);
-int vn_subsys_remove_ns(vn_subsys *subsys, uint32_t nsid);
+/* The fence. No new command finds the namespace from the first call on. 0: of the commands of all hosts of this subsystem,
+ * those that are denied, gone or given up too, none for this namespace is in its backend any more, and none of them will
+ * ever reach it; whoever is let in next is alone there. -EBUSY: some are, and wait_ms have passed: to be repeated, nothing
+ * is taken back meanwhile. wait_ms 0: it does not wait. What a target of a "forward" namespace may still hold is not waited
+ * for here: the forwarder's own writes are (docs/decisions/0010-no-ghost-writes.md). */
+int vn_subsys_remove_ns(vn_subsys *subsys, uint32_t nsid, uint32_t wait_ms);
 
 /* A host that may connect. Keys are the raw secrets, not their text form; NULL: none needed. */
 struct vn_allow_opts {

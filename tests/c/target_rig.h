@@ -227,9 +227,13 @@ static inline struct vn_sqe peer_fabrics(uint8_t type) {
     return (struct vn_sqe){.opcode = VN_ADMIN_FABRICS, .nsid = type};
 }
 
+static const char *peer_subnqn = RIG_SUBNQN, *peer_hostnqn = RIG_HOSTNQN; /* of those that connect next */
+
 /* cntlid VN_CNTLID_DYNAMIC: the admin queue. Answers the status; peer->result is the CNTLID. */
 static inline vn_status peer_connect(struct peer *peer, uint16_t qid, uint16_t cntlid, uint32_t entries, uint32_t kato_ms) {
-    struct vn_connect_data data = {.hostid = {1}, .cntlid = cntlid, .subnqn = RIG_SUBNQN, .hostnqn = RIG_HOSTNQN};
+    struct vn_connect_data data = {.hostid = {1}, .cntlid = cntlid};
+    snprintf(data.subnqn, sizeof(data.subnqn), "%s", peer_subnqn);
+    snprintf(data.hostnqn, sizeof(data.hostnqn), "%s", peer_hostnqn);
     struct vn_sqe sqe = peer_fabrics(VN_FCTYPE_CONNECT);
     sqe.cdw10 = (uint32_t)qid << 16;
     sqe.cdw11 = entries - 1;

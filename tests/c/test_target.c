@@ -215,8 +215,8 @@ static void test_a_namespace_goes_when_its_last_command_has(void) {
     CHECK_EQ(peer_command(&queues[1], peer_rw(VN_IO_READ, 2, 4096), NULL, 0), VN_SC_INVALID_NS); /* no new one */
     rig_release(&rig);
     CHECK_EQ(peer_done(&queues[1], &cid, data), VN_SC_SUCCESS);
-    CHECK_EQ(vn_subsys_remove_ns(rig.subsys, 2), 0);
-    CHECK_EQ(vn_subsys_remove_ns(rig.subsys, 2), -ENOENT);
+    CHECK_EQ(vn_subsys_remove_ns(rig.subsys, 2, 0), 0);
+    CHECK_EQ(vn_subsys_remove_ns(rig.subsys, 2, 1000), -ENOENT);
     CHECK_EQ(vn_subsys_add_ns(rig.subsys, rig.holding, 2, 3), 0);
     close(queues[1].fd);
     close(admins[1].fd);

@@ -221,10 +221,10 @@ class Device:
     def remove_namespace(self, nsid: int) -> None:
         """Takes a namespace away: new commands for it are refused, those in flight end first.
 
-        Blocks for as long as they take, a few seconds at most.
+        Blocks for as long as they take, a tenth of a second at most.
 
         Raises:
-            NativeError: there is no such namespace, or its storage does not answer.
+            NativeError: there is no such namespace; EBUSY: its storage has not answered, try again.
         """
         assert self._controller is not None, "the device has not been started"
         self._controller.detach(nsid)

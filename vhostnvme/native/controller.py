@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from vhostnvme.native.handle import ReactorHandle
+from vhostnvme.native.handle import DETACH_WAIT_MS, ReactorHandle
 from vhostnvme.native.library import check, ffi, lib, native_text
 from vhostnvme.native.limits import limit_info, native_limits
 from vhostnvme.native.types import ControllerInfo, ControllerOptions, Doorbells
@@ -50,8 +50,13 @@ class Controller(ReactorHandle):
     def attach(self, namespace: Namespace, nsid: int) -> None:
         check(lib.vn_ctrl_attach_ns(self.handle, namespace.handle, nsid))
 
-    def detach(self, nsid: int) -> None:
-        check(lib.vn_ctrl_detach_ns(self.handle, nsid))
+    def detach(self, nsid: int, wait_ms: int = DETACH_WAIT_MS) -> None:
+        """Takes a namespace away; no new command finds it.
+
+        Raises:
+            NativeError: EBUSY: after `wait_ms` commands are in flight still; try again.
+        """
+        check(lib.vn_ctrl_detach_ns(self.handle, nsid, wait_ms))
 
     def listen(self, path: Path | str) -> None:
         """Opens the vfio-user socket; `path` is absolute and shorter than 108 bytes."""

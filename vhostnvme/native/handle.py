@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vhostnvme.native.runtime import Runtime
 
 EBADF = 9
+DETACH_WAIT_MS = 100  # for commands in flight, when a namespace is taken away
 
 
 class Handle(Closable):

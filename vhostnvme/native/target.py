@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vhostnvme.native.handle import Handle, ReactorHandle
+from vhostnvme.native.handle import DETACH_WAIT_MS, Handle, ReactorHandle
 from vhostnvme.native.keys import put_keys
 from vhostnvme.native.library import check, ffi, lib, native_text, text_of
 from vhostnvme.native.types import AnaState, HostAccess, TargetHost, TargetInfo, TargetLimits
@@ -129,8 +129,16 @@ class Subsystem(Handle):
     def attach(self, namespace: Namespace, nsid: int, ana_group: int = 0) -> None:
         check(lib.vn_subsys_add_ns(self.handle, namespace.handle, nsid, ana_group))
 
-    def detach(self, nsid: int) -> None:
-        check(lib.vn_subsys_remove_ns(self.handle, nsid))
+    def detach(self, nsid: int, wait_ms: int = DETACH_WAIT_MS) -> None:
+        """Takes a namespace away; no new command finds it.
+
+        Afterwards nothing of any host of this subsystem is under way there any more, nor will be:
+        also of those that have been denied before, or have gone.
+
+        Raises:
+            NativeError: EBUSY: after `wait_ms` commands are in flight still; try again.
+        """
+        check(lib.vn_subsys_remove_ns(self.handle, nsid, wait_ms))
 
     def allow(self, host: HostAccess) -> None:
         """Lets a host connect; in place of what was said about it before."""
