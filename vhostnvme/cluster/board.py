@@ -35,6 +35,7 @@ class View:
 
     def __init__(self) -> None:
         self.synced = False
+        self.revision = 0  # all changes up to it have been told
         self._seen: dict[str, Seen] = {}
 
     def get(self, key: str) -> Seen | None:
@@ -65,10 +66,13 @@ class View:
                 changed.add(key)
             del self._seen[key]
         self.synced = True
+        self.revision = revision
         return changed
 
     def apply(self, changes: Iterable[Change]) -> set[str]:
         """Answers the keys that have changed."""
+        changes = list(changes)
+        self.revision = max([self.revision, *(each.revision for each in changes)])
         return {each.key for each in changes if self.put(each.key, each.value, each.revision)}
 
     def did(self, operations: Iterable[Operation], revision: int) -> set[str]:

@@ -86,6 +86,7 @@ class ClusterManager:
         self._valid_until = 0.0
         self._retry_at = 0.0
         self._was_member = False
+        self._entered_at = 0  # the revision at which this life of the card first was a member
         self._offer: OfferRecord | None = None  # as it is in the store
         self._offering = False
         self._offer_at = 0.0
@@ -105,6 +106,11 @@ class ClusterManager:
     def guard(self) -> tuple[Compare, ...]:
         """What every transaction of ours compares."""
         return (ValueIs(member_key(self._board.me), self._value),)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing of an earlier life of this card can change the store any more, unseen."""
+        return 0 < self._entered_at <= self._board.view.revision
 
     def is_online(self, name: str) -> bool:
         return self._board.view.get(member_key(name)) is not None
@@ -159,6 +165,7 @@ class ClusterManager:
             return
         self._was_member = member
         if member:
+            self._board.dirty |= self._board.spaces.keys() | self._board.holdings.keys()
             self._board.log(logging.INFO, "this card is a member of the cluster")
         else:
             self._board.log(
@@ -225,6 +232,7 @@ class ClusterManager:
             if failure is None and result is not None and result.succeeded:
                 self._board.view.did(then, result.revision)
                 self._state = Membership.MEMBER
+                self._entered_at = self._entered_at or result.revision
                 self._valid_until = sent + HOLD_SHARE * options.ttl_s
                 self._beat_at = self._board.now
                 self._offer = None
@@ -263,6 +271,11 @@ class ClusterManager:
 
     def check_membership(self, changed: set[str]) -> None:
         """Our record has gone: the lease has run out, or an operator has taken it away."""
+        if (
+            offer_key(self._board.me) in changed
+            and self._record(offer_key(self._board.me), OfferRecord) != self._offer
+        ):
+            self._offer = None  # a late transaction of ours has put an older one in its place
         key = member_key(self._board.me)
         if self._state is not Membership.MEMBER or key not in changed:
             return

@@ -39,7 +39,7 @@ class Deletions:
 
     def mark(self, row: DeviceRow) -> None:
         """From here on it will be deleted, whatever comes."""
-        if row.state is not RowState.DELETING:
+        if row.state is not RowState.DELETING or ("device", row.name) not in self._board.deleted:
             self._board.write(
                 msgspec.structs.replace(row, state=RowState.DELETING), Deleted("device", row.name)
             )
@@ -144,7 +144,7 @@ class Deletions:
     def drop(self, row: HoldingRow) -> None:
         """Takes a namespace from its device, if it has one, and gives it back."""
         self._board.write(Deleted("namespace", row.uuid))
-        if row.device and self._devices.is_attached(row):
+        if row.device in self._board.devices:
             self._devices.leave(row)
         else:
             self._release(row)

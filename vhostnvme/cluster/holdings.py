@@ -74,6 +74,7 @@ class Holdings:
         self._lost = lost
         self._seeks: dict[str, Seek] = {}
         self._steps = Steps(board, cluster, self.act_on)
+        self._earlier: set[str] = set()  # what an earlier life may still ask for
         self._linger: dict[str, float] = {}  # of unknown fate until then
 
     # --- For the namespace manager ---
@@ -97,15 +98,15 @@ class Holdings:
             return [Gone(HoldingRow, row.uuid), *ends]
         if not row.giver:
             return [Gone(HoldingRow, row.uuid)]
-        return [_released(row)]
+        return [row.releasing()]
 
     def start(self) -> None:
         """Who wanted these has gone with the card's last life; adoptions go on."""
         for row in list(self._board.holdings.values()):
             if row.state is HoldingState.WANTED and not row.adopting:
                 self._board.write(*self.releases(row))
-            elif row.adopting:
-                self._linger[row.uuid] = self._board.now + self._board.options.ask_timeout_s
+            if row.state is not HoldingState.HELD:
+                self._earlier.add(row.uuid)
             self.act_on(row.uuid)
 
     def adopt(self, old: Versioned, row: HoldingRow, compare: tuple[Compare, ...]) -> None:
@@ -174,6 +175,10 @@ class Holdings:
                 self._abandon(seek)
                 self._next(seek)
         self._steps.tick()
+        if self._earlier and self._cluster.alone:
+            earlier, self._earlier = self._earlier, set()
+            for uuid in sorted(earlier):
+                self.act_on(uuid)
         for uuid in [uuid for uuid, at in self._linger.items() if at <= now]:
             del self._linger[uuid]
             self.act_on(uuid)
@@ -201,7 +206,7 @@ class Holdings:
     def _wanted(self, row: HoldingRow, found: Versioned | None) -> None:
         seek = self._seeks.get(row.uuid)
         if found is None:
-            if row.adopting and self._board.view.synced and row.uuid not in self._linger:
+            if row.adopting and self._is_settled(row.uuid):
                 self._board.write(Gone(HoldingRow, row.uuid))
             elif seek is not None and seek.written and self._board.view.synced:
                 self._abandon(seek)  # refused, and taken away
@@ -209,7 +214,7 @@ class Holdings:
             return
         record = found.record
         if record.state is SpaceState.GRANTED and record.admitted == record.epoch:
-            row = _answered(row, record)
+            row = row.answered(record)
             self._linger.pop(row.uuid, None)
             self._board.write(row)
             if seek is not None:
@@ -218,18 +223,23 @@ class Holdings:
             self._abandon(seek)
             self._next(seek)
 
+    def _is_settled(self, uuid: str) -> bool:
+        """Whether a record that is not there will not come any more."""
+        earlier = uuid in self._earlier and not self._cluster.alone
+        return self._board.view.synced and uuid not in self._linger and not earlier
+
     def _held(self, row: HoldingRow, found: Versioned | None) -> None:
         if found is None or found.record.state is not SpaceState.GRANTED:
             if self._board.view.synced:
                 self._lost(row)
             return
         record = found.record
-        if record.admitted == record.epoch and _answered(row, record) != row:
-            self._board.write(_answered(row, record))  # its giver has other addresses now
+        if record.admitted == record.epoch and row.answered(record) != row:
+            self._board.write(row.answered(record))  # its giver has other addresses now
 
     def _releasing(self, row: HoldingRow, found: Versioned | None) -> None:
         if found is None:
-            if self._board.view.synced and row.uuid not in self._linger:
+            if self._is_settled(row.uuid):
                 self._board.write(Gone(HoldingRow, row.uuid))
             return
         record = found.record
@@ -375,21 +385,3 @@ class Holdings:
     def _fail(self, seek: Seek, row: HoldingRow, error: Exception) -> None:
         self._board.write(*self.releases(row))
         seek.found(None, error)
-
-
-def _released(row: HoldingRow) -> HoldingRow:
-    return msgspec.structs.replace(row, state=HoldingState.RELEASING, adopting=False)
-
-
-def _answered(row: HoldingRow, record: SpaceRecord) -> HoldingRow:
-    return msgspec.structs.replace(
-        row,
-        state=HoldingState.HELD,
-        adopting=False,
-        size=record.size,
-        epoch=record.epoch,
-        ssd=record.ssd,
-        subnqn=record.subnqn,
-        remote_nsid=record.nsid,
-        addresses=record.addresses,
-    )

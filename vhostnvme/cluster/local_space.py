@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.messages import SsdReport
 from vhostnvme.cluster.records import OfferRecord, SsdOffer, VmUse
-from vhostnvme.cluster.rows import RowState, SpaceRow
+from vhostnvme.cluster.rows import SpaceRow
 from vhostnvme.errors import ConfigError
 
 SIZE_STEP = 4096
@@ -41,10 +41,8 @@ class LocalSpace:
 
     def largest(self, ssd: SsdReport) -> int:
         """The largest single namespace that fits, the reserve included."""
-        making = sum(
-            self._taken(row) for row in self._rows(ssd.name) if row.state is RowState.MAKING
-        )
-        return max(min(self.free(ssd), ssd.largest - making), 0)
+        unseen = max(self.used(ssd.name) - ssd.promised, 0)  # not there yet when it was measured
+        return max(min(self.free(ssd), ssd.largest - unseen), 0)
 
     def best(self, size: int, *, with_reserve: bool, only: str | None = None) -> SsdReport | None:
         """The SSD for a new namespace: of those that hold it the one with the most free space.

@@ -53,7 +53,10 @@ class StoreLost:
 
 @dataclass(frozen=True, slots=True)
 class SsdReport:
-    """An SSD as the medium sees it. `granule`: sizes there are multiples of it."""
+    """An SSD as the medium sees it. `granule`: sizes there are multiples of it.
+
+    `promised`: what of the namespaces' space was there already when this was measured.
+    """
 
     name: str
     kind: str
@@ -61,6 +64,7 @@ class SsdReport:
     available: int
     largest: int
     granule: int
+    promised: int = 0
     healthy: bool = True
     reason: str = ""
     can_clone: bool = False

@@ -9,7 +9,9 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
-from vhostnvme.cluster.records import PRIORITY_DEFAULT
+import msgspec
+
+from vhostnvme.cluster.records import PRIORITY_DEFAULT, SpaceRecord
 from vhostnvme.storage.catalog import Row
 
 
@@ -94,6 +96,24 @@ class HoldingRow(Row, frozen=True, kw_only=True):
 
     def key(self) -> str:
         return self.uuid
+
+    def releasing(self) -> HoldingRow:
+        """As it is when it is not wanted any more."""
+        return msgspec.structs.replace(self, state=HoldingState.RELEASING, adopting=False)
+
+    def answered(self, record: SpaceRecord) -> HoldingRow:
+        """As it is when its giver has let us in."""
+        return msgspec.structs.replace(
+            self,
+            state=HoldingState.HELD,
+            adopting=False,
+            size=record.size,
+            epoch=record.epoch,
+            ssd=record.ssd,
+            subnqn=record.subnqn,
+            remote_nsid=record.nsid,
+            addresses=record.addresses,
+        )
 
 
 class SsdRow(Row, frozen=True, kw_only=True):

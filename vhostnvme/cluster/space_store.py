@@ -88,7 +88,8 @@ class SpaceStore:
                 told(None)
                 return
             if result.succeeded:
-                self._board.view.did(self._watched(then), result.revision)
+                changed = self._board.view.did(self._watched(then), result.revision)
+                self._board.dirty |= {key.rpartition("/")[2] for key in changed}
             told(result.succeeded)
 
         self._board.begin(lambda op: Txn(op, (*self._cluster.guard(), *compare), then), done)

@@ -44,15 +44,16 @@ class SsdOptions:
 class SsdState:
     """Bytes. `available` is what can still be carved, `largest` the largest piece of it.
 
-    `allocated` is what namespaces take on the medium, with what the file system needs to keep
-    them. `reason` is a sentence when the SSD is not healthy; then nothing is available, and the
-    other numbers are the last that were known.
+    `promised` is what the namespaces that are there have been given, `allocated` what they take on
+    the medium, with what the file system needs to keep them. `reason` is a sentence when the SSD is
+    not healthy; then nothing is available, and the other numbers are the last that were known.
     """
 
     capacity: int
     available: int
     largest: int
     allocated: int
+    promised: int = 0
     healthy: bool = True
     reason: str = ""
 

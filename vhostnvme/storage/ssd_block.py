@@ -122,6 +122,7 @@ class BlockSsd(Ssd):
             available=free * CHUNK_BYTES,
             largest=largest * CHUNK_BYTES,
             allocated=used * CHUNK_BYTES,
+            promised=(used + claimed) * CHUNK_BYTES,
         )
 
     def _carve(self, uuid: str, size: int) -> None:

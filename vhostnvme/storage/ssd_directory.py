@@ -109,7 +109,7 @@ class DirectorySsd(Ssd):
         if not (self.options.thin and self.options.capacity):
             available = min(available, free)
         available = max(0, available - available % self.granule)
-        return SsdState(capacity, available, available, allocated)
+        return SsdState(capacity, available, available, allocated, promised)
 
     def _carve(self, uuid: str, size: int) -> None:
         if not self._is_there(uuid, size):

@@ -40,6 +40,8 @@ class Ssds:
         self._catalog = catalog
         self._ssds: dict[str, Ssd] = {}
         self._reports: dict[str, SsdReport] = {}
+        self._looks = 0
+        self._applied: dict[str, int] = {}  # the latest look of each
         self.changed: Callable[[Sequence[SsdReport]], None] = lambda _: None
         wrong = check_places(options)
         if wrong:
@@ -109,18 +111,22 @@ class Ssds:
             await self._look(list(self._ssds))
 
     async def _look(self, names: Iterable[str]) -> None:
-        new = dict(self._reports)
+        changed = False
         for name in names:
-            ssd = self._ssds[name]
-            report = await asyncio.to_thread(_report, ssd)
-            old = self._reports.get(name)
-            if old is not None and abs(old.capacity - report.capacity) < CAPACITY_STEP:
+            self._looks += 1
+            number = self._looks
+            report = await asyncio.to_thread(_report, self._ssds[name])
+            if number < self._applied.get(name, 0):
+                continue  # a later look has been faster
+            self._applied[name] = number
+            old = self._reports[name]
+            if abs(old.capacity - report.capacity) < CAPACITY_STEP:
                 report = replace(report, capacity=old.capacity)
-            new[name] = report
-            if old is not None and old.healthy != report.healthy:
+            if old.healthy != report.healthy:
                 _log.warning("SSD %s: %s", name, report.reason or "it is there again")
-        if new != self._reports:
-            self._reports = new
+            changed = changed or report != old
+            self._reports[name] = report
+        if changed:
             self.changed(self.reports())
 
     # --- Effects ---
@@ -173,12 +179,13 @@ def _report(ssd: Ssd) -> SsdReport:
     return SsdReport(
         name=ssd.name,
         kind=ssd.kind,
-        capacity=min(state.capacity, state.allocated + state.available)
+        capacity=min(state.capacity, state.promised + state.available)
         if state.healthy
         else state.capacity,
         available=state.available,
         largest=state.largest,
         granule=ssd.granule,
+        promised=state.promised,
         healthy=state.healthy,
         reason=state.reason,
         can_clone=ssd.can_clone,

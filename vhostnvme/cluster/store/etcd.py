@@ -205,8 +205,11 @@ class EtcdStore(Store):
                 cause, StoreUnavailable
             ):
                 raise cause from None
-            peer.token = None  # a new one for the next watch, in case that it was this
             raise Disconnected(f"the watch has ended: {cause}") from None
+        except Disconnected:
+            # It may not have known the token, and does not say so.
+            peer.token = None
+            raise
         finally:
             stream.cancel()
 

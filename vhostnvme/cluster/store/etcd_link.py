@@ -48,7 +48,7 @@ class Peer:
 
     def __init__(self, address: str, secrets: Secrets) -> None:
         self.address = address
-        self.token: str | None = None
+        self.token: str | None = None  # empty: it wants none
         if secrets.ca is None:
             self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         else:
@@ -62,7 +62,7 @@ class Peer:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        return _LEADER if self.token is None else (*_LEADER, ("token", self.token))
+        return (*_LEADER, ("token", self.token)) if self.token else _LEADER
 
     async def reach(self, within_s: float) -> bool:
         """Whether there is a connection; nothing has been asked of the server yet."""

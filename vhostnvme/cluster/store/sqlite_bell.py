@@ -80,7 +80,8 @@ class Bell:
             try:
                 self._socket.sendto(message, self._path(name))
             except ConnectionRefusedError:
-                self._unlink(name)
+                if Path(self._path(name)).is_socket():  # a file would say the same
+                    self._unlink(name)
             except OSError:
                 pass  # it is full, and its owner awake, or it has just gone
 

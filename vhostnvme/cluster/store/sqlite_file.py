@@ -240,9 +240,9 @@ class Database:
     def _fill(connection: sqlite3.Connection) -> None:
         for statement in _SCHEMA.split(";\n"):
             connection.execute(statement)
-        # Revisions grow even when a database is lost and a new one takes its place: a watch that
-        # goes on from an old revision is then told to list anew.
-        start = time.time_ns() // 1_000_000
+        # Microseconds, faster than any commits: revisions grow even when a database is lost and a
+        # new one takes its place. A watch that goes on from an old one is then told to list anew.
+        start = time.time_ns() // 1000
         connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, 0)", (start, start))
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
