@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +26,7 @@ from vhostnvme.control.card import (
 )
 from vhostnvme.control.client import call
 from vhostnvme.control.device import NoParams
+from vhostnvme.emulation.boot import scratch_folder
 from vhostnvme.errors import ClusterError, LabError
 from vhostnvme.guest.debian import say
 
@@ -30,6 +34,8 @@ SSD_BYTES = 1280 << 20
 CARDS = 3
 SETTLE_S = 10.0  # offers are told at once; this is for a machine that has much else to do
 _STEP_S = 0.1
+_FOLDER = "vhostnvme-demo-"
+_LAB = "lab"  # in that folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,46 @@ class DemoCard:
 
 
 @contextmanager
+def demo_folder() -> Iterator[Path]:
+    """A temporary folder for the cards; those that killed demos have left are removed first.
+
+    Who has a folder locked is alive.
+    """
+    parent = scratch_folder()
+    for path in parent.glob(f"{_FOLDER}*"):
+        _remove_left(path)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER, dir=parent) as name:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_left(folder: Path) -> None:
+    """Only when it is ours: what is in it says which processes are ended."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid() or not any(folder.iterdir()):
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        say(f"removing {folder}, which a demo that was killed has left")
+        if (folder / _LAB).exists():
+            from vhostnvme.lab import Lab
+
+            Lab.remove(folder / _LAB)
+        shutil.rmtree(folder)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def cards_up(folder: Path, *, loopback: bool) -> Iterator[list[DemoCard]]:
     """Three cards, each with an SSD of SSD_BYTES, as long as the context lasts.
 
@@ -101,7 +147,7 @@ def cards_up(folder: Path, *, loopback: bool) -> Iterator[list[DemoCard]]:
 
         say(f"starting {CARDS} cards, each on a host of its own: network namespaces")
         try:
-            lab = Lab.up(folder / "lab", LabPlan(cards=CARDS, ssd_size=SSD_BYTES))
+            lab = Lab.up(folder / _LAB, LabPlan(cards=CARDS, ssd_size=SSD_BYTES))
         except (LabError, ModuleNotFoundError) as error:
             say(f"there can be no such hosts here: {error}")
         else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhostnvme.control.card import CreatedDevice, DeviceNamespace, NamespaceInfo
-from vhostnvme.emulation.boot import scratch_folder, unwind_on_signals
+from vhostnvme.emulation.boot import unwind_on_signals
 from vhostnvme.emulation.demo import (
     PATTERNS,
     Measurement,
@@ -25,7 +24,14 @@ from vhostnvme.emulation.demo import (
     measure,
     show,
 )
-from vhostnvme.emulation.demo_cards import SSD_BYTES, DemoCard, Moment, cards_up, look
+from vhostnvme.emulation.demo_cards import (
+    SSD_BYTES,
+    DemoCard,
+    Moment,
+    cards_up,
+    demo_folder,
+    look,
+)
 from vhostnvme.errors import ClusterError, GuestError, NoSpace
 from vhostnvme.guest.accel import Accel, choose_accel
 from vhostnvme.guest.debian import say
@@ -65,9 +71,9 @@ def demo_cluster(*, loopback: bool) -> int:
     unwind_on_signals()
     artifacts = provision()
     accel = choose_accel(artifacts.qemu, artifacts.kernel)
-    with tempfile.TemporaryDirectory(prefix="vhostnvme-", dir=scratch_folder()) as folder:
-        check_room(Path(folder))
-        with cards_up(Path(folder), loopback=loopback) as up:
+    with demo_folder() as folder:
+        check_room(folder)
+        with cards_up(folder, loopback=loopback) as up:
             _tell(up, artifacts, accel)
     return 0
 
