@@ -8,7 +8,6 @@ there (Debian: etcd-server); a server that the system may run is not touched.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import secrets
@@ -34,10 +33,14 @@ __all__ = ["EtcdServer"]
 _HEARTBEAT_MS, _ELECTION_MS = 20, 200
 _READY = b"serving client traffic"
 _USER = "card"
+# However its maker ends: nobody is left who would end it.
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 class EtcdServer(Closable):
     """A server of one member; a context manager that ends it and removes what it wrote.
+
+    It also ends with the thread that made it, and so with the process, whatever ends that.
 
     Args:
         host: the address that it listens on.
@@ -90,7 +93,7 @@ class EtcdServer(Closable):
         self._process = self._start()
         if password:
             try:
-                asyncio.run(self._ask_for_passwords())
+                self._ask_for_passwords()
             except BaseException:
                 self.close()
                 raise
@@ -135,7 +138,12 @@ class EtcdServer(Closable):
         with self.log.open("ab") as log:
             begin = log.tell()
             process = subprocess.Popen(
-                [*self._prefix, program, *(f"--{name}={text}" for name, text in options.items())],
+                [
+                    *self._prefix,
+                    *_ENDS_WITH_US,
+                    program,
+                    *(f"--{name}={text}" for name, text in options.items()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -192,23 +200,21 @@ class EtcdServer(Closable):
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    async def _ask_for_passwords(self) -> None:
+    def _ask_for_passwords(self) -> None:
         from aetcd import rpc
 
         passwords = {name: secrets.token_hex(16) for name in ("root", _USER)}
-        async with self._channel() as channel:
+        with self._channel() as channel:
             auth = rpc.AuthStub(channel)
             for name, password in passwords.items():
-                await auth.UserAdd(rpc.AuthUserAddRequest(name=name, password=password))
-                await auth.RoleAdd(rpc.AuthRoleAddRequest(name=name))
-                await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user=name, role=name))
+                auth.UserAdd(rpc.AuthUserAddRequest(name=name, password=password))
+                auth.RoleAdd(rpc.AuthRoleAddRequest(name=name))
+                auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user=name, role=name))
             prefix = PREFIX.encode()
             end = prefix[:-1] + bytes([prefix[-1] + 1])
             allowed = rpc.Permission(permType=rpc.Permission.READWRITE, key=prefix, range_end=end)
-            await auth.RoleGrantPermission(
-                rpc.AuthRoleGrantPermissionRequest(name=_USER, perm=allowed)
-            )
-            await auth.AuthEnable(rpc.AuthEnableRequest())
+            auth.RoleGrantPermission(rpc.AuthRoleGrantPermissionRequest(name=_USER, perm=allowed))
+            auth.AuthEnable(rpc.AuthEnableRequest())
         for name, password in passwords.items():
             path = self.directory / f"{name}.credentials"
             path.touch(0o600)
@@ -216,12 +222,12 @@ class EtcdServer(Closable):
         self._options["credentials"] = str(self.directory / f"{_USER}.credentials")
 
     def _channel(self) -> Any:
-        import grpc.aio
+        import grpc
 
         if not self._tls:
-            return grpc.aio.insecure_channel(self.endpoint)
+            return grpc.insecure_channel(self.endpoint)
         ca, key, cert = (Path(self._options[name]).read_bytes() for name in ("ca", "key", "cert"))
-        return grpc.aio.secure_channel(self.endpoint, grpc.ssl_channel_credentials(ca, key, cert))
+        return grpc.secure_channel(self.endpoint, grpc.ssl_channel_credentials(ca, key, cert))
 
 
 def _free_ports(count: int) -> list[int]:

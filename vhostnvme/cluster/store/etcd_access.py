@@ -84,7 +84,7 @@ def _read(path: Path | None, *, secret: bool = False) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"cannot read {path}: it is not a file")
@@ -92,7 +92,9 @@ def _read(path: Path | None, *, secret: bool = False) -> bytes | None:
             raise ConfigError(f"{path} may be read or changed by others: chmod 600 {path}")
         if secret and status.st_uid not in (os.geteuid(), 0):
             raise ConfigError(f"{path} belongs to another user: chown it")
-        data = file.read(_FILE_BYTES_MAX + 1)
+        data = os.read(fd, _FILE_BYTES_MAX + 1)
+    finally:
+        os.close(fd)
     if len(data) > _FILE_BYTES_MAX:
         raise ConfigError(f"{path} is too long for what it should hold")
     return data

@@ -39,6 +39,11 @@ _READY = grpc.ChannelConnectivity.READY
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 # What a server says before it has looked at a request: the token is not, or no longer, good.
 _TOKEN_WORDS = ("invalid auth token", "revision of auth store is old")
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
 # A member that has no leader cannot tell what is new, and says so.
 _LEADER = (("hasleader", "true"),)
 
@@ -236,11 +241,7 @@ class Link:
             return StoreError(f"{self} wants a user and a password: give their file")
         if code == grpc.StatusCode.PERMISSION_DENIED:
             return StoreError(f"{self} does not let this user at the store's keys: grant it")
-        if code in (
-            grpc.StatusCode.INVALID_ARGUMENT,
-            grpc.StatusCode.OUT_OF_RANGE,
-            grpc.StatusCode.UNIMPLEMENTED,
-        ):
+        if code in _REFUSALS or "larger than max" in words:
             return StoreError(f"{self} refused: {words}")
         return StoreUnavailable(f"{self} failed: {words}")
 
