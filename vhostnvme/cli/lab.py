@@ -195,6 +195,8 @@ def _exec(args: argparse.Namespace) -> int:
     from vhostnvme.errors import ConfigError
 
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
+    if args.words and words is args.words and words[0].startswith("-"):
+        raise ConfigError(f"lab exec: {words[0]} stands behind the card: put it in front of it")
     if not words:
         raise ConfigError("lab exec: say what to run, as in `vhostnvme lab exec a -- ip address`")
     lab = _open(args)

@@ -85,7 +85,7 @@ class Exports:
             exported.subsystem.deny(exported.host)
             exported.host = None
         if exported.attached:
-            exported.subsystem.detach(NSID)
+            exported.subsystem.detach(NSID, wait_ms=0)
             exported.attached = False
 
     async def unexport(self, effect: Unexport) -> None:
