@@ -59,8 +59,9 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
         "--placement",
         default="auto",
         metavar="auto|local|remote|CARD",
-        help="where namespaces without a @PLACEMENT of their own live: on this card if they fit,"
-        " else on the best other one (auto, the default); here; elsewhere; on this card",
+        help="where namespaces without a @PLACEMENT of their own live. auto (the default): on this"
+        " card if they fit, else on the best other one; local: on this card; remote: on another"
+        " one; a card's name: on that one",
     )
     add_request(parser)
     parser.add_argument("--name", metavar="NAME", help="of the device (default: one is made)")

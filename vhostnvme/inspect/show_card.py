@@ -23,6 +23,10 @@ from vhostnvme.inspect.table import print_table
 from vhostnvme.units import rounded_size
 
 MEMORY_EXAMPLE = "1G"
+_NUMBERS = frozenset(
+    "id,size,heartbeat,SSDs,capacity,used,own VMs,others,reserved,free,tenants,devices,namespaces,"
+    "on this card,on other cards".split(",")
+)
 
 
 def show_ssds(ssds: Sequence[SsdInfo]) -> None:
@@ -38,7 +42,7 @@ def show_ssds(ssds: Sequence[SsdInfo]) -> None:
         for each in ssds
     ]
     headings = ("SSD", "kind", "capacity", "used", "own VMs", "others", "reserved", "free", "")
-    print_table(_count(len(rows), "SSD"), headings, rows)
+    _print_table(_count(len(rows), "SSD"), headings, rows)
 
 
 def show_namespaces(namespaces: Sequence[NamespaceInfo]) -> None:
@@ -57,7 +61,7 @@ def show_namespaces(namespaces: Sequence[NamespaceInfo]) -> None:
         for each in namespaces
     ]
     headings = ("namespace", "size", "VM", "device", "id", "lives on", "owner", "state")
-    print_table(_count(len(rows), "namespace"), headings, rows)
+    _print_table(_count(len(rows), "namespace"), headings, rows)
 
 
 def show_devices(devices: Sequence[DeviceInfo]) -> None:
@@ -74,7 +78,7 @@ def show_devices(devices: Sequence[DeviceInfo]) -> None:
         for each in devices
     ]
     headings = ("device", "VM", "size", "lives on", "state", "socket")
-    print_table(_count(len(rows), "device"), headings, rows)
+    _print_table(_count(len(rows), "device"), headings, rows)
 
 
 def show_vms(vms: Sequence[VmInfo]) -> None:
@@ -90,7 +94,7 @@ def show_vms(vms: Sequence[VmInfo]) -> None:
         for each in vms
     ]
     headings = ("VM", "devices", "namespaces", "on this card", "on other cards")
-    print_table(_count(len(rows), "VM"), headings, rows)
+    _print_table(_count(len(rows), "VM"), headings, rows)
 
 
 def show_device(device: CreatedDevice) -> None:
@@ -103,8 +107,8 @@ def show_device(device: CreatedDevice) -> None:
         lines.append(f"  it is not whole: {device.reason}")
     for one in device.namespaces:
         lines.append(
-            f"  namespace {one.nsid}: {rounded_size(one.size)} {one.placement} on"
-            f" {_place(one.card, one.ssd)}, {one.uuid}"
+            f"  namespace {one.nsid}: {rounded_size(one.size)} on {_place(one.card, one.ssd)}"
+            f"{f' ({one.placement})' if one.placement else ''}, UUID {one.uuid}"
         )
     memory = attach_arguments(device.socket, memory=MEMORY_EXAMPLE)[: -len(device.qemu_args)]
     lines += [
@@ -131,7 +135,7 @@ def show_namespace(namespace: NamespaceInfo) -> None:
 def show_released(what: str, released: ReleasedInfo) -> None:
     """`what` was to be deleted."""
     if released.already:
-        _say([f"{what} was not there: nothing to delete"])
+        _say([f"{what} has been deleted before: nothing to delete"])
         return
     counts = [
         _count(len(released.devices), "device"),
@@ -153,7 +157,7 @@ def show_cluster(cards: Sequence[ClusterCard]) -> None:
         (
             each.card + (" (this)" if each.self else ""),
             each.health,
-            "-" if each.heartbeat_age_s is None else f"{each.heartbeat_age_s:.1f} s",
+            "-" if each.heartbeat_age_s is None else f"{each.heartbeat_age_s:.1f} s ago",
             str(len(each.ssds)) + _ill(each),
             *map(rounded_size, (each.capacity, each.local, each.remote, each.reserved, each.free)),
             str(each.tenants),
@@ -161,7 +165,7 @@ def show_cluster(cards: Sequence[ClusterCard]) -> None:
         for each in cards
     ]
     headings = ("card", "health", "heartbeat", "SSDs", "capacity", "own VMs", "others")
-    print_table(_count(len(rows), "card"), (*headings, "reserved", "free", "tenants"), rows)
+    _print_table(_count(len(rows), "card"), (*headings, "reserved", "free", "tenants"), rows)
     if any(each.holds is None for each in cards):
         _say(["the store does not answer: who holds what is not known now"])
         return
@@ -172,8 +176,9 @@ def show_cluster(cards: Sequence[ClusterCard]) -> None:
         for one in each.holds or ()
     ]  # fmt: skip
     if held:
+        _say([""])
         headings = ("holder", "VM", "device", "size", "lives on", "namespace", "state")
-        print_table(f"{_count(len(held), 'namespace')} on other cards", headings, held)
+        _print_table(f"{_count(len(held), 'namespace')} on other cards", headings, held)
 
 
 def show_forgotten(forgotten: ForgottenCard) -> None:
@@ -208,6 +213,10 @@ def show_config(config: CardConfig) -> None:
             *(f"note: {remark}" for remark in config.remarks()),
         ]
     )
+
+
+def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print_table(title, headings, rows, numbers=_NUMBERS, folded=False)
 
 
 def _ill(card: ClusterCard) -> str:

@@ -143,7 +143,12 @@ def test_for_people(shell: Shell, vm: str) -> None:
     made = shell.text(
         "device", "create", "--vm", vm, "--size", "4M", "--size", "1048576@b", "--name", "d3"
     )
-    for part in ("device d3 of VM vm1", "4M local on a/ssd0", "1M remote on b/ssd0", "share=on"):
+    for part in (
+        "device d3 of VM vm1",
+        "4M on a/ssd0 (local)",
+        "1M on b/ssd0 (remote)",
+        "share=on",
+    ):
         assert part in made
     assert "vfio-user-pci" in made
     for words, parts in (
