@@ -56,8 +56,8 @@ def test_each_mistake_of_a_file_has_its_line(tmp_path: Path, capsys: Capture) ->
     path.write_text('[target]\nlisten = ["x"]\n[[subsystem]]\nnqn = "a"\n')
     assert run(["serve", "--config", str(path)]) == 2
     error = capsys.readouterr().err.splitlines()
-    assert f"{path}: target.listen[1]: 'x' lacks a port" in error[0]
-    assert error[1].startswith(f"{path}: subsystem[1].nqn: 'a' is no NQN")
+    assert f"{path}:2: target.listen[1]: 'x' lacks a port" in error[0]
+    assert error[1].startswith(f"{path}:4: subsystem[1].nqn: 'a' is no NQN")
 
 
 def test_an_address_in_use(capsys: Capture) -> None:
