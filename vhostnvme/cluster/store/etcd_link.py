@@ -29,6 +29,7 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.keepalive_time_ms", 6000),
     ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 3000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
@@ -68,6 +69,11 @@ class Peer:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (*_LEADER, ("token", self.token)) if self.token else _LEADER
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last attempt to connect has failed."""
+        return bool(self._channel.get_state() == _FAILED)
 
     async def reach(self, within_s: float) -> bool:
         """Whether there is a connection; nothing has been asked of the server yet."""
@@ -180,9 +186,7 @@ class Link:
         for number, address in enumerate(list(self.addresses)):
             if not self._open:
                 raise StoreUnavailable(f"the store, {self}, is not open")
-            if address not in self._peers:
-                self._peers[address] = Peer(address, self._secrets)
-            peer = self._peers[address]
+            peer = await self._peer(address)
             share_s = (until - time.monotonic()) / (len(self.addresses) - number)
             if share_s > 0 and await peer.reach(share_s):
                 self._prefer(address)
@@ -190,6 +194,16 @@ class Link:
                 return peer
             reasons.append(f"{address}: {await peer.reason()}")
         raise StoreUnavailable(f"etcd cannot be reached: {'; '.join(reasons)}")
+
+    async def _peer(self, address: str) -> Peer:
+        """One that has failed before is replaced: it would wait before it tries again."""
+        old = self._peers.get(address)
+        if old is not None and not old.has_failed:
+            return old
+        peer = self._peers[address] = Peer(address, self._secrets)
+        if old is not None:
+            await old.close()
+        return peer
 
     def _prefer(self, address: str) -> None:
         if self.addresses[0] != address:
