@@ -134,16 +134,25 @@ int vn_runtime_events(vn_runtime *rt, struct vn_event *buf, uint32_t max) {
 }
 
 /* --- Namespaces --- */
-int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out) {
+int vn_ns_make(const struct vn_ns_opts *opts, vn_ns **out) {
     char error[ERROR_BYTES] = "out of memory";
     int err = vn_ns_create(opts, out, error, sizeof(error));
-    if (err)
-        return vn_fail(err, "%s", error);
-    (*out)->owner = rt;
-    (*out)->id = ++rt->last_id;
-    vn_backend_tell_to((*out)->backend, rt->events, (*out)->id);
+    return err ? vn_fail(err, "%s", error) : 0;
+}
+
+int vn_ns_enter(vn_runtime *rt, vn_ns *ns) {
+    if (ns->owner)
+        return vn_fail(-EALREADY, "the namespace is in a runtime already");
+    ns->owner = rt;
+    ns->id = ++rt->last_id;
+    vn_backend_tell_to(ns->backend, rt->events, ns->id);
     rt->nr_handles++;
     return 0;
+}
+
+int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out) {
+    int err = vn_ns_make(opts, out);
+    return err ? err : vn_ns_enter(rt, *out);
 }
 
 uint64_t vn_ns_id(const vn_ns *ns) {
@@ -235,7 +244,8 @@ int vn_ns_close(vn_ns *ns) {
         return vn_fail(-EBUSY, "the namespace is attached to a controller: detach it first");
     vn_runtime *rt = ns->owner;
     vn_ns_free(ns);
-    rt->nr_handles--;
+    if (rt)
+        rt->nr_handles--;
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* The one door between Python and C. Python's cdef is made from this file (tools/make_cdef.py), so it
  * holds plain declarations only: opaque handles, flat option structs, integers and file descriptors.
  *
- * Contract. Control calls come from one thread (Python's). They return 0 or -errno, with the output
+ * Contract. Control calls come from one thread (Python's), but for vn_ns_make. They return 0 or -errno, with the output
  * last; after a failure vn_last_error() holds one sentence for a person. They may wait for a reactor
  * for a bounded time, never for a guest or a disk. Nothing here is called for a guest's I/O.
  * What happens by itself is told by events: an eventfd becomes readable, vn_runtime_events drains.
@@ -152,6 +152,12 @@ struct vn_ns_info {
     struct vn_limit_info limited;
 };
 int vn_ns_open(vn_runtime *rt, const struct vn_ns_opts *opts, vn_ns **out);
+/* The same in two steps. The first one is what blocks: for a file system, a name, a target that does not answer. It knows no
+ * runtime and shares nothing with other calls, so that any thread may make it at any time; but with VN_NS_WINDOW only the
+ * thread of the control calls. Until the second, which is a control call and never blocks, the namespace can only be closed,
+ * by the thread that has it. -EALREADY: it is in a runtime. */
+int vn_ns_make(const struct vn_ns_opts *opts, vn_ns **out);
+int vn_ns_enter(vn_runtime *rt, vn_ns *ns);
 /* Of the same count as vn_ctrl_id: events of a namespace elsewhere carry it in ctrl. */
 uint64_t vn_ns_id(const vn_ns *ns);
 int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out);

@@ -114,8 +114,8 @@ struct vn_target_host { /* a controller, and whose it is */
 int vn_target_get_hosts(vn_target *target, struct vn_target_host *buf, uint32_t max);
 
 /* --- A namespace elsewhere: vn_ns_opts.backend = "forward", vn_ns_opts.remote = this --- */
-/* vn_ns_open connects once, looks at it and disconnects: so it blocks, for connect_ms a path at most, and longer where
- * a host name has to be found out. Each controller that it is attached to then has connections of its own. */
+/* vn_ns_open (vn_ns_make) connects once, looks at it and disconnects: so it blocks, for connect_ms a path at most, and longer
+ * where a host name has to be found out. Each controller that it is attached to then has connections of its own. */
 #define VN_REMOTE_MAX_PATHS 8
 #define VN_REMOTE_HDGST 1u /* header digests */
 #define VN_REMOTE_DDGST 2u /* data digests */

@@ -19,6 +19,7 @@ struct vn_probe {
     sem_t told;  /* READY or closed; or the answer to a command */
     sem_t ended; /* closed */
     bool ready;
+    struct vn_assoc_facts facts; /* when it was ready: the association's own go on changing */
     /* one command */
     const struct vn_sqe *sqe;
     struct iovec iov;
@@ -29,6 +30,7 @@ struct vn_probe {
 
 static void on_ready(struct vn_assoc *assoc) {
     struct vn_probe *probe = assoc->ctx;
+    probe->facts = assoc->facts;
     probe->ready = true;
     sem_post(&probe->told);
 }
@@ -124,7 +126,7 @@ out_free:
 }
 
 const struct vn_assoc_facts *vn_probe_facts(const struct vn_probe *probe) {
-    return &probe->assoc->facts;
+    return &probe->facts;
 }
 
 static void on_answer(struct vn_hcmd *cmd, enum vn_hcmd_fate fate) {

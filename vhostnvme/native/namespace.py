@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vhostnvme.native.handle import Handle
 from vhostnvme.native.library import check, ffi, lib
 from vhostnvme.native.limits import limit_info, native_limits
-from vhostnvme.native.remote import native_remote
+from vhostnvme.native.making import Making
 from vhostnvme.native.types import NamespaceInfo, NamespaceOptions
 
 if TYPE_CHECKING:
@@ -24,39 +23,38 @@ class Namespace(Handle):
         NativeError: the file is missing, locked, of the wrong size, …; the message says which.
     """
 
-    def __init__(self, runtime: Runtime, options: NamespaceOptions) -> None:
+    def __init__(
+        self, runtime: Runtime, options: NamespaceOptions, made: Making | None = None
+    ) -> None:
         super().__init__("namespace")
         self._runtime = runtime
         self.options = options
-        opts = ffi.new("struct vn_ns_opts *")
-        # cffi does not keep what a struct's pointers point at: this list does, for the call.
-        alive = [
-            ffi.new("char[]", options.backend.encode()),
-            _path(options.path),
-            _path(options.record_path),
-        ]
-        opts.backend, opts.path, opts.record_path = alive
-        if options.remote is not None:
-            opts.remote, kept = native_remote(options.remote)
-            alive += kept
-        opts.size = options.size
-        opts.offset = options.offset or 0
-        opts.block_size = options.block_size
-        opts.flags = _flags(options)
-        if options.uuid is not None:
-            opts.uuid = options.uuid.bytes
-        opts.delay_us = options.delay_us
-        opts.error_ppm = options.error_ppm
-        opts.error_ops = options.error_operations
-        opts.error_errno = options.error_errno
-        opts.error_after = options.error_after
-        opts.error_seed = options.error_seed
-        out = ffi.new("vn_ns **")
-        check(lib.vn_ns_open(runtime.handle, opts, out))
-        self._handle = out[0]
+        runtime_handle = runtime.handle
+        if made is None:
+            made = Making(options)
+            made.run()
+        self._handle = made.take()
+        check(lib.vn_ns_enter(runtime_handle, self._handle))
         runtime.namespaces.append(self)
         if options.limits:
             self.set_limits(options.limits)
+
+    @classmethod
+    async def aopen(cls, runtime: Runtime, options: NamespaceOptions) -> Namespace:
+        """The same without blocking the event loop, which a remote namespace does for seconds.
+
+        Cancelled, it leaves nothing behind. A part of a file is opened at once all the same.
+
+        Raises:
+            NativeError: as from the constructor, or the runtime has been closed meanwhile.
+        """
+        making = Making(options)
+        try:
+            await making.arun()
+            return cls(runtime, options, making)
+        except BaseException:
+            making.give_up()
+            raise
 
     def info(self) -> NamespaceInfo:
         out = ffi.new("struct vn_ns_info *")
@@ -110,22 +108,3 @@ class Namespace(Handle):
         check(lib.vn_ns_close(self._handle))
         self._handle = None
         self._runtime.namespaces.remove(self)
-
-
-def _path(path: str | None) -> Any:
-    return ffi.NULL if path is None else ffi.new("char[]", os.fsencode(path))
-
-
-def _flags(options: NamespaceOptions) -> int:
-    flags = 0
-    if options.read_only:
-        flags |= lib.VN_NS_READ_ONLY
-    if options.create:
-        flags |= lib.VN_NS_CREATE
-    if not options.direct:
-        flags |= lib.VN_NS_NO_DIRECT
-    if options.preallocate:
-        flags |= lib.VN_NS_PREALLOCATE
-    if options.offset is not None:
-        flags |= lib.VN_NS_WINDOW
-    return flags

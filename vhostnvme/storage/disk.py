@@ -13,13 +13,21 @@ from vhostnvme.storage.spec import DiskSpec, FileSpec, MemorySpec, RemoteSpec, f
 
 
 def open_disk(runtime: Runtime, spec: DiskSpec) -> Namespace:
-    """The namespace, ready to be attached.
+    """The namespace, ready to be attached. Blocks: for a remote one until its target answers.
 
     Raises:
         ConfigError: the SPEC cannot be used here.
         NativeError: the library refused: a file, a size, a lock.
     """
-    namespace = Namespace(runtime, native_options(spec))
+    return _checked(Namespace(runtime, native_options(spec)), spec)
+
+
+async def open_disk_async(runtime: Runtime, spec: DiskSpec) -> Namespace:
+    """The same without blocking the event loop; raises the same. See `Namespace.aopen`."""
+    return _checked(await Namespace.aopen(runtime, native_options(spec)), spec)
+
+
+def _checked(namespace: Namespace, spec: DiskSpec) -> Namespace:
     if isinstance(spec, FileSpec) and spec.direct and not namespace.info().direct:
         namespace.close()
         raise ConfigError(

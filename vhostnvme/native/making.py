@@ -1,0 +1,117 @@
+"""The part of opening a namespace that may block: for a file system, a host name, a silent target.
+
+It shares nothing with the calls of other threads. Those that wait for it have a few threads of
+their own, so that nobody else of this process waits behind a target that does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from vhostnvme.native.library import check, ffi, lib
+from vhostnvme.native.remote import native_remote
+from vhostnvme.native.types import NamespaceOptions
+
+AT_ONCE = 16  # namespaces that are being opened by `arun`
+
+_threads = ThreadPoolExecutor(AT_ONCE, "vn-open")
+
+
+class Making:
+    """A namespace that is being made, and is nobody's until somebody takes it."""
+
+    def __init__(self, options: NamespaceOptions) -> None:
+        self.options = options
+        self._lock = threading.Lock()  # of what follows: who gives up does not wait for the thread
+        self._handle: Any = None
+        self._given_up = False
+
+    def run(self) -> None:
+        """Makes it; blocks.
+
+        Raises:
+            NativeError: the file is missing, the target does not answer, …; the message says which.
+        """
+        handle = _make(self.options)
+        with self._lock:
+            if not self._given_up:
+                self._handle = handle
+                return
+        lib.vn_ns_close(handle)
+
+    async def arun(self) -> None:
+        """The same without blocking the event loop.
+
+        A part of a file is made at once all the same: the library keeps a list of those.
+        """
+        if self.options.offset is not None:
+            self.run()
+        else:
+            await asyncio.get_running_loop().run_in_executor(_threads, self.run)
+
+    def take(self) -> Any:
+        """The C handle, which is the caller's from now on."""
+        with self._lock:
+            handle, self._handle = self._handle, None
+        assert handle is not None, "the namespace has not been made"
+        return handle
+
+    def give_up(self) -> None:
+        """Closes it, now or when it has been made; nothing happens to one that has been taken."""
+        with self._lock:
+            self._given_up = True
+            handle, self._handle = self._handle, None
+        if handle is not None:
+            lib.vn_ns_close(handle)
+
+
+def _make(options: NamespaceOptions) -> Any:
+    opts = ffi.new("struct vn_ns_opts *")
+    # cffi does not keep what a struct's pointers point at: this list does, for the call.
+    alive = [
+        ffi.new("char[]", options.backend.encode()),
+        _path(options.path),
+        _path(options.record_path),
+    ]
+    opts.backend, opts.path, opts.record_path = alive
+    if options.remote is not None:
+        opts.remote, kept = native_remote(options.remote)
+        alive += kept
+    opts.size = options.size
+    opts.offset = options.offset or 0
+    opts.block_size = options.block_size
+    opts.flags = _flags(options)
+    if options.uuid is not None:
+        opts.uuid = options.uuid.bytes
+    opts.delay_us = options.delay_us
+    opts.error_ppm = options.error_ppm
+    opts.error_ops = options.error_operations
+    opts.error_errno = options.error_errno
+    opts.error_after = options.error_after
+    opts.error_seed = options.error_seed
+    out = ffi.new("vn_ns **")
+    check(lib.vn_ns_make(opts, out))
+    return out[0]
+
+
+def _path(path: str | None) -> Any:
+    return ffi.NULL if path is None else ffi.new("char[]", os.fsencode(path))
+
+
+def _flags(options: NamespaceOptions) -> int:
+    flags = 0
+    if options.read_only:
+        flags |= lib.VN_NS_READ_ONLY
+    if options.create:
+        flags |= lib.VN_NS_CREATE
+    if not options.direct:
+        flags |= lib.VN_NS_NO_DIRECT
+    if options.preallocate:
+        flags |= lib.VN_NS_PREALLOCATE
+    if options.offset is not None:
+        flags |= lib.VN_NS_WINDOW
+    return flags
