@@ -14,7 +14,7 @@ from vhostnvme.cluster.messages import Export, Unexport
 from vhostnvme.cluster.records import host_nqn_of, subsystem_nqn_of
 from vhostnvme.native import HostAccess, Namespace, Runtime, Subsystem, Target
 from vhostnvme.storage.common import DiskSpec
-from vhostnvme.storage.disk import open_disk
+from vhostnvme.storage.disk import open_disk_async
 
 NSID = 1  # of the only namespace of such a subsystem
 
@@ -60,7 +60,7 @@ class Exports:
         exported = self._exported.get(effect.uuid)
         if exported is None:
             spec = await self._disk(effect)
-            exported = self._open(effect.uuid, spec)
+            exported = await self._open(effect.uuid, spec)
         if exported.host == host:
             return
         self._fence(exported)
@@ -69,8 +69,8 @@ class Exports:
         exported.subsystem.allow(HostAccess(hostnqn=host))
         exported.host = host
 
-    def _open(self, uuid: str, spec: DiskSpec) -> Exported:
-        namespace = open_disk(self._runtime, spec)
+    async def _open(self, uuid: str, spec: DiskSpec) -> Exported:
+        namespace = await open_disk_async(self._runtime, spec)
         try:
             subsystem = Subsystem(self._target, subsystem_nqn_of(uuid), serial_of(uuid))
         except BaseException:

@@ -17,7 +17,7 @@ from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import parse_address
 from vhostnvme.native import Event, EventType
 from vhostnvme.storage.common import DiskSpec
-from vhostnvme.storage.disk import open_disk
+from vhostnvme.storage.disk import open_disk_async
 from vhostnvme.storage.remote import RemoteSpec
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class VmDevices:
         if device.has(row.nsid):
             return
         spec = await self._spec(row)
-        namespace = open_disk(self._running.runtime, spec)
+        namespace = await open_disk_async(self._running.runtime, spec)
         try:
             device.attach(row.nsid, spec, namespace)
         except BaseException:
