@@ -25,9 +25,8 @@ _STEPS = (
     (os, "unlink"),
     (os, "write"),
 )
-_SECTOR = 512
-_TORN = (0, 0.3, 0.9)
-_WITH_PARTS = ("posix_fallocate", "pwritev")
+_TORN = (0, 0.01, 0.02, 0.3, 0.9)
+_RECORD_BYTES_MAX = 1 << 16  # longer writes are zeros, of which no part means anything
 
 
 class Cut(BaseException):
@@ -40,16 +39,23 @@ class Steps:
     Args:
         last: that many are done, and the next is cut off.
         torn: how much of that one is done, from 0 to 1, where it has parts.
+        grain: bytes that are written whole or not at all; a disk's sector is.
         after: called when a step has been done; what it does is not counted.
     """
 
     def __init__(
-        self, last: int | None = None, torn: float = 0, after: Callable[[], None] | None = None
+        self,
+        last: int | None = None,
+        torn: float = 0,
+        grain: int = 512,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self.names: list[str] = []
         self.cut = False
+        self.has_parts = False  # the one that was cut off
         self._last = last
         self._torn = torn
+        self._grain = grain
         self._after = after
         self._resting = False
 
@@ -88,28 +94,31 @@ class Steps:
         if name == "pwritev":
             fd, (data,), offset = arguments
             whole = bytes(data)
-            size = int(len(whole) * self._torn) // _SECTOR * _SECTOR
+            self.has_parts = len(whole) <= _RECORD_BYTES_MAX
+            size = int(len(whole) * self._torn) // self._grain * self._grain
             # through the page cache, which takes sectors at any place
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
             real(fd, [whole[:size]], offset)
             fcntl.fcntl(fd, fcntl.F_SETFL, flags)
-        elif name == "posix_fallocate" and self._torn:
+        elif name == "posix_fallocate":
+            self.has_parts = True
             fd, offset, size = arguments
-            real(fd, offset, max(4096, int(size * self._torn) // 4096 * 4096))
+            if self._torn:
+                real(fd, offset, max(4096, int(size * self._torn) // 4096 * 4096))
 
 
-def cuts() -> Iterator[Steps]:
+def cuts(grain: int = 512) -> Iterator[Steps]:
     """At each step in turn, where it has parts torn in several ways; at last at none.
 
     What is done with one is to begin from the same state, and to take the same steps.
     """
     for last in count():
         for torn in _TORN:
-            steps = Steps(last, torn)
+            steps = Steps(last, torn, grain)
             yield steps
             if not steps.cut:
                 assert last, "nothing was counted"
                 return
-            if steps.names[-1] not in _WITH_PARTS:
+            if not steps.has_parts:
                 break

@@ -60,9 +60,8 @@ class BlockSsd(Ssd):
         self._end = 0  # chunks, with the first
         self._page = b""  # the label
         self._table = Table(0, 0, {})
-        self._generation = 0  # the last that a write was tried with
         self._claims: dict[str, Extent] = {}  # being zeroed, and in no table yet
-        self._mutex = threading.Lock()  # protects _table, _generation, _claims; writes of the table
+        self._mutex = threading.Lock()  # protects _table, _claims, and writes of the table
         super().__init__(options, card_uuid, known)
 
     def _attach(self) -> None:
@@ -237,12 +236,10 @@ class BlockSsd(Ssd):
                 del self._claims[uuid]
 
     def _store(self, extents: Mapping[str, Extent]) -> None:
-        # Never over the table that counts. A write that failed may have got there all the same, so
-        # its generation is used up.
-        slot = 1 - self._table.slot
-        self._generation += 1
-        write_table(self._fd, self.uuid, slot, self._generation, extents)
-        self._table = Table(slot, self._generation, extents)
+        # Never over the table that counts, but over one that failed and may have got there.
+        new = Table(1 - self._table.slot, self._table.generation + 1, extents)
+        write_table(self._fd, self.uuid, new)
+        self._table = new
 
     def _zero(self, extent: Extent) -> None:
         """Durable on return. What is discarded need not read as zeros; this does."""
@@ -304,7 +301,6 @@ class BlockSsd(Ssd):
                 f" {format_size((self._end - 1) * CHUNK_BYTES)}, and at least 4M"
             )
         self._table = table
-        self._generation = max(self._generation, table.generation)
 
     def _format(self) -> Label:
         label = self._new_label()
@@ -314,7 +310,7 @@ class BlockSsd(Ssd):
         # The label comes last: where there is one, there is a table.
         for slot, offset in enumerate(SLOT_OFFSETS):
             write_durably(self._fd, bytes(SLOT_BYTES), offset)
-            write_table(self._fd, label.uuid, slot, slot, {})
+            write_table(self._fd, label.uuid, Table(slot, slot, {}))
         write_durably(self._fd, encode_label(label), 0)
         return label
 

@@ -187,15 +187,14 @@ def read_table(fd: int, ssd_uuid: str, end: int) -> Table:
     return newest
 
 
-def write_table(
-    fd: int, ssd_uuid: str, slot: int, generation: int, extents: Mapping[str, Extent]
-) -> None:
-    """Durable on return. When it raises, either table may be the newest that is whole.
+def write_table(fd: int, ssd_uuid: str, table: Table) -> None:
+    """Durable on return. When it raises, it may be there, not be there, or be there in part.
 
     Raises:
         OSError: the device cannot be written.
     """
-    write_durably(fd, encode_table(ssd_uuid, generation, extents), SLOT_OFFSETS[slot])
+    data = encode_table(ssd_uuid, table.generation, table.extents)
+    write_durably(fd, data, SLOT_OFFSETS[table.slot])
 
 
 def write_durably(fd: int, data: bytes, offset: int) -> None:

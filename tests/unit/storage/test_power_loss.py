@@ -83,12 +83,15 @@ def lose_power_in(machine: Machine, change: Callable[[Ssd], None]) -> list[dict[
         assert steps.names
     found = []
     for folder in machine.after_each():
+        with opened(folder) as ssd:
+            whole = all(one.whole for one in ssd.found()[0])
         sizes = sizes_after_repair(folder)
         assert (folder / f"{FIRST}.ns").read_bytes() == b"a" * SIZE
         for uuid in sizes.keys() - {FIRST}:
             assert not any((folder / f"{uuid}.ns").read_bytes())
         assert sizes.pop(FIRST) == SIZE
         found.append(sizes)
+    assert whole, "something was left to be done when all had been done"
     return found
 
 

@@ -23,6 +23,7 @@ from vhostnvme.storage.ssd_table import (
     SLOT_OFFSETS,
     Damaged,
     Extent,
+    Table,
     best_fit,
     decode_label,
     decode_table,
@@ -59,7 +60,7 @@ def test_a_table_is_read_as_it_was_written(number: int) -> None:
 
 def test_the_newest_whole_one_counts(fd: int) -> None:
     for generation in range(5):
-        write_table(fd, SSD, generation % 2, generation, extents(generation * 3))
+        write_table(fd, SSD, Table(generation % 2, generation, extents(generation * 3)))
         table = read_table(fd, SSD, END)
         assert (table.slot, table.generation) == (generation % 2, generation)
         assert table.extents == extents(generation * 3)
@@ -93,7 +94,7 @@ def test_junk_is_no_table(junk: bytes, magic: bool) -> None:
     ],
 )
 def test_a_table_that_cannot_be(fd: int, wrong: dict[str, Extent], why: str) -> None:
-    write_table(fd, SSD, 0, 1, wrong)
+    write_table(fd, SSD, Table(0, 1, wrong))
     with pytest.raises(Damaged, match=why):
         read_table(fd, SSD, END)
 
