@@ -27,7 +27,7 @@ from vhostnvme.control.card import (
 from vhostnvme.control.client import call
 from vhostnvme.control.device import NoParams
 from vhostnvme.emulation.boot import scratch_folder
-from vhostnvme.errors import ClusterError, LabError
+from vhostnvme.errors import ClusterError, LabError, VhostNvmeError
 from vhostnvme.guest.debian import say
 
 SSD_BYTES = 1280 << 20
@@ -69,6 +69,14 @@ class DemoCard:
         if released.already or released.pending:
             left = ", ".join(released.pending) or "there was nothing to delete"
             raise ClusterError(f"card {self.name}: VM {vm} was not deleted at once: {left}")
+
+    def answers(self) -> bool:
+        """Whether it takes commands."""
+        try:
+            self.ssds()
+        except VhostNvmeError:
+            return False
+        return True
 
     def ssds(self) -> list[SsdInfo]:
         """`vhostnvme ssd list`."""

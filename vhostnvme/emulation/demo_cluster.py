@@ -106,7 +106,14 @@ def _tell(up: Sequence[DemoCard], artifacts: Artifacts, accel: Accel) -> None:
     giver = cards[disk.card]
     say(f"its namespace lives on card {giver.name}, and was there after {seconds:.1f} s")
 
-    use = asyncio.run(_use(device, disk, up, artifacts, accel))
+    try:
+        use = asyncio.run(_use(device, disk, up, artifacts, accel))
+    except GuestError as error:
+        silent = ", ".join(card.name for card in up if not card.answers())
+        if not silent:
+            raise
+        said = str(error).rstrip(".")
+        raise GuestError(f"{said}; no answer any more from: card {silent}") from None
     find_written_blocks(giver.file(disk.uuid))
 
     say(f"the guest is off; now on card {OWNER}: vm delete {VM}")

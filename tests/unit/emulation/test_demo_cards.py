@@ -44,6 +44,8 @@ def test_cards_are_looked_at_when_they_agree(tmp_path: Path) -> None:
         assert look(cards) == before
         with pytest.raises(ClusterError, match="nothing to delete"):
             owner.delete_vm("vm1")
+        assert owner.answers()
+    assert not owner.answers()
 
 
 def test_the_folder_is_gone_at_the_end(parent: Path) -> None:
