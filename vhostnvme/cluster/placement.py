@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vhostnvme.cluster.cluster_manager import PeerView
 from vhostnvme.errors import ConfigError
-from vhostnvme.units import format_size
+from vhostnvme.units import format_size, rounded_size
 
 AUTO = "auto"
 LOCAL = "local"
@@ -75,16 +75,12 @@ def why_not(
         if peer.health != "online" and placement in (AUTO, REMOTE, peer.name)
     )
     words = [f"no space for a namespace of {format_size(size)}"]
-    if room:
-        best = max(room, key=lambda name: (room[name], name))
-        words.append(f": the most in one piece is {_about(room[best])} on card {best!r}")
+    best = max(room, key=lambda name: (room[name], name), default=None)
+    if best is not None and room[best]:
+        words.append(f": the most in one piece is {rounded_size(room[best])} on card {best!r}")
+    elif room:
+        words.append(f": {'all cards are' if len(room) > 1 else f'card {best!r} is'} full")
     if lost:
         words.append(f" ({', '.join(lost)} cannot be asked now)")
     return "".join(words) + "; free some, or ask for less"
 
-
-def _about(size: int) -> str:
-    for unit, factor in (("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20)):
-        if size >= factor:
-            return f"{size / factor:.4g}{unit}"
-    return format_size(size) if size else "nothing"

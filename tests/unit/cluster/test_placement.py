@@ -66,3 +66,8 @@ def test_the_sentence_names_the_best_card_and_those_that_are_lost() -> None:
     assert "a namespace of 2G" in sentence
     assert "1G on card 'b'" in sentence
     assert "(c cannot be asked now)" in sentence
+
+
+def test_the_sentence_says_when_there_is_nothing_at_all() -> None:
+    assert "card 'a' is full" in why_not("local", GIB, "a", 0, [])
+    assert "all cards are full" in why_not("auto", GIB, "a", 0, [peer("b", 0)])
