@@ -11,11 +11,12 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define NR_SLOTS 1024u /* a power of two */
+#define NR_SLOTS 2048u    /* a power of two */
+#define NR_ORDINARY 1024u /* that may wait; the other slots are for ends, which somebody waits for */
 
 struct vn_event_queue {
     atomic_uint_fast64_t put_at;
-    uint64_t take_at;
+    atomic_uint_fast64_t take_at; /* one writer */
     atomic_uint_fast64_t lost;
     int fd;
     struct {
@@ -49,10 +50,16 @@ int vn_event_queue_fd(const struct vn_event_queue *queue) {
     return queue->fd;
 }
 
-/* Claims a cell for writing; -1 when the queue is full. */
-static int64_t claim(struct vn_event_queue *queue) {
+static uint64_t room_for(enum vn_event_type type) {
+    return type == VN_EVENT_CTRL_DESTROYED || type == VN_EVENT_TARGET_DESTROYED ? NR_SLOTS : NR_ORDINARY;
+}
+
+/* Claims a cell for writing; -1 when there is no room for this one. */
+static int64_t claim(struct vn_event_queue *queue, enum vn_event_type type) {
     uint64_t at = atomic_load(&queue->put_at);
     for (;;) {
+        if (at >= atomic_load(&queue->take_at) + room_for(type))
+            return -1;
         uint64_t turn = atomic_load(&queue->cells[at % NR_SLOTS].turn);
         if (turn < at)
             return -1;
@@ -65,7 +72,7 @@ static int64_t claim(struct vn_event_queue *queue) {
 
 void vn_event_emit(struct vn_event_queue *queue, enum vn_event_type type, uint64_t ctrl, uint64_t a, uint64_t b,
                    const char *format, ...) {
-    int64_t at = claim(queue);
+    int64_t at = claim(queue, type);
     if (at < 0) {
         atomic_fetch_add(&queue->lost, 1);
         return;
@@ -91,14 +98,14 @@ uint32_t vn_event_drain(struct vn_event_queue *queue, struct vn_event *buf, uint
     if (lost)
         buf[n++] = (struct vn_event){.type = VN_EVENT_LOST, .a = lost};
     while (n < max) {
-        uint64_t at = queue->take_at;
+        uint64_t at = atomic_load(&queue->take_at);
         if (atomic_load(&queue->cells[at % NR_SLOTS].turn) != at + 1) {
             more = atomic_load(&queue->lost); /* one that found the queue full before we made room */
             break;
         }
         buf[n++] = queue->cells[at % NR_SLOTS].event;
         atomic_store(&queue->cells[at % NR_SLOTS].turn, at + NR_SLOTS);
-        queue->take_at++;
+        atomic_store(&queue->take_at, at + 1);
     }
     uint64_t one = 1;
     if (more)

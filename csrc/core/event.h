@@ -1,4 +1,5 @@
-/* Events from the reactors to Python: a bounded queue and an eventfd. A full queue drops and counts. */
+/* Events from the reactors to Python: a bounded queue and an eventfd. A full queue drops and counts, but keeps room for those
+ * that tell an end. */
 #ifndef VN_CORE_EVENT_H
 #define VN_CORE_EVENT_H
 

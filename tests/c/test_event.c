@@ -60,6 +60,27 @@ static void test_full(void) {
     CHECK_EQ(vn_event_drain(queue, events, 2 * NR_SLOTS), 0); /* told once */
 }
 
+/* Somebody waits for an end: it is told also when nobody has listened for long. */
+static void test_ends_have_room(void) {
+    for (uint64_t i = 0; i < NR_SLOTS; i++) {
+        vn_event_emit(queue, VN_EVENT_HOST_DISCONNECTED, 0, i, 0, "%s", "");
+        vn_event_emit(queue, i % 2 ? VN_EVENT_TARGET_DESTROYED : VN_EVENT_CTRL_DESTROYED, i, 0, 0, "%s", "");
+    }
+    uint64_t nr_ends = 0, nr_others = 0, lost = 0;
+    for (uint32_t n; (n = vn_event_drain(queue, events, 100)) > 0;) {
+        for (uint32_t i = 0; i < n; i++) {
+            if (events[i].type == VN_EVENT_LOST)
+                lost = events[i].a;
+            else if (events[i].type == VN_EVENT_HOST_DISCONNECTED)
+                nr_others++;
+            else
+                CHECK_EQ(events[i].ctrl, nr_ends++);
+        }
+    }
+    CHECK_EQ(nr_ends, NR_SLOTS);
+    CHECK_EQ(nr_others + lost, NR_SLOTS);
+}
+
 static void *emit_all(void *arg) {
     uintptr_t thread = (uintptr_t)arg;
     for (uint64_t i = 1; i <= NR_EACH; i++) {
@@ -104,6 +125,7 @@ int main(void) {
     test_one();
     test_in_parts();
     test_full();
+    test_ends_have_room();
     for (int i = 0; i < 5; i++)
         test_threads();
     vn_event_queue_destroy(queue);
