@@ -71,3 +71,22 @@ def test_a_namespace_that_goes_under_load_takes_nothing_with_it(rig: GuestRig) -
     info = rig.call(rig.device("THREE").info)
     assert info.enabled
     assert not info.fatal
+
+
+def test_a_namespace_that_grows_under_load_is_used_at_once(rig: GuestRig) -> None:
+    device = rig.device("THREE")
+    with rig.quiet_kernel("detected capacity change"), one_more(rig, "mem:8M") as nsid:
+        node = rig.node("THREE", nsid)
+        load = f"fio --name=l --filename={node} --rw=randrw --bs=4k --size=8M --iodepth=8"
+        load += " --ioengine=libaio --direct=1 --time_based --runtime=60"
+        rig.run(f"({load} >/dev/null 2>&1 & echo $! >/tmp/load.pid) & echo")
+        for megabytes in (16, 40, 8):
+            size = megabytes << 20
+            rig.call(lambda size=size: device.resize_namespace(nsid, size))
+            seen = f"[ $(blockdev --getsize64 {node}) = {size} ]"
+            rig.run(f"for i in $(seq 100); do {seen} && exit 0; usleep 100000; done; exit 1")
+            last = (size >> 12) - 1
+            rig.run(f"dd if=/dev/zero of={node} bs=4k seek={last} count=1 oflag=direct 2>/dev/null")
+        rig.run("kill $(cat /tmp/load.pid); rm /tmp/load.pid")
+        rig.run("while pidof fio >/dev/null; do usleep 100000; done")
+    wait_gone(rig, node)
