@@ -1,6 +1,6 @@
 """A guest of a card in a cluster: one namespace of its disk lives on that card, one on another.
 
-One boot serves all of these tests, in their order: the last one ends the guest, and the VM.
+One boot serves all of these tests, in their order: the last two end the guest, and the VM.
 """
 
 from __future__ import annotations
@@ -193,6 +193,24 @@ def test_the_guest_sees_that_a_namespace_has_grown(cluster: Cluster, nsid: int) 
         )
         rig.run("sha256sum -c /tmp/sum && umount /tmp/m")
         rig.run(f"fsck.ext4 -fn {node}")
+
+
+def test_a_card_that_was_killed_has_the_same_disk_for_the_next_guest(cluster: Cluster) -> None:
+    rig, before = cluster.rig, cluster.tell("device", "list")
+    sums = {}
+    for nsid in (1, 2):
+        sums[nsid] = rig.output(
+            f"head -c 4194304 /dev/urandom >/tmp/x && dd if=/tmp/x of={cluster.node(nsid)} bs=1M"
+            " oflag=direct conv=fsync && sha256sum </tmp/x"
+        )
+    cluster.owner.kill()
+    cluster.owner.start()
+    rig.new_guest()
+    for nsid in (1, 2):
+        command = f"dd if={cluster.node(nsid)} bs=1M count=4 iflag=direct | sha256sum"
+        assert rig.output(command) == sums[nsid]
+        check_verified(rig, cluster.node(nsid), depth=8)
+    assert cluster.tell("device", "list") == before
 
 
 def test_the_pool_is_empty_again_when_the_vm_is_deleted(cluster: Cluster) -> None:
