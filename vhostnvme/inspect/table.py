@@ -41,8 +41,9 @@ def print_table(
         console.print(table.title, highlight=False)
         return
     for heading in headings:
-        justify = "right" if heading in numbers else "left"
-        table.add_column(heading, overflow="fold", justify=justify)
+        table.add_column(
+            heading, overflow="fold", justify="right" if heading in numbers else "left"
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: a peer's brackets are no markup
     width = max(console.width, COLUMNS_MIN)
