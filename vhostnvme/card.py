@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import secrets
 import signal
 import time
@@ -40,33 +41,31 @@ from vhostnvme.cluster.messages import (
     Unexport,
 )
 from vhostnvme.cluster.pool import Pool
-from vhostnvme.cluster.records import HELD, MEMBERS, MemberRecord, SpaceRecord, decode
-from vhostnvme.cluster.rows import KINDS, DeviceRow, HoldingRow, RowState, SpaceRow, StoreRow
+from vhostnvme.cluster.records import SpaceRecord
+from vhostnvme.cluster.rows import KINDS, DeviceRow, HoldingRow, RowState
 from vhostnvme.cluster.runner import Runner, Work
-from vhostnvme.cluster.store import open_store
 from vhostnvme.cluster.store.base import Store
-from vhostnvme.config import CardConfig, ClusterConfig
+from vhostnvme.config import CardConfig
 from vhostnvme.control.server import ControlServer
 from vhostnvme.emulation import card_control
 from vhostnvme.emulation.control import state_of
 from vhostnvme.emulation.server import Services, services
-from vhostnvme.errors import ClusterError, ConfigError, ProtocolError, StoreUnavailable
+from vhostnvme.errors import ClusterError, ConfigError
 from vhostnvme.fabric.address import Address
 from vhostnvme.fabric.target import listen_on, numeric_of
 from vhostnvme.native import Target, TargetLimits
 from vhostnvme.storage.catalog import Catalog
 from vhostnvme.storage.common import DiskSpec
 from vhostnvme.storage.ssd import SsdOptions
+from vhostnvme.works.card_store import heartbeat_ages, held_by_all, leave, open_card_store
 from vhostnvme.works.exports import Exports
 from vhostnvme.works.ssds import Ssds
 from vhostnvme.works.vm_devices import VmDevices
 
 _log = logging.getLogger(__name__)
 
-STORE_WAIT_S = 10.0
-LEAVE_S = 2.0
 # Many cards, each with a controller for each namespace that it holds here.
-TARGET_LIMITS = TargetLimits(connections=4096, controllers=1024, half_open=256)
+TARGET_LIMITS = TargetLimits(connections=8192, controllers=2048, half_open=256)
 
 
 class Card:
@@ -111,7 +110,9 @@ class Card:
             self._catalog,
         )
         enter.callback(self._ssds.close)
-        self._store = await self._open_store()
+        self._store = await open_card_store(config, self._catalog)
+        if self._store is not None:
+            enter.push_async_callback(self._leave)
         self._running = await enter.enter_async_context(services(config.runtime))
         self._listen()
         self._devices = VmDevices(
@@ -172,43 +173,9 @@ class Card:
             heard.append(Address(address.host, port))
         self.addresses = [str(each) for each in config.target.advertise or heard]
 
-    async def _open_store(self) -> Store | None:
-        """A card that has been in its cluster before begins without the store, and waits for it."""
-        cluster, me = self.config.cluster, self.config.name
-        if cluster is None:
-            return None
-        known = self._catalog.get(StoreRow, "store")
-        here = StoreRow(url=cluster.store, prefix=cluster.prefix)
-        shares = any(row.giver != me for row in self._catalog.all(HoldingRow)) or any(
-            row.owner != me for row in self._catalog.all(SpaceRow)
-        )
-        if known is not None and known != here and shares:
-            raise ConfigError(
-                f"card {me} has namespaces of the cluster in {known.url}, and"
-                f" card.toml names {here.url}: name the old one until they are released"
-            )
-        store = card_store(cluster)
-        self._stack.push_async_callback(self._leave, store)
-        try:
-            async with asyncio.timeout(STORE_WAIT_S):
-                await store.open()
-        except (StoreUnavailable, TimeoutError) as error:
-            if known != here:
-                raise
-            _log.warning("%s: this card goes on with what it has", error)
-        if known != here:
-            self._catalog.write(here)
-        return store
-
-    async def _leave(self, store: Store) -> None:
-        """Nothing runs any more: the others may know at once."""
-        try:
-            async with asyncio.timeout(LEAVE_S):
-                if self._pool is not None and self._pool.lease:
-                    await store.revoke(self._pool.lease)
-        except (ClusterError, TimeoutError) as error:
-            _log.debug("the lease is left to run out: %s", error)
-        await store.close()
+    async def _leave(self) -> None:
+        assert self._store is not None
+        await leave(self._store, self._pool.lease if self._pool else 0)
 
     def _options(self) -> CardOptions:
         config, cluster = self.config, self.config.cluster
@@ -302,19 +269,7 @@ class Card:
         Raises:
             ClusterError: the store does not answer.
         """
-        if self._store is None:
-            return {}
-        snapshot = await self._store.list(MEMBERS)
-        left = await self._store.remaining([entry.lease for entry in snapshot.entries])
-        ages: dict[str, float | None] = {}
-        for entry in snapshot.entries:
-            try:
-                member = decode(entry.key, entry.value, MemberRecord)
-            except ProtocolError:
-                continue
-            left_s = left.get(entry.lease)
-            ages[member.name] = None if left_s is None else max(member.ttl_s - left_s, 0.0)
-        return ages
+        return await heartbeat_ages(self._store) if self._store else {}
 
     async def held(self) -> list[SpaceRecord]:
         """What cards hold of each other, all of it.
@@ -322,16 +277,7 @@ class Card:
         Raises:
             ClusterError: the store does not answer.
         """
-        if self._store is None:
-            return []
-        snapshot = await self._store.list(HELD)
-        found = []
-        for entry in snapshot.entries:
-            try:
-                found.append(decode(entry.key, entry.value, SpaceRecord))
-            except ProtocolError as error:
-                _log.warning("%s", error)
-        return found
+        return await held_by_all(self._store) if self._store else []
 
 
 async def run_card(config: CardConfig, ready_fd: int | None = None) -> None:
@@ -356,6 +302,7 @@ async def run_card(config: CardConfig, ready_fd: int | None = None) -> None:
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, on_signal)
+    _allow_many_files()
     card = Card(config)
     try:
         await card.start()
@@ -376,9 +323,11 @@ async def run_card(config: CardConfig, ready_fd: int | None = None) -> None:
             loop.remove_signal_handler(number)
 
 
-def card_store(cluster: ClusterConfig) -> Store:
-    """The store that card.toml names, not yet open."""
-    return open_store(cluster.store, cluster.prefix, access=cluster.access)
+def _allow_many_files() -> None:
+    """Each namespace of another card takes four descriptors here, and three there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def make_folder(folder: Path) -> None:

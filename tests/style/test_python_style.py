@@ -18,7 +18,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 LINES_MAX = 400
 # Longer than the rule, each for a reason.
 LONG_FILES: dict[str, str] = {
-    "storage/spec.py": "one grammar, read in one sitting",
+    "cluster/messages.py": "one vocabulary, read in one sitting",
 }
 
 

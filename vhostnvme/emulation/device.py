@@ -50,11 +50,12 @@ class DeviceOptions:
     model: str | None = None
     reactor: int | None = None
     limits: Limits = NO_LIMITS  # of all namespaces together
+    grows: bool = False  # its namespaces come later
 
     def __post_init__(self) -> None:
-        if len(self.namespaces) > NAMESPACES_MAX:
+        if not (0 if self.grows else 1) <= len(self.namespaces) <= NAMESPACES_MAX:
             raise ConfigError(
-                f"a controller has up to {NAMESPACES_MAX} namespaces, not {len(self.namespaces)}"
+                f"a controller has 1 to {NAMESPACES_MAX} namespaces, not {len(self.namespaces)}"
             )
         if not 0 <= self.queues <= QUEUES_MAX:
             raise ConfigError(f"a controller has 1 to {QUEUES_MAX} I/O queues, not {self.queues}")

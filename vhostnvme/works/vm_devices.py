@@ -69,6 +69,7 @@ class VmDevices:
         options = DeviceOptions(
             socket=self.socket(row.name),
             namespaces=(),
+            grows=True,
             serial=row.serial,
             queues=self._config.queues,
             doorbells=self._config.doorbells,
