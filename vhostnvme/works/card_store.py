@@ -1,4 +1,4 @@
-"""A card's store: which one it belongs to, how it is opened and left, what it tells of all cards."""
+"""The store of a card: how it is opened and left, and what it tells of all cards."""
 
 from __future__ import annotations
 
