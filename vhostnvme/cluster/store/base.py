@@ -193,8 +193,9 @@ class Store(ABC):
     async def open(self) -> None:
         """Connects, and makes sure that it is a store of this version.
 
-        After `StoreUnavailable` it may be called again. Once it is open, a store that goes away and
-        comes back needs no second `open`.
+        After `StoreUnavailable`, or when it was cancelled, the store may be used all the same: each
+        call tries to connect, and makes sure. A store that goes away and comes back needs no second
+        `open` either. After `StoreError` it is closed.
         """
 
     @abstractmethod

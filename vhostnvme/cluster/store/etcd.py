@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -74,19 +74,46 @@ class EtcdStore(Store):
     ) -> None:
         self._prefix = prefix.encode()
         self._link = Link(addresses, (access or EtcdAccess()).read(), timeout_s)
+        self._checked = False
+        self._checking = asyncio.Lock()
 
     async def open(self) -> None:
         self._link.open()
+        self._checked = False
         try:
-            status = await self._link.ask(lambda peer: peer.maintenance.Status, rpc.StatusRequest())
-            self._check_version(status.version)
-            form = await self.txn(
-                [Absent(FORMAT_KEY)], [Put(FORMAT_KEY, FORMAT)], reads=[FORMAT_KEY]
-            )
-            self._check_format(form.entries[FORMAT_KEY].value)
-        except BaseException:
+            await self._make_sure()
+        except StoreUnavailable:
+            raise
+        except StoreError:
             await self.close()
             raise
+
+    async def _make_sure(self) -> None:
+        async with self._checking:
+            if self._checked:
+                return
+            status = await self._link.ask(lambda peer: peer.maintenance.Status, rpc.StatusRequest())
+            self._check_version(status.version)
+            request = self._request(
+                [Absent(FORMAT_KEY)], [Put(FORMAT_KEY, FORMAT)], (), [FORMAT_KEY]
+            )
+            result = self._result(await self._link.ask(lambda peer: peer.kv.Txn, request))
+            self._check_format(result.entries[FORMAT_KEY].value)
+            self._checked = True
+
+    async def _ask(
+        self, method: Callable[[Peer], Callable[..., Any]], request: Any, *, changes: bool = False
+    ) -> Any:
+        if not self._checked:
+            try:
+                await self._make_sure()
+            except StoreUnavailable as error:
+                error.unknown = False
+                raise
+            except StoreError as error:
+                # It was out of reach when it was opened: somebody may yet put the right one there.
+                raise StoreUnavailable(str(error)) from None
+        return await self._link.ask(method, request, changes=changes)
 
     def _check_version(self, text: str) -> None:
         match = re.match(r"(\d+)\.(\d+)", text)
@@ -108,7 +135,7 @@ class EtcdStore(Store):
     async def list(self, *prefixes: str) -> Snapshot:
         ranges = [self._range(prefix) for prefix in prefixes]
         reads = [rpc.RequestOp(request_range=each) for each in ranges]
-        answer = await self._link.ask(lambda peer: peer.kv.Txn, rpc.TxnRequest(success=reads))
+        answer = await self._ask(lambda peer: peer.kv.Txn, rpc.TxnRequest(success=reads))
         found = {
             entry.key: entry
             for response in answer.responses
@@ -125,29 +152,18 @@ class EtcdStore(Store):
     ) -> TxnResult:
         compare, then, otherwise = tuple(compare), tuple(then), tuple(otherwise)
         base.check_txn(compare, then, otherwise)
-        last = [
-            rpc.RequestOp(request_range=rpc.RangeRequest(key=self._inside(key))) for key in reads
-        ]
-        request = rpc.TxnRequest(
-            compare=[self._compare(each) for each in compare],
-            success=[*(self._operation(each) for each in then), *last],
-            failure=[*(self._operation(each) for each in otherwise), *last],
-        )
-        answer = await self._link.ask(
-            lambda peer: peer.kv.Txn, request, changes=bool(then or otherwise)
-        )
-        kvs = [kv for each in answer.responses for kv in each.response_range.kvs]
-        entries = {entry.key: entry for entry in map(self._entry, kvs)}
-        return TxnResult(bool(answer.succeeded), int(answer.header.revision), entries)
+        request = self._request(compare, then, otherwise, reads)
+        changes = bool(then or otherwise)
+        return self._result(await self._ask(lambda peer: peer.kv.Txn, request, changes=changes))
 
     async def grant(self, ttl_s: float) -> Lease:
         request = rpc.LeaseGrantRequest(TTL=math.ceil(ttl_s))
-        answer = await self._link.ask(lambda peer: peer.lease.LeaseGrant, request, changes=True)
+        answer = await self._ask(lambda peer: peer.lease.LeaseGrant, request, changes=True)
         return Lease(int(answer.ID), float(answer.TTL))
 
     async def keep_alive(self, lease_id: int) -> float:
         request = rpc.LeaseKeepAliveRequest(ID=lease_id)
-        answer = await self._link.ask(_first_answer, request, changes=True)
+        answer = await self._ask(_first_answer, request, changes=True)
         if answer.TTL <= 0:
             raise LeaseLost(f"lease {lease_id:x} has ended: join again")
         return float(answer.TTL)
@@ -158,7 +174,7 @@ class EtcdStore(Store):
         async def ask(lease_id: int) -> int:
             request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
             async with gate:
-                answer = await self._link.ask(lambda peer: peer.lease.LeaseTimeToLive, request)
+                answer = await self._ask(lambda peer: peer.lease.LeaseTimeToLive, request)
             return int(answer.TTL)
 
         wanted = sorted(set(lease_ids))
@@ -168,7 +184,7 @@ class EtcdStore(Store):
     async def revoke(self, lease_id: int) -> None:
         request = rpc.LeaseRevokeRequest(ID=lease_id)
         try:
-            await self._link.ask(lambda peer: peer.lease.LeaseRevoke, request, changes=True)
+            await self._ask(lambda peer: peer.lease.LeaseRevoke, request, changes=True)
         except LeaseLost:
             pass
 
@@ -238,6 +254,27 @@ class EtcdStore(Store):
             for event in answer.events
             if event.kv.key.startswith(wanted)
         ]
+
+    def _request(
+        self,
+        compare: Iterable[Compare],
+        then: Iterable[Operation],
+        otherwise: Iterable[Operation],
+        reads: Iterable[str],
+    ) -> Any:
+        last = [
+            rpc.RequestOp(request_range=rpc.RangeRequest(key=self._inside(key))) for key in reads
+        ]
+        return rpc.TxnRequest(
+            compare=[self._compare(each) for each in compare],
+            success=[*(self._operation(each) for each in then), *last],
+            failure=[*(self._operation(each) for each in otherwise), *last],
+        )
+
+    def _result(self, answer: Any) -> TxnResult:
+        kvs = [kv for each in answer.responses for kv in each.response_range.kvs]
+        entries = {entry.key: entry for entry in map(self._entry, kvs)}
+        return TxnResult(bool(answer.succeeded), int(answer.header.revision), entries)
 
     def _compare(self, compare: Compare) -> Any:
         key, equal = self._inside(compare.key), rpc.Compare.EQUAL

@@ -27,7 +27,7 @@ from vhostnvme.cluster.store.base import (
 )
 from vhostnvme.cluster.store.sqlite_bell import Bell
 from vhostnvme.cluster.store.sqlite_engine import Engine
-from vhostnvme.errors import Disconnected, StoreUnavailable
+from vhostnvme.errors import Disconnected, StoreError, StoreUnavailable
 
 __all__ = ["SqliteStore"]
 
@@ -80,13 +80,15 @@ class SqliteStore(Store):
     async def open(self) -> None:
         await self.close()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._tending = asyncio.create_task(self._tend(self._thread))
         try:
             await self._call(self._engine.open)
-        except BaseException:
+        except StoreUnavailable:
+            raise
+        except StoreError:
             await self.close()
             raise
         await self._start_bell()
-        self._tending = asyncio.create_task(self._tend(self._thread))
 
     async def close(self) -> None:
         thread, self._thread = self._thread, None

@@ -123,8 +123,8 @@ class Engine:
         now_ns = boot_time_ns()
         self._contact.made(now_ns)
         if version != self._version:
-            self._version = version
             self.revision, grants = self._read(_numbers)
+            self._version = version
             if grants != self._grants:
                 self._look_ns = 0
         if now_ns >= self._look_ns:

@@ -78,6 +78,7 @@ class Database:
         self._log_path = path.with_name(f"{path.name}-wal")
         self._connection: sqlite3.Connection | None = None
         self._connections = 0
+        self._made = False
         self._file: tuple[int, int] = (0, 0)
 
     def create(self) -> None:
@@ -103,6 +104,7 @@ class Database:
         finally:
             os.close(fd)
         self._connect(create=True)
+        self._made = True
 
     def close(self) -> None:
         """A second call does nothing."""
@@ -177,16 +179,16 @@ class Database:
     def _current(self) -> sqlite3.Connection:
         """The connection to the file that has the path now."""
         try:
+            if not self._made:
+                self.create()
             status = self.path.stat()
+            if self._connection is not None and self._file == (status.st_dev, status.st_ino):
+                return self._connection
+            self.close()
+            return self._connect()
         except OSError as error:
             self.close()
             raise self._away(error.strerror or "") from None
-        if self._connection is not None and self._file != (status.st_dev, status.st_ino):
-            self.close()
-        if self._connection is not None:
-            return self._connection
-        try:
-            return self._connect()
         except StoreUnavailable:
             raise
         except StoreError as error:

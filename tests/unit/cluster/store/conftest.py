@@ -67,10 +67,10 @@ class SqlitePlace(Place):
         self.url = f"sqlite://{path}"
 
     def lose(self) -> None:
-        self.path.rename(self.path.with_suffix(".away"))
+        self.path.parent.rename(self.path.parent.with_suffix(".away"))
 
     def find(self) -> None:
-        self.path.with_suffix(".away").rename(self.path)
+        self.path.parent.with_suffix(".away").rename(self.path.parent)
 
     async def forget(self, store: Store) -> None:
         async with SqliteStore(self.path, prefix=self.prefix, events_max=1) as forgetful:
@@ -109,7 +109,9 @@ def etcd_server() -> Iterator[EtcdServer]:
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     made: Place
     if request.param == "sqlite":
-        made = SqlitePlace(tmp_path / "cluster.db")
+        folder = tmp_path / "shared"
+        folder.mkdir()
+        made = SqlitePlace(folder / "cluster.db")
     else:
         server = request.getfixturevalue("etcd_server")
         if not server.alive:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import aclosing
 
 import pytest
 
@@ -282,7 +283,34 @@ async def test_a_store_that_is_away_says_so_and_comes_back(place: Place, store: 
     await put(store, "a", b"2")
 
 
-async def test_opening_a_store_that_is_away(place: Place, store: Store) -> None:
+async def test_a_store_that_is_away_at_first_may_be_used_all_the_same(
+    place: Place, store: Store
+) -> None:
+    await put(store, "a", b"1")
+    late, cancelled = place.client(place.prefix), place.client(place.prefix)
+    place.lose()
+    for call in (late.open, late.open, lambda: late.get("a"), lambda: late.list("a")):
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            await call()
+    with pytest.raises(StoreUnavailable, match="not open"):
+        await cancelled.get("a")
+    place.find()
+    opening = asyncio.create_task(cancelled.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    for client in (late, cancelled):
+        entry = await client.get("a")
+        assert entry is not None
+        async with aclosing(client.watch(["a"], entry.revision)) as watch:
+            hearing = asyncio.create_task(anext(watch))
+            await put(store, "a", b"2")
+            assert [change.value for change in await hearing] == [b"2"]
+        await client.close()
+
+
+async def test_opening_and_closing_again(place: Place, store: Store) -> None:
     await put(store, "a", b"1")
     closed = place.client(place.prefix)
     await store.close()
