@@ -45,7 +45,8 @@ def set_aside(fd: int, size: int) -> bool:
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_APPEND)
     try:
-        os.posix_fallocate(fd, 0, size)
+        for start, end in _without_blocks(fd, size):
+            os.posix_fallocate(fd, start, end - start)
     except OSError as error:
         if error.errno in (*UNSUPPORTED, errno.EBADF):
             return False
@@ -54,6 +55,32 @@ def set_aside(fd: int, size: int) -> bool:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags)
     # Some take the call and do nothing.
     return os.fstat(fd).st_blocks * 512 >= size
+
+
+def _without_blocks(fd: int, size: int) -> list[tuple[int, int]]:
+    """Start and end of what has none yet: XFS wants free what it is asked for, used or not."""
+    status = os.fstat(fd)
+    old = status.st_size
+    ranges = []
+    at = 0 if status.st_blocks * 512 < old else old
+    while at < old:
+        at = os.lseek(fd, at, os.SEEK_HOLE)
+        if at < old:
+            end = _next_data(fd, at, old)
+            ranges.append((at, end))
+            at = end
+    if size > old:
+        ranges.append((old, size))
+    return ranges
+
+
+def _next_data(fd: int, at: int, end: int) -> int:
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return end
 
 
 def share(source: int, target: int) -> bool:

@@ -154,7 +154,8 @@ class Ssd(Closable, ABC):
     def clone(self, source_uuid: str, uuid: str) -> None:
         """Makes a namespace that reads as the source does now. One that is there is left.
 
-        The two share their space until one is written. Only where `can_clone`.
+        The two share their blocks until one is written; both count in full. Only where
+        `can_clone`.
         """
         check_uuid(source_uuid)
         with self._change(f"clone {source_uuid} as {uuid}", source_uuid, uuid):

@@ -96,12 +96,12 @@ class DirectorySsd(Ssd):
     def _measure(self) -> SsdState:
         if not try_label(self._folder):
             raise Missing(f"{self.place} has an empty label, {LABEL_NAME}: put it back")
-        system = os.fstatvfs(self._folder)
         promised = allocated = 0
         for entry, _uuid, _suffix in self._entries():
             found = entry.stat(follow_symlinks=False)
             promised += found.st_size
             allocated += found.st_blocks * 512
+        system = os.fstatvfs(self._folder)
         whole = system.f_blocks * system.f_frsize
         capacity = self.options.capacity or whole
         free = system.f_bavail * system.f_frsize - max(_MAPS_BYTES_MIN, whole // _MAPS_SHARE)
@@ -257,21 +257,23 @@ class DirectorySsd(Ssd):
 
     @contextmanager
     def _claimed(self, uuid: str, old: int, size: int) -> Iterator[None]:
-        """Within the capacity that the user gave, also when others are being made."""
-        capacity = self.options.capacity
+        """Within the capacity, also when others are being made.
+
+        Sizes count, not blocks: clones have to be written one day, and so have thin files.
+        """
         with self._mutex:
-            if capacity is not None:
-                others = sum(self._claims.values()) + sum(
-                    entry.stat(follow_symlinks=False).st_size
-                    for entry, other, _suffix in self._entries()
-                    if other != uuid and other not in self._claims
+            others = sum(self._claims.values()) + sum(
+                entry.stat(follow_symlinks=False).st_size
+                for entry, other, _suffix in self._entries()
+                if other != uuid and other not in self._claims
+            )
+            system = os.fstatvfs(self._folder)
+            left = (self.options.capacity or system.f_blocks * system.f_frsize) - others
+            if size > left:
+                raise NoSpace(
+                    f"{self.place} has no room for {format_size(size - old)}:"
+                    f" {format_size(max(0, left - old))} of its capacity are left"
                 )
-                if others + size > capacity:
-                    left = format_size(max(0, capacity - others - old))
-                    raise NoSpace(
-                        f"{self.place} has no room for {format_size(size - old)}: {left} of its"
-                        " capacity are left"
-                    )
             self._claims[uuid] = size
         try:
             yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests_storage import (
     MIB,
     OTHER_CARD,
     SECOND,
+    block_device,
     file_system,
     make_image,
     mounted,
@@ -26,7 +28,7 @@ from tests_storage import (
 )
 
 from vhostnvme.errors import ConfigError, NativeError
-from vhostnvme.storage.ssd import Missing, SsdOptions, open_ssd
+from vhostnvme.storage.ssd import Missing, SsdOptions, check_places, open_ssd
 
 _XFS_IOC_GOINGDOWN = 0x8004587D
 
@@ -204,3 +206,27 @@ def test_a_closed_ssd_is_missing(tmp_path: Path) -> None:
     ssd.close()
     with pytest.raises(Missing):
         ssd.carve(FIRST, 4096)
+
+
+def test_two_ssds_at_one_place_are_told(tmp_path: Path) -> None:
+    for name in ("a", "b", "ab", "a/c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    names = ["a", "b", "ab", "a/c", "link", "a/../b", "none"]
+    ssds = [SsdOptions(name, tmp_path / name) for name in names]
+    assert check_places([ssds[0], ssds[1], ssds[2], ssds[6]]) == []
+    told = "\n".join(check_places(ssds))
+    assert "SSDs a and a/c lie within each other" in told
+    for pair in ("b and link", "b and a/../b", "link and a/../b"):
+        assert f"SSDs {pair} are at one place" in told
+    assert told.count("\n") == 3
+
+
+def test_two_nodes_of_one_device_are_told(tmp_path: Path) -> None:
+    with block_device(tmp_path, 16 * MIB) as device:
+        node = tmp_path / "node"
+        os.mknod(node, stat.S_IFBLK | 0o600, device.stat().st_rdev)
+        ssds = [SsdOptions("a", device), SsdOptions("b", node)]
+        assert ["are at one place" in told for told in check_places(ssds)] == [True]
+        with opened(device), pytest.raises(ConfigError, match="is in use"):
+            opened(node)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,11 @@ from tests_storage import (
     opened,
     run,
 )
+from tests_tcp import TcpServed
 
 from vhostnvme.errors import ConfigError, NativeError, NoSpace
 from vhostnvme.native import Runtime
-from vhostnvme.storage.disk import open_disk
-from vhostnvme.storage.spec import FileSpec
+from vhostnvme.storage.spec import FileSpec, format_spec
 from vhostnvme.storage.ssd import Found, Missing, Ssd, SsdOptions, open_ssd
 
 CHUNK = 4 * MIB
@@ -176,19 +177,36 @@ def test_many_threads_share_it(tmp_path: Path) -> None:
         assert ssd.found()[0] == found
 
 
-def test_the_data_path_has_windows_of_it(place: Path) -> None:
+def served(runtime: Runtime, ssd: Ssd, uuids: list[str], size: int) -> TcpServed:
+    """A target of these namespaces."""
+    return TcpServed(runtime, [format_spec(ssd.disk(uuid, size)) for uuid in uuids])
+
+
+def test_guests_have_windows_of_it(place: Path) -> None:
+    part = CHUNK - 512  # less than was carved
+    blocks = part // 512
     with opened(place) as ssd, Runtime() as runtime:
-        ssd.carve(FIRST, CHUNK)
-        ssd.carve(SECOND, CHUNK)
-        with open_disk(runtime, ssd.disk(FIRST, CHUNK, 4096)) as first:
-            assert first.info().size == CHUNK
-            # what is made beside a running namespace is zeroed as well
+        for uuid in (FIRST, SECOND):
+            ssd.carve(uuid, CHUNK)
+        with closing(served(runtime, ssd, [FIRST, SECOND], part)) as target:
+            queue = target.connect().create_queue(1)
+            for nsid in (1, 2):
+                assert target.namespaces[nsid - 1].info().size == part
+                for lba in (0, blocks - 8):
+                    queue.write(lba, bytes([nsid]) * 4096, nsid)
+            # what is made beside running namespaces is zeros, and nothing of theirs
             ssd.carve(THIRD, 2 * CHUNK)
-            ssd.destroy(SECOND)
-            ssd.carve(SECOND, 3 * CHUNK)
-            with open_disk(runtime, ssd.disk(SECOND, MIB, 512)) as second:
-                assert second.info().size == MIB
-            assert content(ssd, SECOND, 3 * CHUNK) == bytes(3 * CHUNK)
+            assert content(ssd, THIRD, 2 * CHUNK) == bytes(2 * CHUNK)
+            for nsid in (1, 2):
+                assert queue.read(0, 9, nsid) == bytes([nsid]) * 4096 + bytes(512)
+                assert queue.read(blocks - 8, 8, nsid) == bytes([nsid]) * 4096
+            queue.flush()
+        ssd.destroy(FIRST)
+        ssd.carve(FIRST, CHUNK)
+        with closing(served(runtime, ssd, [SECOND, FIRST], part)) as target:
+            queue = target.connect().create_queue(1)
+            assert queue.read(0, 8, 1) == bytes([2]) * 4096
+            assert queue.read(0, 8, 2) == queue.read(blocks - 8, 8, 2) == bytes(4096)
 
 
 @pytest.mark.parametrize(

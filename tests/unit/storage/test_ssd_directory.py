@@ -70,10 +70,32 @@ def test_what_is_said_to_be_available_can_be_carved(place: Path) -> None:
             size = ssd.state().largest
             ssd.carve(uuid, size if uuid == SECOND else size // 8192 * 4096)
         assert ssd.state().available == 0
-        with pytest.raises(NoSpace, match=r"cannot make 3.* of 64M on SSD ssd0 \(.*\): it is full"):
+        with pytest.raises(NoSpace, match=r"SSD ssd0 \(.*\)( has no room for 64M|: it is full)"):
             ssd.carve(THIRD, 64 * MIB)
         assert [one.uuid for one in ssd.found()[0]] == [FIRST, SECOND]
         assert not (place / f"{THIRD}.making").exists()
+
+
+def test_little_growth_needs_little_room(place: Path) -> None:
+    with opened(place) as ssd:
+        ssd.carve(FIRST, 180 * MIB)
+        ssd.resize(FIRST, 184 * MIB)
+        assert blocks(place / f"{FIRST}.ns") // MIB == 184
+
+
+def test_what_was_thin_is_thick_when_it_has_grown(place: Path) -> None:
+    with opened(place, capacity=128 * MIB, thin=True) as ssd:
+        ssd.carve(FIRST, 8 * MIB)
+        with (place / f"{FIRST}.ns").open("r+b") as file:
+            for at in (0, 3 * MIB, 8 * MIB - 4096):
+                file.seek(at)
+                file.write(b"x" * 4096)
+    before = (place / f"{FIRST}.ns").read_bytes()
+    with opened(place) as ssd:
+        ssd.resize(FIRST, 9 * MIB)
+        maps = blocks(place / f"{FIRST}.ns") - 9 * MIB  # ext4 needs a block for so many pieces
+        assert maps in (0, 4096)
+        assert (place / f"{FIRST}.ns").read_bytes() == before + bytes(MIB)
 
 
 def test_growth_that_fails_leaves_the_size(place: Path) -> None:
@@ -237,6 +259,25 @@ def test_a_clone_shares_until_one_is_written(xfs: Path) -> None:
         assert source.read_bytes()[:6] == b"newold"
         ssd.destroy(FIRST)
         assert ssd.found()[0] == [Found(SECOND, 64 * MIB, True)]
+
+
+def test_clones_count_in_full(xfs: Path) -> None:
+    with opened(xfs) as ssd:
+        ssd.carve(FIRST, 120 * MIB)
+        (xfs / f"{FIRST}.ns").write_bytes(b"x" * 120 * MIB)
+        ssd.clone(FIRST, SECOND)
+        assert ssd.state().available <= 16 * MIB
+        with pytest.raises(NoSpace, match="has no room for 120M: 16M of its capacity are left"):
+            ssd.clone(FIRST, THIRD)
+        assert [one.uuid for one in ssd.found()[0]] == [FIRST, SECOND]
+
+
+def test_thin_files_fit_the_file_system(xfs: Path) -> None:
+    with opened(xfs, thin=True) as ssd:
+        ssd.carve(FIRST, 200 * MIB)
+        assert ssd.state().available < 60 * MIB
+        with pytest.raises(NoSpace, match="has no room for 100M"):
+            ssd.carve(SECOND, 100 * MIB)
 
 
 def test_a_file_system_that_cannot_share(tmp_path: Path) -> None:
