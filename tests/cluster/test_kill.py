@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests_cluster import BLOCK, MIB, check_accounts, opened, wait_empty
 
-from vhostnvme.control.card import CreatedDevice
+from vhostnvme.control.card import CreatedDevice, DeviceInfo
 from vhostnvme.errors import VhostNvmeError
 from vhostnvme.testing.cards import CardPlan, CardProcess, Cards
 
@@ -103,36 +103,135 @@ def executions(cards: Cards, victim: str) -> Iterator[Execution]:
 
 
 def device_of(cards: Cards, card: str, vm: str) -> str | None:
-    """The VM's device, whole; None: there is none. Waits until one or the other is the case."""
+    """The VM's device, with its namespace; None: there is none. One or the other comes to be."""
+
+    def found() -> DeviceInfo | None:
+        return next((each for each in cards[card].devices() if each.vm == vm), None)
 
     def settled() -> bool:
-        found = [each for each in cards[card].devices() if each.vm == vm]
-        return not found or found[0].state == "listening"
+        device = found()
+        return device is None or works(device.socket, vm)
 
     cards.wait(settled, f"the device of {vm} is whole or gone")
-    found = [each for each in cards[card].devices() if each.vm == vm]
-    if not found:
-        return None
-    host, queue = opened(found[0].socket)
-    with host:
-        queue.write(0, vm.encode().ljust(BLOCK, b"."))
-        assert queue.read(0, 1) == vm.encode().ljust(BLOCK, b".")
-    return found[0].device
+    device = found()
+    return device.device if device is not None else None
 
 
-@pytest.mark.parametrize(
+def works(socket: str, text: str) -> bool:
+    """Whether the device's namespace is there, and takes and gives data."""
+    block = text.encode().ljust(BLOCK, b".")
+    try:
+        host, queue = opened(socket)
+        with host:
+            queue.write(0, block)
+            return queue.read(0, 1) == block
+    except VhostNvmeError:
+        return False
+
+
+WAYS = pytest.mark.parametrize(
     ("placement", "victim"), [("local", "a"), ("remote", "a"), ("remote", "b")]
 )
+
+
+@pytest.mark.slow
+@WAYS
 def test_create(cards: Cards, placement: str, victim: str) -> None:
     for each in executions(cards, victim):
         vm = f"vm{each.number}"
         made = each.run(lambda vm=vm: cards["a"].create_device(vm, SIZE, placement=placement))
         cards.wait_together()
         found = device_of(cards, "a", vm)
-        if isinstance(made.value, CreatedDevice):
+        if made.error is None:
+            assert isinstance(made.value, CreatedDevice)
             assert found == made.value.device, f"{each}: what was made has gone"
         if found is not None:
             check_accounts(cards)
             released = cards["a"].delete_vm(vm)
             assert not released.pending, str(each)
         wait_empty(cards)
+
+
+@pytest.mark.slow
+@WAYS
+def test_delete(cards: Cards, placement: str, victim: str) -> None:
+    for each in executions(cards, victim):
+        device = cards["a"].create_device("vm", SIZE, placement=placement).device
+        gone = each.run(lambda device=device: cards["a"].delete_device(device))
+        cards.wait_together()
+        found = device_of(cards, "a", "vm")
+        if gone.error is None:
+            assert found is None, f"{each}: it was deleted, and is there"
+        if found is not None:
+            check_accounts(cards)
+        again = cards["a"].delete_device(device)
+        assert found is not None or again.already or not again.pending, str(each)
+        wait_empty(cards)
+
+
+@pytest.mark.slow
+@WAYS
+def test_resize(cards: Cards, placement: str, victim: str) -> None:
+    for each in executions(cards, victim):
+        made = cards["a"].create_device("vm", SIZE, placement=placement)
+        uuid = made.namespaces[0].uuid
+        grown = each.run(lambda uuid=uuid: cards["a"].resize_namespace(uuid, 2 * SIZE))
+        cards.wait_together()
+        sizes = [SIZE, 2 * SIZE] if grown.error else [2 * SIZE]
+        cards.wait(lambda sizes=sizes: same_size(cards, sizes), f"{each}: one size")
+        assert device_of(cards, "a", "vm") == made.device
+        check_accounts(cards)
+        assert not cards["a"].delete_device(made.device).pending
+        wait_empty(cards)
+
+
+def same_size(cards: Cards, sizes: list[int]) -> bool:
+    """Whether all who know of the only namespace agree on its size, and it is one of these."""
+    known = {each.size for card in cards for each in card.namespaces()}
+    known |= {path.stat().st_size for card in cards for path in card.namespace_files()}
+    known |= {use for card in cards for ssd in card.ssds() if (use := ssd.used)}
+    host, queue = opened(cards["a"].devices()[0].socket)
+    with host:
+        known.add(host.identify_namespace(1).nr_blocks * queue.block_bytes)
+    return len(known) == 1 and known <= set(sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["b"])
+def test_adopt(victim: str) -> None:
+    """Devices of card c, which has died, are taken over by card a; their space is card b's."""
+    with Cards(3, PLAN) as cards:
+        vms = [f"vm{number}" for number in range(1, 25)]
+        for vm in vms:
+            made = cards["c"].create_device(vm, MIB, placement="b", name=vm)
+            host, queue = opened(made.socket)
+            with host:
+                queue.write(8, vm.encode().ljust(BLOCK))
+        cards["c"].kill()
+        cards.wait(lambda: is_lost(cards["a"], "c"), "card c is lost")
+        for each in executions(cards, victim):
+            vm = vms[each.number - 1]
+            taken = each.run(lambda vm=vm: cards["a"].adopt_device(vm, "c"))
+            cards.wait(lambda: cards["a"].sees(["a", "b"]) and cards["b"].sees(["a", "b"]), "both")
+            found = device_of(cards, "a", vm)
+            if taken.error is None:
+                assert found == vm, f"{each}: what was taken over has gone"
+            elif found is None:
+                cards["a"].adopt_device(vm, "c")
+                found = device_of(cards, "a", vm)
+            assert found == vm
+            host, queue = opened(cards["a"].device_socket(vm))
+            with host:
+                assert queue.read(8, 1) == vm.encode().ljust(BLOCK)
+        cards["c"].start()
+        cards.wait_together()
+        left = vms[each.number :]
+        cards.wait(lambda: [d.device for d in cards["c"].devices()] == sorted(left), "c loses them")
+        check_accounts(cards)
+        for vm in vms:
+            cards["c" if vm in left else "a"].delete_vm(vm)
+        wait_empty(cards)
+
+
+def is_lost(card: CardProcess, name: str) -> bool:
+    return any(each.card == name and each.health == "lost" for each in card.cluster())

@@ -34,7 +34,7 @@ from vhostnvme.control.card import (
 )
 from vhostnvme.control.client import TIMEOUT_S, call
 from vhostnvme.control.device import NoParams
-from vhostnvme.control.paths import CARD_VARIABLE, CONTROL_NAME
+from vhostnvme.control.paths import CARD_VARIABLE, CONTROL_NAME, SOCKET_NAME
 from vhostnvme.errors import PeerError, VhostNvmeError
 
 __all__ = ["PORT", "CardPlan", "CardProcess"]
@@ -281,6 +281,10 @@ class CardProcess:
 
     def cluster(self) -> list[ClusterCard]:
         return self.call(methods.CLUSTER_STATUS, NoParams(), list[ClusterCard])
+
+    def device_socket(self, device: str) -> Path:
+        """Where the device's vfio-user socket is."""
+        return self.control.parent / device / SOCKET_NAME
 
     def sees(self, names: Sequence[str]) -> bool:
         """Whether it is a member, and sees that all of these are."""
