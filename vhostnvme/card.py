@@ -259,7 +259,7 @@ class Card:
         device = self._devices.get(name)
         if row is None or row.state is not RowState.READY:
             return str(row.state) if row else "deleted"
-        if device is None or self.pool.device_failure(name):
+        if device is None or not self.pool.device_is_complete(name):
             return "waiting"
         return state_of(device.info())
 

@@ -62,11 +62,8 @@ class CoherenceManager:
         self._requests.add(request)
 
     def withdraw(self, uuid: str) -> None:
-        """It is not wanted any more. Space that is being made for it is given back."""
+        """It is not wanted any more; the caller writes what becomes of space made for it."""
         self._requests.remove(uuid)
-        row = self._board.spaces.get(uuid)
-        if row is not None and row.state is not RowState.DELETING:
-            self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
 
     def clone(self, row: SpaceRow, granted: Granted) -> None:
         """Makes a row's space a copy of its source; the caller has seen to it that it fits."""

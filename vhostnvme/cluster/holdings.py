@@ -207,7 +207,7 @@ class Holdings:
         seek = self._seeks.get(row.uuid)
         if found is None:
             if row.adopting and self._is_settled(row.uuid):
-                self._board.write(Gone(HoldingRow, row.uuid))
+                self._lost(row)
             elif seek is not None and seek.written and self._board.view.synced:
                 self._abandon(seek)  # refused, and taken away
                 self._next(seek)

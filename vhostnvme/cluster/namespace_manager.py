@@ -54,6 +54,7 @@ class Creation:
     device: str
     uuid: str | None = None  # one namespace of a device that is there
     adds: bool = False  # that namespace goes when it cannot be had
+    adopts: bool = False
     give_up_at: float | None = None  # set once all space is there
 
 
@@ -166,7 +167,7 @@ class NamespaceManager:
 
     def adopted(self, command: int, device: str) -> None:
         """A device whose rows have been written is to be reported when it is whole."""
-        self._creations.append(Creation(command, device))
+        self._creations.append(Creation(command, device, adopts=True))
 
     def _found(self, creation: Creation, row: HoldingRow | None, error: Exception | None) -> None:
         if row is not None:
@@ -177,7 +178,8 @@ class NamespaceManager:
     def _settle_creation(self, creation: Creation) -> None:
         device = self._board.devices.get(creation.device)
         if device is None or device.state is RowState.DELETING:
-            error = ClusterError(f"device {creation.device} was deleted before it was made")
+            why = "could not be taken over" if creation.adopts else "was deleted before it was made"
+            error = ClusterError(f"device {creation.device} {why}")
             self._end(creation, error=error)
             return
         rows = self._board.holdings_of(creation.device)
@@ -227,11 +229,12 @@ class NamespaceManager:
 
     def lost(self, row: HoldingRow) -> None:
         """Another card has taken it over, or its giver has lost it: this card lets go of it."""
-        self._board.log(
-            logging.WARNING,
-            f"namespace {row.uuid} of VM {row.vm!r} on card {row.giver!r} is not this card's any"
-            f" more: device {row.device} loses it",
-        )
+        what = f"namespace {row.uuid} of VM {row.vm!r} on card {row.giver!r}"
+        if row.adopting:
+            text = f"{what} could not be taken over"
+        else:
+            text = f"{what} is not this card's any more: device {row.device} loses it"
+        self._board.log(logging.WARNING, text)
         self._board.write(Gone(HoldingRow, row.uuid))
         device = self._board.devices.get(row.device)
         if device is not None and not self._board.holdings_of(device.name):

@@ -37,12 +37,12 @@ def candidates(
 
     This card, if its SSDs hold it and stay above the reserve; then the peers that are healthy and
     say that they hold it: the most free space first, then the fewest tenants, then by name. A card
-    that was named is asked whatever it has said.
+    that was named is asked whatever it has said, while it is healthy.
     """
     if placement in (LOCAL, me):
         return [me]
     if placement not in (AUTO, REMOTE):
-        return [placement]
+        return [peer.name for peer in peers if (peer.name, peer.health) == (placement, "online")]
     able = [
         peer
         for peer in peers
@@ -83,4 +83,3 @@ def why_not(
     if lost:
         words.append(f" ({', '.join(lost)} cannot be asked now)")
     return "".join(words) + "; free some, or ask for less"
-

@@ -117,6 +117,10 @@ class Pool:
             self._offer = self._local.offer()
         return self._offer
 
+    def device_is_complete(self, name: str) -> bool:
+        """Whether a VM finds all of its namespaces there."""
+        return self._namespaces.devices.is_complete(name)
+
     def device_failure(self, name: str) -> str:
         """Why a device is not whole; "" when nothing is known to be wrong."""
         return self._namespaces.devices.failure(name)

@@ -13,6 +13,7 @@ from vhostnvme.cluster.records import (
     decode,
     encode,
     held_key,
+    member_key,
     space_key,
 )
 from vhostnvme.cluster.store.base import (
@@ -21,6 +22,7 @@ from vhostnvme.cluster.store.base import (
     Delete,
     ModifiedAt,
     Operation,
+    Present,
     Put,
     TxnResult,
 )
@@ -64,8 +66,12 @@ class SpaceStore:
             return None
 
     def put(self, record: SpaceRecord, told: Told) -> None:
-        """A new record."""
-        self._txn((Absent(space_key(record.giver, record.uuid)),), _puts(record), told)
+        """A new record, addressed to a card that is a member."""
+        compare = (
+            Absent(space_key(record.giver, record.uuid)),
+            Present(member_key(record.giver)),  # nobody is asked who may have been forgotten
+        )
+        self._txn(compare, _puts(record), told)
 
     def change(
         self, old: Versioned, new: SpaceRecord, told: Told, compare: tuple[Compare, ...] = ()

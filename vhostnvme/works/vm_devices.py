@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from vhostnvme.cluster.messages import Attach, Detach, Refit, StartDevice, StopDevice
@@ -82,6 +83,10 @@ class VmDevices:
         if device is not None:
             await self._running.remove_device(device)
             del self._devices[effect.device]
+        socket = self.socket(effect.device)
+        with suppress(OSError):  # what a life of the card that was killed has left
+            socket.unlink(missing_ok=True)
+            socket.parent.rmdir()
 
     async def attach(self, effect: Attach) -> None:
         """

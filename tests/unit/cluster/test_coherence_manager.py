@@ -15,12 +15,14 @@ from vhostnvme.cluster.messages import (
     Export,
     Failure,
     FailureKind,
+    ListStore,
     Part,
     ResizeNamespace,
     Unexport,
     Write,
 )
 from vhostnvme.cluster.rows import SpaceRow
+from vhostnvme.cluster.store.base import Snapshot
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 
 
@@ -225,6 +227,29 @@ def test_an_adopted_namespace_has_a_new_epoch_and_the_old_owner_lets_go(world: W
     assert list(world.admitted.values()) == [("b", 2)]
     new.do(lambda n: DeleteDevice(n, name))
     assert not giver.pool.spaces
+
+
+def test_an_owner_that_comes_back_in_time_keeps_what_it_has(world: World) -> None:
+    world.add("g")
+    old, new = world.add("a", 4096), world.add("b", 4096)
+    name = old.do(remote(GIB))
+    world.lose(old)
+    new.holds = lambda effect: isinstance(effect, ListStore)
+    number = new.ask(lambda n: AdoptDevice(n, name, "a"))
+    (listing,) = new.held
+    listed = Snapshot(
+        world.store.revision,
+        tuple(e for k, e in world.store.entries.items() if k.startswith("held/a/")),
+    )
+    old.reachable = True
+    world.advance(2.0)
+    new.holds = lambda _: False
+    new.seen = world.store.revision  # the news has not come yet
+    new.finish(listing, listed)
+    world.advance(2.0)
+    assert new.replies[number].error is not None
+    assert not new.pool.devices and not new.pool.holdings
+    assert [row.epoch for row in old.pool.holdings.values()] == [1]
 
 
 def test_the_new_owner_waits_until_the_old_ones_commands_have_ended(world: World) -> None:

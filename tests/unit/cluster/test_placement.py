@@ -48,6 +48,7 @@ def test_a_named_card_is_asked_whatever_it_has_said() -> None:
     assert candidates("b", GIB, "a", fits_here=True, peers=peers) == ["b"]
     assert candidates("a", GIB, "a", fits_here=False, peers=peers) == ["a"]
     assert candidates("local", GIB, "a", fits_here=False, peers=peers) == ["a"]
+    assert candidates("d", GIB, "a", fits_here=True, peers=[peer("d", GIB, health="lost")]) == []
 
 
 def test_only_who_names_this_card_may_use_the_reserve() -> None:
