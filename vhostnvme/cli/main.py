@@ -35,6 +35,7 @@ COMMANDS = (
     ("demo-cluster", "vhostnvme.cli.demo_cluster", "give a VM a disk on another card, and back"),
     ("perf", "vhostnvme.cli.perf", "put load on NVMe servers, by vfio-user or NVMe/TCP"),
     ("lab", "vhostnvme.cli.lab", "make several hosts on this machine, each with a card"),
+    ("simulate", "vhostnvme.cli.simulate", "run seeded histories of a cluster, with faults"),
     ("bench", "vhostnvme.cli.bench", "compare with QEMU's own devices in one guest"),
 )
 
