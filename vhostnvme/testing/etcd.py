@@ -180,6 +180,7 @@ class EtcdServer(Closable):
     def pause(self) -> None:
         """SIGSTOP: connections stay, and nothing is answered until `resume`."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)

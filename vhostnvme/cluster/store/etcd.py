@@ -34,7 +34,7 @@ from vhostnvme.cluster.store.base import (
     ValueIs,
 )
 from vhostnvme.cluster.store.etcd_access import EtcdAccess
-from vhostnvme.cluster.store.etcd_link import Link, Peer
+from vhostnvme.cluster.store.etcd_link import CLOSED, Link, Peer
 from vhostnvme.errors import (
     Compacted,
     Disconnected,
@@ -203,8 +203,9 @@ class EtcdStore(Store):
             peer = await self._link.reach()
         except StoreUnavailable as error:
             raise Disconnected(str(error)) from None
-        stream = peer.watch.Watch(metadata=peer.metadata)
+        stream = None
         try:
+            stream = peer.watch.Watch(metadata=peer.metadata)
             await stream.write(rpc.WatchRequest(create_request=create))
             async with asyncio.timeout(self._link.timeout_s):
                 first = await stream.read()
@@ -215,7 +216,7 @@ class EtcdStore(Store):
                 changes = self._changes(await self._next(stream, from_revision), wanted)
                 if changes := [each for each in changes if each.revision > from_revision]:
                     yield changes
-        except (grpc.aio.AioRpcError, TimeoutError, asyncio.CancelledError) as error:
+        except (grpc.aio.AioRpcError, TimeoutError, *CLOSED) as error:
             cause = await self._link.failed(peer, error)
             if isinstance(cause, asyncio.CancelledError | StoreError) and not isinstance(
                 cause, StoreUnavailable
@@ -227,7 +228,8 @@ class EtcdStore(Store):
             peer.token = None
             raise
         finally:
-            stream.cancel()
+            if stream is not None:
+                stream.cancel()
 
     async def _next(self, stream: Any, from_revision: int) -> Any:
         answer = await stream.read()
@@ -345,6 +347,7 @@ def _first_answer(peer: Peer) -> Any:
                 raise StoreUnavailable(f"etcd at {peer.address} has ended a renewal")
             return answer
         finally:
-            stream.cancel()
+            if stream is not None:
+                stream.cancel()
 
     return ask

@@ -18,7 +18,7 @@ from aetcd import rpc
 from vhostnvme.cluster.store.etcd_access import Secrets
 from vhostnvme.errors import LeaseLost, StoreError, StoreUnavailable
 
-__all__ = ["Link", "Peer"]
+__all__ = ["CLOSED", "Link", "Peer"]
 
 _MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 # A server that is away is tried again soon; one that says nothing more is noticed within 9 s (etcd
@@ -38,6 +38,8 @@ _OPTIONS = [
 ]
 _READY = grpc.ChannelConnectivity.READY
 _FAILED = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+# Calls of all tasks on a connection end with these when one of them closes it.
+CLOSED = (asyncio.CancelledError, grpc.aio.UsageError)
 # What a server says before it has looked at a request: the token is not, or no longer, good.
 _TOKEN_WORDS = ("invalid auth token", "revision of auth store is old")
 _REFUSALS = (
@@ -86,6 +88,10 @@ class Peer:
                     await self._channel.wait_for_state_change(state)
         except TimeoutError:
             return False
+        except CLOSED as error:
+            if _is_ours(error):
+                raise
+            return False
 
     async def reason(self) -> str:
         """Why there is no connection."""
@@ -93,6 +99,10 @@ class Peer:
             await self.maintenance.Status(rpc.StatusRequest(), timeout=0.2)
         except grpc.aio.AioRpcError as error:
             return _words(error)
+        except CLOSED as error:
+            if _is_ours(error):
+                raise
+            return "the connection was closed"
         return "it answers again"
 
     async def close(self) -> None:
@@ -167,7 +177,7 @@ class Link:
             # Its own timeout comes a little late when the loop is busy.
             async with asyncio.timeout(left_s + 0.5):
                 return await method(peer)(request, timeout=left_s, metadata=peer.metadata)
-        except (grpc.aio.AioRpcError, TimeoutError, asyncio.CancelledError) as error:
+        except (grpc.aio.AioRpcError, TimeoutError, *CLOSED) as error:
             raise await self.failed(peer, error) from None
 
     async def reach(self, until: float | None = None) -> Peer:
@@ -221,7 +231,7 @@ class Link:
             left_s = max(until - time.monotonic(), 0.001)
             try:
                 peer.token = (await peer.auth.Authenticate(request, timeout=left_s)).token
-            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            except (grpc.aio.AioRpcError, *CLOSED) as error:
                 words = _words(error) if isinstance(error, grpc.aio.AioRpcError) else ""
                 if "authentication is not enabled" in words:
                     peer.token = ""  # whoever comes is let in
@@ -234,9 +244,8 @@ class Link:
 
     async def failed(self, peer: Peer, error: BaseException) -> BaseException:
         """What an exception out of a call means; the connection goes when it may be dead."""
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+        if isinstance(error, CLOSED):
+            if _is_ours(error):
                 return error
             return StoreUnavailable(f"the connection to {self} was closed")
         if isinstance(error, TimeoutError):
@@ -269,6 +278,13 @@ class Link:
 
 class _TokenRefused(Exception):
     """The token has run out, or the server has forgotten it: nothing was done."""
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it is this task that is cancelled, and not the connection that was closed."""
+    task = asyncio.current_task()
+    cancelled = isinstance(error, asyncio.CancelledError)
+    return cancelled and task is not None and task.cancelling() > 0
 
 
 def _words(error: grpc.aio.AioRpcError) -> str:

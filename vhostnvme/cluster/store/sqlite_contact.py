@@ -14,8 +14,8 @@ from vhostnvme.cluster.store.sqlite_rows import LeaseRow
 
 __all__ = ["Contact"]
 
-# Shorter ones are those between two looks.
-_PAUSE_NS_MIN = 250_000_000
+# Shorter ones are those between two looks, on a machine that is busy too.
+_PAUSE_NS_MIN = 1_000_000_000
 _PAUSES_MAX = 64
 
 

@@ -104,11 +104,14 @@ async def test_a_lease_outlives_its_client(place: Place, store: Store) -> None:
 async def test_nobody_is_declared_dead_while_the_store_was_away(place: Place, store: Store) -> None:
     """The holder could not renew, and so it is given the whole time anew."""
     other = await place.opened()
-    lease = await store.grant(place.ttl_s)
+    lease = await store.grant(2 * place.ttl_s)
     await store.txn([], [Put("m/a", b"", lease.id)])
     await store.keep_alive(lease.id)
     place.lose()
-    await asyncio.sleep(2 * place.ttl_s)
+    await asyncio.sleep(1.5 * lease.ttl_s)
+    for client in (store, other):
+        with pytest.raises(StoreUnavailable):
+            await client.get("m/a")
     place.find()
     assert await other.get("m/a") is not None
     assert await store.keep_alive(lease.id) == lease.ttl_s
