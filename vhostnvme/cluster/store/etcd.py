@@ -347,7 +347,6 @@ def _first_answer(peer: Peer) -> Any:
                 raise StoreUnavailable(f"etcd at {peer.address} has ended a renewal")
             return answer
         finally:
-            if stream is not None:
-                stream.cancel()
+            stream.cancel()
 
     return ask

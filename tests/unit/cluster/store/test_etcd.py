@@ -269,3 +269,21 @@ async def test_leases_have_whole_seconds_and_no_less_than_the_server_wants(
     async with EtcdStore([etcd_server.endpoint], prefix=prefix) as store:
         assert [(await store.grant(ttl_s)).ttl_s for ttl_s in (0.1, 1, 1.5)] == [1, 1, 2]
     assert PREFIX.endswith("/")
+
+
+async def test_many_tasks_at_a_server_that_is_away(prefix: str) -> None:
+    """One that closed a failed connection cancelled the calls of the others, or broke them."""
+    with EtcdServer() as server:
+        async with open_store(server.url, prefix, timeout_s=1.0) as store:
+            server.kill()
+
+            async def ask(number: int) -> object:
+                await asyncio.sleep(number * 0.003)
+                try:
+                    return await store.list("a/")
+                except (Exception, asyncio.CancelledError) as error:
+                    return type(error)
+
+            for _ in range(10):
+                ended = await asyncio.gather(*(ask(number) for number in range(40)))
+                assert set(ended) == {StoreUnavailable}
