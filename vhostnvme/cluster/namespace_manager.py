@@ -95,6 +95,9 @@ class NamespaceManager:
     def start(self) -> None:
         """Undoes what was under way in the card's last life, and starts its devices."""
         self._holdings.start()
+        for row in list(self._board.holdings.values()):
+            if row.state is HoldingState.HELD and ("namespace", row.uuid) in self._board.deleted:
+                self._deletions.drop(row)  # it was answered, and had not been detached yet
         for row in list(self._board.devices.values()):
             if row.state is RowState.MAKING:
                 self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
