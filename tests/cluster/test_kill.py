@@ -197,7 +197,7 @@ def same_size(cards: Cards, sizes: list[int]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["b"])
+@pytest.mark.parametrize("victim", ["a", "b"])
 def test_adopt(victim: str) -> None:
     """Devices of card c, which has died, are taken over by card a; their space is card b's."""
     with Cards(3, PLAN) as cards:
