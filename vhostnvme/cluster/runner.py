@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from vhostnvme.cluster.messages import (
@@ -41,10 +42,9 @@ from vhostnvme.cluster.records import CARDS, HELD, MEMBERS, OFFERS, SPACE
 from vhostnvme.cluster.store.base import Snapshot, Store, TxnResult
 from vhostnvme.errors import (
     ClusterError,
-    Compacted,
-    Disconnected,
     LeaseLost,
     NoSpace,
+    StoreError,
     StoreUnavailable,
     VhostNvmeError,
 )
@@ -92,6 +92,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._commands = 0
+        self._lost = ""  # why the store was lost last
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
@@ -214,12 +215,16 @@ class Runner:
             try:
                 snapshot = await store.list(*prefixes)
                 self.post(Synced(snapshot.revision, snapshot.entries))
-                delay_s = FOLLOW_AGAIN_S
-                async for changes in store.watch(prefixes, snapshot.revision):
-                    self.post(Changed(changes))
+                delay_s, self._lost = FOLLOW_AGAIN_S, ""
+                async with aclosing(store.watch(prefixes, snapshot.revision)) as watch:
+                    async for changes in watch:
+                        self.post(Changed(changes))
                 reason = "the watch has ended"
-            except (StoreUnavailable, Disconnected, Compacted) as error:
+            except StoreError as error:
                 reason = str(error)
+            if reason != self._lost:
+                _log.warning("%s: this card goes on with what it has", reason)
+            self._lost = reason
             self.post(StoreLost(reason))
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, FOLLOW_AGAIN_S_MAX)
