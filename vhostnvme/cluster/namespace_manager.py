@@ -98,10 +98,10 @@ class NamespaceManager:
         for row in list(self._board.holdings.values()):
             if row.state is HoldingState.HELD and ("namespace", row.uuid) in self._board.deleted:
                 self._deletions.drop(row)  # it was answered, and had not been detached yet
-        for row in list(self._board.devices.values()):
-            if row.state is RowState.MAKING:
-                self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
-            self.devices.act_on(row.name)
+        for device in list(self._board.devices.values()):
+            if device.state is RowState.MAKING:
+                self._board.write(msgspec.structs.replace(device, state=RowState.DELETING))
+            self.devices.act_on(device.name)
 
     def command(self, command: Command) -> bool:
         """False: it is none of this manager's."""

@@ -93,6 +93,7 @@ class Runner:
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._commands = 0
         self._lost = ""  # why the store was lost last
+        self._stopping = False
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
@@ -112,6 +113,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Ends what is under way; who waits for a command is told. Safe to repeat."""
+        self._stopping = True
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
@@ -183,6 +185,11 @@ class Runner:
             value = await work(effect)
         except (VhostNvmeError, OSError) as error:
             failure = Failure(_kind_of(error), str(error) or type(error).__name__)
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise
+            # A library may break off its calls so. Whoever waits for the end must hear of one.
+            failure = Failure(FailureKind.UNAVAILABLE, "it was broken off")
         self.post(Done(effect.op, value, failure))
 
     def _spawn(self, work: Any) -> None:

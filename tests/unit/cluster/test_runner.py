@@ -120,6 +120,24 @@ async def test_a_full_medium_is_told_apart_and_what_is_busy_is_tried_again(
     await runner.stop()
 
 
+async def test_an_effect_that_is_broken_off_is_told_like_any_other(catalog: Catalog) -> None:
+    works = Works()
+    runner, pool = make_runner(catalog, works)
+    left = [True]
+
+    def broken_off(effect: object) -> None:
+        if isinstance(effect, Destroy) and left:
+            left.clear()
+            raise asyncio.CancelledError
+
+    works.before = broken_off
+    runner.start()
+    name = await runner.command(create(MIB))
+    await runner.command(lambda n: DeleteDevice(n, name))
+    assert not left and not pool.spaces
+    await runner.stop()
+
+
 async def test_a_mistake_of_ours_ends_the_card_with_it(catalog: Catalog) -> None:
     works = Works()
     runner, _ = make_runner(catalog, works)
