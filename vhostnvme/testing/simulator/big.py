@@ -10,7 +10,8 @@ from vhostnvme.cluster.records import PRIORITY_DEFAULT
 from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator import settled
 from vhostnvme.testing.simulator.engine import Clock, RuleBroken
-from vhostnvme.testing.simulator.plan import MIB, CardPlan, Plan, SsdPlan, card_names
+from vhostnvme.testing.simulator.events import MIB
+from vhostnvme.testing.simulator.plan import CardPlan, Plan, SsdPlan, card_names
 from vhostnvme.testing.simulator.world import World
 
 TTL_S = 10.0

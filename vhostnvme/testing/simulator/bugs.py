@@ -29,13 +29,17 @@ Change = Callable[["Card", Message | None, list[Effect]], list[Effect]]
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """`replaced`: class or module, attribute, what it is replaced by."""
+    """`replaced`: class or module, attribute, what it is replaced by.
+
+    `favour`: what shall happen often in a history that is to show it (see `make_plan`).
+    """
 
     name: str
     what: str
     change: Change | None = None
     replaced: tuple[tuple[Any, str, Any], ...] = ()
     prepare: Callable[[World], None] | None = None
+    favour: tuple[str, ...] = ()
 
     @contextmanager
     def patch(self) -> Iterator[None]:
@@ -158,8 +162,11 @@ BUGS: tuple[Bug, ...] = (
     Bug("grant-more", "a grant is for more than was asked", _on_records(_more)),
     Bug("same-epoch", "who takes over does not raise the epoch", _on_records(_same_epoch)),
     Bug("no-drain", "a new host is let in while the old one's writes are under way",
-        prepare=_no_drain),
-    *(Bug(name, what, replaced=replaced) for name, what, replaced in inside.BUGS),
+        prepare=_no_drain, favour=("lost_owner",)),
+    *(
+        Bug(name, what, replaced=replaced, favour=favour)
+        for name, what, replaced, favour in inside.BUGS
+    ),
 )  # fmt: skip
 
 

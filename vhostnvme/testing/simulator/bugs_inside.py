@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from vhostnvme.cluster import holdings as holdings_module
 from vhostnvme.cluster.adoptions import Adoptions
-from vhostnvme.cluster.board import View
 from vhostnvme.cluster.cluster_manager import ClusterManager, Membership
 from vhostnvme.cluster.coherence_manager import CoherenceManager
 from vhostnvme.cluster.deletions import Deletions
@@ -29,8 +26,6 @@ Replaced = tuple[tuple[Any, str, Any], ...]
 # The managers' own parts are private: a bug reaches for them all the same.
 _releases = Holdings.releases
 _adopt = Holdings.adopt
-_serve: Callable[..., None] = CoherenceManager._serve
-_put = View.put
 
 
 def _only_ready(self: Any, name: str) -> list[SpaceRow]:
@@ -81,11 +76,6 @@ def _trusting_export(self: Any, row: SpaceRow) -> None:
     )
 
 
-def _start_as_if_nothing(self: Any) -> None:
-    for row in list(self._board.spaces.values()):
-        self.act_on(row.uuid)
-
-
 def _start_with_wants(self: Any) -> None:
     for row in list(self._board.holdings.values()):
         self.act_on(row.uuid)
@@ -97,18 +87,6 @@ def _start_with_half_devices(self: Any) -> None:
         self.devices.act_on(row.name)
 
 
-def _newest_is_last(self: Any, key: str, value: bytes | None, revision: int) -> bool:
-    self._seen.pop(key, None)
-    return _put(self, key, value, revision)
-
-
-def _carve_elsewhere(self: Any, record: Any, row: SpaceRow) -> Any:
-    return msgspec.structs.replace(_answer(self, record, row), epoch=record.epoch + 1)
-
-
-_answer: Callable[..., Any] = CoherenceManager._answer
-
-
 def _drop_at_once(self: Any, row: HoldingRow) -> None:
     self._release(row)
 
@@ -118,41 +96,40 @@ def _quick_stop(self: Any, row: Any, _run: Any) -> None:
     self._stopped(row)
 
 
-BUGS: tuple[tuple[str, str, Replaced], ...] = (
+BUGS: tuple[tuple[str, str, Replaced, tuple[str, ...]], ...] = (
     ("no-session", "transactions do not compare the session",
-     ((ClusterManager, "guard", lambda _self: ()),)),
+     ((ClusterManager, "guard", lambda _self: ()),), ()),
     ("no-revision", "a record is changed whatever has become of it",
      ((SpaceStore, "_same",
-       lambda _self, old: Present(space_key(old.record.giver, old.record.uuid))),)),
+       lambda _self, old: Present(space_key(old.record.giver, old.record.uuid))),), ()),
     ("no-clock", "a card acts on although its lease may have run out",
-     ((ClusterManager, "member", property(lambda self: self._state is Membership.MEMBER)),)),
+     ((ClusterManager, "member", property(lambda self: self._state is Membership.MEMBER)),), ()),
     ("pending-is-free", "space that is being made or destroyed counts as free",
-     ((LocalSpace, "_rows", _only_ready),)),
+     ((LocalSpace, "_rows", _only_ready),), ()),
     ("given-is-free", "space of other cards counts as free",
-     ((LocalSpace, "_rows", _only_own),)),
+     ((LocalSpace, "_rows", _only_own),), ()),
     ("growth-is-free", "space that is being grown is accounted for too late",
-     ((LocalSpace, "_taken", _size_now),)),
-    ("no-rollback", "space that a crash has left half-made stays",
-     ((CoherenceManager, "start", _start_as_if_nothing),)),
+     ((LocalSpace, "_taken", _size_now),), ("resize", "slow_ssd")),
     ("want-for-ever", "what a crash has left half-asked is asked for still",
-     ((Holdings, "start", _start_with_wants),)),
+     ((Holdings, "start", _start_with_wants),), ()),
     ("half-a-device", "a device that a crash has left half-made stays",
-     ((NamespaceManager, "start", _start_with_half_devices),)),
+     ((NamespaceManager, "start", _start_with_half_devices),), ()),
     ("release-untold", "a holding is dropped before its giver knows",
-     ((Holdings, "releases", _release_at_once),)),
+     ((Holdings, "releases", _release_at_once),), ()),
     ("loss-unnoticed", "a holding that another card has taken over is kept",
-     ((Holdings, "_held", lambda _self, _row, _found: None),)),
+     ((Holdings, "_held", lambda _self, _row, _found: None),), ("lost_owner",)),
     ("adopt-anyway", "a card is robbed while it is a member",
-     ((Holdings, "adopt", _adopt_anyway), (Adoptions, "_check", lambda *_: None))),
+     ((Holdings, "adopt", _adopt_anyway), (Adoptions, "_check", lambda *_: None)), ("lost_owner",)),
     ("destroy-in-use", "space is destroyed while its host is let in",
-     ((CoherenceManager, "_remove", _no_unexport),)),
+     ((CoherenceManager, "_remove", _no_unexport),), ()),
     ("trusting-export", "a host is reported as let in when it is not",
-     ((CoherenceManager, "_export", _trusting_export),)),
+     ((CoherenceManager, "_export", _trusting_export),), ("lost_owner",)),
     ("no-lingering", "a request of unknown fate is forgotten at once",
-     ((holdings_module, "LINGER_S", 0.0),)),
-    ("view-goes-back", "old news replaces newer", ((View, "put", _newest_is_last),)),
+     ((holdings_module, "LINGER_S", 0.0),), ("bad_call",)),
+    ("earlier-life", "what an earlier life may still write is not waited for",
+     ((ClusterManager, "alone", True),), ("crash_at",)),
     ("drop-in-use", "a namespace is released while its device has it",
-     ((Deletions, "drop", _drop_at_once),)),
+     ((Deletions, "drop", _drop_at_once),), ()),
     ("quick-stop", "a device is forgotten before it has stopped",
-     ((Devices, "_stop", _quick_stop),)),
+     ((Devices, "_stop", _quick_stop),), ()),
 )  # fmt: skip

@@ -294,7 +294,10 @@ class Card:
             self._soon(self.tell_ssds)
             end(None, failure)
 
-        self._soon(act)
+        if self.target.slow:
+            self.world.engine.after(self.rng.uniform(0.02, 0.6), act)
+        else:
+            self._soon(act)
 
     def _on_store(
         self,

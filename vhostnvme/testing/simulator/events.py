@@ -11,6 +11,9 @@ from typing import TypeAlias
 
 from vhostnvme.cluster.messages import Part
 
+MIB = 1 << 20
+TTL_S = 2.0  # of leases: short, so that a history holds many lives of one
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -131,7 +134,7 @@ class SsdFault(Event):
 
 @dataclass(frozen=True, slots=True)
 class SlowSsd(Event):
-    """Writes linger at the card's SSDs: drains take long, or say BUSY."""
+    """All takes long at the card's SSDs: drains too, and these may say BUSY."""
 
     for_s: float
 

@@ -115,10 +115,11 @@ class Medium:
     def reports(self) -> tuple[SsdReport, ...]:
         return tuple(ssd.report() for ssd in self.ssds.values())
 
-    def find(self, uuid: str) -> SimSpace | None:
+    def find(self, uuid: str, *, there: bool = True) -> SimSpace | None:
+        """`there`: not while its SSD has vanished."""
         for ssd in self.ssds.values():
             if uuid in ssd.spaces:
-                return None if ssd.fault == "vanish" else ssd.spaces[uuid]
+                return None if there and ssd.fault == "vanish" else ssd.spaces[uuid]
         return None
 
     def do(self, effect: SsdEffect) -> Failure | None:

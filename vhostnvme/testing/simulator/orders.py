@@ -31,6 +31,7 @@ class Promise:
         sizes: of those of the parts that are known.
         count: how many namespaces it has when it is there; None: that is not known.
         gone: it was reported as deleted.
+    since: when it was asked for.
     """
 
     card: str
@@ -41,6 +42,7 @@ class Promise:
     throw_away: bool = False
     count: int | None = None
     gone: bool = False
+    since: float = 0.0
     parts: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
@@ -76,6 +78,8 @@ class Orders:
         self.adopted: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.tried_to_adopt: set[str] = set()
         self.doomed: set[str] = set()
+        self._resized: set[str] = set()  # or perhaps not
+        self._deleted_at: dict[tuple[str, str], float] = {}  # card and VM: a DeleteVm was given
         self.answers: dict[str, int] = {}
         self.create_s: list[float] = []
 
@@ -159,6 +163,7 @@ class Orders:
         promise = Promise(
             card.name, event.vm, name, count=len(event.parts), throw_away=event.throw_away
         )
+        promise.since = self._world.engine.now
         if name:
             self.promises[event.ident] = promise
 
@@ -167,7 +172,7 @@ class Orders:
                 promise.count = None
                 return
             promise.device = reply.value
-            touched = name and promise.count is None
+            touched = (name and promise.count is None) or self._is_deleted(promise)
             self.promises[event.ident] = promise
             self._world.rules.created(card, promise.device)
             rows = card.rows.holdings_of(promise.device)
@@ -193,19 +198,27 @@ class Orders:
         if row.uuid in self.doomed:
             return
         space = self._world.find(row.giver, row.uuid)
-        if space is None or space.half or space.size != row.size:
+        fits = space is not None and (space.size == row.size or row.uuid in self._resized)
+        if space is None or space.half or not fits:
             there = f"{space.size} bytes" if space else "nothing"
             self._world.fail(
                 f"{promise.card} reports {row.uuid} of {row.size} bytes on {row.giver} as made,"
                 f" and there is {there}"
             )
         promise.parts[row.uuid] = space.born
-        promise.sizes[row.uuid] = row.size
+        if row.uuid not in self._resized:
+            promise.sizes[row.uuid] = row.size
+
+    def _is_deleted(self, promise: Promise) -> bool:
+        """Whether its VM was to be deleted, after it was asked for and before it was answered."""
+        return self._deleted_at.get((promise.card, promise.vm), -1.0) >= promise.since
 
     def _create_space(self, card: Card, event: ev.CreateSpace) -> None:
+        promise = Promise(card.name, event.vm, "", since=self._world.engine.now)
+
         def then(reply: msg.Reply) -> None:
             if reply.error is None:
-                promise = Promise(card.name, event.vm, "", reply.value, whole=True)
+                promise.uuid, promise.whole = reply.value, not self._is_deleted(promise)
                 self.promises[event.ident] = promise
                 self._promise_part(promise, card.rows.holdings[reply.value])
 
@@ -237,6 +250,7 @@ class Orders:
 
     def delete_vm(self, card: Card, vm: str) -> None:
         mine = [each for each in self.promises.values() if (each.card, each.vm) == (card.name, vm)]
+        self._deleted_at[card.name, vm] = self._world.engine.now
         for each in mine:
             each.whole, each.count = False, None
 
@@ -315,14 +329,17 @@ class Orders:
 
     def _resize(self, card: Card, promise: Promise, uuid: str, size: int) -> None:
         promise.sizes.pop(uuid, None)
+        again = uuid in self._resized  # the first one may still be under way
+        self._resized.add(uuid)
 
         def then(reply: msg.Reply) -> None:
             row = card.rows.holdings.get(uuid)
             held = row is not None and row.state is HoldingState.HELD  # else it is given back
             if reply.error is None and row is not None and held:
-                if reply.value != size or row.size != size:
+                space = self._world.find(row.giver, uuid)
+                if reply.value != size or (space is not None and space.size != size):
                     self._world.fail(f"{card.name} reports {uuid} as resized, and it is not")
-                if uuid in promise.parts:
+                if uuid in promise.parts and not again:
                     promise.sizes[uuid] = size
 
         self.give(card, lambda number: msg.ResizeNamespace(number, uuid, size), then)

@@ -44,11 +44,14 @@ _NEXT: dict[State | None, tuple[State | None, ...]] = {
 class Rules:
     """Attributes:
     forgotten: cards whose records may be deleted in any state.
+    moved: namespaces that another card has taken over.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.forgotten: set[str] = set()
+        self.moved: set[str] = set()
+        self._asked: dict[str, int] = {}  # the most that was ever asked for a namespace
         world.store.commits.append(self._committed)
 
     # --- Of one card ---
@@ -168,7 +171,7 @@ class Rules:
             )
         entry = self._world.store.entries.get(space_key(card.name, record.uuid))
         before = decode(entry.key, entry.value, SpaceRecord).admitted if entry else 0
-        space = card.medium.find(record.uuid)
+        space = card.medium.find(record.uuid, there=False)
         if record.admitted > before and (
             space is None or space.let_in is None or space.let_in[1] < record.admitted
         ):
@@ -229,6 +232,9 @@ class Rules:
                 raise RuleBroken(f"{name} and that of its owner {new.owner} are not the same")
         elif old is not None and held_key(old.owner, old.uuid) in self._world.store.entries:
             raise RuleBroken(f"{name} is gone, but not that of its owner {old.owner}")
+        if new is not None and (old is None or new.wanted):
+            most = max(new.size, new.wanted) if old is None else new.wanted
+            self._asked[new.uuid] = max(self._asked.get(new.uuid, 0), most)
         if old is None or new is None:
             return
         if new.epoch < old.epoch or new.admitted < old.admitted or new.admitted > new.epoch:
@@ -236,9 +242,10 @@ class Rules:
                 f"{name} goes from epoch {old.epoch}, {old.admitted} let in, to {new.epoch},"
                 f" {new.admitted} let in"
             )
-        if new.size > max(old.size, old.wanted):
+        if new.size > self._asked.get(new.uuid, 0):
             raise RuleBroken(f"{name} has {new.size} bytes, more than were asked for")
         if new.owner != old.owner:
+            self.moved.add(new.uuid)
             if new.epoch == old.epoch:
                 raise RuleBroken(f"{name} has a new owner, {new.owner}, and no new epoch")
             if member_key(old.owner) in self._world.store.entries:

@@ -259,7 +259,7 @@ def _adopted(world: World) -> Iterator[str]:
 
 def _gone(world: World, living: list[Card]) -> Iterator[str]:
     for uuid, device in world.orders.gone.items():
-        if device in world.orders.tried_to_adopt:
+        if device in world.orders.tried_to_adopt or uuid in world.rules.moved:
             continue
         tables: list[dict[str, HoldingRow] | dict[str, SpaceRow]] = []
         for card in living:

@@ -71,7 +71,7 @@ def describe(thing: object) -> str:
 
 
 def short(uuid: str) -> str:
-    return uuid[:8]
+    return uuid[:8] if len(uuid) == 36 else uuid
 
 
 def _row(row: Row | Gone | Deleted) -> str:

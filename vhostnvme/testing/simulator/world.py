@@ -46,6 +46,8 @@ class World:
         self._cuts: dict[frozenset[str], int] = {}
         self._stamps = itertools.count(1)
         self._quiet = False
+        if bug is not None and bug.prepare is not None:
+            bug.prepare(self)
         for card in self.cards.values():
             self.engine.after(card.plan.joins_at, card.start)
             self._guests_of(card)

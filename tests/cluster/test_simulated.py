@@ -1,0 +1,83 @@
+"""The managers of whole clusters in seeded histories; bugs on purpose check the rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vhostnvme.testing.simulator.big import run_big
+from vhostnvme.testing.simulator.bugs import BUGS, Bug
+from vhostnvme.testing.simulator.history import run_plan
+from vhostnvme.testing.simulator.plan import make_plan
+from vhostnvme.testing.simulator.story import interesting, tell
+
+HISTORIES = 1000
+CHUNK = 50
+BUG_HISTORIES_MAX = 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, HISTORIES, CHUNK))
+def test_no_history_breaks_a_rule(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        outcome = run_plan(make_plan(seed))
+        story = "\n".join(tell(interesting(outcome.notes)[-40:]))
+        assert not outcome.broken, f"seed {seed}: {outcome.broken}\n{story}"
+
+
+def test_there_are_at_least_twenty_bugs() -> None:
+    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 20
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_bug_is_noticed(bug: Bug) -> None:
+    for seed in range(BUG_HISTORIES_MAX):
+        if run_plan(make_plan(seed, favour=bug.favour), bug=bug).broken:
+            return
+    pytest.fail(f"{bug.what}: {BUG_HISTORIES_MAX} histories have not shown it")
+
+
+def test_a_bug_is_gone_after_its_history() -> None:
+    for bug in BUGS:
+        before = [owner.__dict__[name] for owner, name, _ in bug.replaced]
+        with bug.patch():
+            pass
+        assert [owner.__dict__[name] for owner, name, _ in bug.replaced] == before
+
+
+def test_the_same_seed_gives_the_same_history_in_every_process() -> None:
+    digests = set()
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "vhostnvme", "simulate"),
+                *("--seed", "11", "--only", "0-400", "--json"),
+            ],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        digests.add(json.loads(done.stdout)["digest"])
+    assert len(digests) == 1
+    assert run_plan(make_plan(11), digest=True).digest in digests
+    assert run_plan(make_plan(12), digest=True).digest not in digests
+
+
+@pytest.mark.slow
+def test_a_large_cluster() -> None:
+    """50 cards; the whole 5,000 namespaces are for `vhostnvme simulate --big`."""
+    outcome = run_big(50, 1000, seed=1)
+    assert not outcome.broken, outcome.broken
+    assert outcome.namespaces == 1000
+    assert outcome.remote >= 500
+    assert outcome.create_s_p50 < 0.1
+    # What a card asks of the store must not grow with the number of cards.
+    assert outcome.creating.calls < 15
+    assert outcome.idle.calls < 1
+    assert outcome.idle.changes < 1
