@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+from vhostnvme.cli.main import run
 from vhostnvme.testing.simulator.big import run_big
 from vhostnvme.testing.simulator.bugs import BUGS, Bug
 from vhostnvme.testing.simulator.history import run_plan
@@ -81,3 +83,56 @@ def test_a_large_cluster() -> None:
     assert outcome.creating.calls < 15
     assert outcome.idle.calls < 1
     assert outcome.idle.changes < 1
+
+
+# --- The command ---
+
+
+def test_histories_that_go_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--histories", "2", "--seed", "3"]) == 0
+    assert "2 histories, seeds 3 to 4: no rule was broken" in capsys.readouterr().out
+    assert run(["simulate", "--histories", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["histories"], found["seed"], found["broken"]) == (2, 0, "")
+
+
+def test_a_failure_is_made_small_and_can_be_run_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--bug", "no-revision", "--shrink", "10", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["broken"]
+    assert len(found["events"]) < 30
+    again = shlex.split(found["replay"])
+    assert again[:2] == ["./run", "simulate"]
+    assert run(again[1:]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == found["broken"]
+
+
+def test_a_failure_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--bug", "destroy-in-use", "--shrink", "3"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any("does: Destroy" in line for line in lines)
+    assert any(line.startswith("seed ") and "is let in" in line for line in lines)
+    assert lines[-1].startswith("once more: ./run simulate --seed")
+
+
+def test_a_small_large_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--big", "--cards", "3", "--namespaces", "12", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["cards"], found["namespaces"], found["remote"]) == (3, 12, 6)
+    assert run(["simulate", "--big", "--cards", "2", "--namespaces", "2"]) == 0
+    assert "no rule was broken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--bug", "x"], "there is no bug"), (["--only", "1-x"], "ranges")]
+)
+def test_mistakes_are_told(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["simulate", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_bugs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", "--bug", "list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(BUGS)
