@@ -199,6 +199,12 @@ class CardProcess:
         pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * resource.getpagesize()
 
+    def cpu_s(self) -> float:
+        """Seconds of processor time that it has had, with the kernel's for it."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
+        times = stat.rpartition(")")[2].split()[11:13]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
     def descriptors(self) -> list[str]:
         """What its open file descriptors stand for."""
         found = []
