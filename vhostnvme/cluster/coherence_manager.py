@@ -246,6 +246,7 @@ class CoherenceManager:
             record.state is SpaceState.ASKED
             or record.admitted != row.epoch
             or (record.addresses != self._board.options.addresses)
+            or (record.size != row.size and not record.wanted and not row.wanted)
         ):
             self._swap(found, self._answer(record, row))
         elif record.wanted or row.wanted:
@@ -255,6 +256,7 @@ class CoherenceManager:
         return msgspec.structs.replace(
             record,
             state=SpaceState.GRANTED,
+            size=row.size,
             admitted=row.epoch,
             ssd=row.ssd,
             subnqn=subsystem_nqn_of(row.uuid),
@@ -290,7 +292,8 @@ class CoherenceManager:
                 self._swap(found, msgspec.structs.replace(record, size=row.size, wanted=0))
             elif not self._local.can_grow(row, record.wanted, with_reserve=False):
                 why = f"card {self._board.me!r} has no space for that"
-                self._swap(found, msgspec.structs.replace(record, wanted=0, reason=why))
+                new = msgspec.structs.replace(record, size=row.size, wanted=0, reason=why)
+                self._swap(found, new)
             else:
                 self._board.write(msgspec.structs.replace(row, wanted=record.wanted))
                 self.act_on(row.uuid)
@@ -300,8 +303,11 @@ class CoherenceManager:
             if failure is not None:
                 now = self._store.given(row.uuid)
                 if now is not None and now.record.wanted:
-                    new = msgspec.structs.replace(now.record, wanted=0, reason=failure.message)
-                    self._swap(now, new)
+                    size = self._board.spaces[row.uuid].size
+                    why = failure.message
+                    self._swap(
+                        now, msgspec.structs.replace(now.record, size=size, wanted=0, reason=why)
+                    )
 
         self._stretch(row.uuid, stretched)
 

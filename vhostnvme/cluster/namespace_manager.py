@@ -17,6 +17,7 @@ import msgspec
 
 from vhostnvme.cluster import placement as rule
 from vhostnvme.cluster.board import Board
+from vhostnvme.cluster.clones import Clones
 from vhostnvme.cluster.cluster_manager import ClusterManager
 from vhostnvme.cluster.coherence_manager import CoherenceManager
 from vhostnvme.cluster.deletions import Deletions
@@ -39,7 +40,7 @@ from vhostnvme.cluster.messages import (
 )
 from vhostnvme.cluster.records import PRIORITY_MAX, PRIORITY_MIN, check_name
 from vhostnvme.cluster.resizes import Resizes
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 from vhostnvme.storage.catalog import Gone, Row
 
@@ -54,7 +55,7 @@ class Creation:
     device: str
     uuid: str | None = None  # one namespace of a device that is there
     adds: bool = False  # that namespace goes when it cannot be had
-    adopts: bool = False
+    adopts_until: float | None = None  # what is taken over is not undone, only answered
     give_up_at: float | None = None  # set once all space is there
 
 
@@ -82,7 +83,7 @@ class NamespaceManager:
             CreateDevice: self._create_device,
             AddNamespace: self._add_namespace,
             CreateNamespace: self._create_namespace,
-            CloneNamespace: self._clone_namespace,
+            CloneNamespace: Clones(board, coherence, local, holdings).clone,
             AttachNamespace: self._attach_namespace,
             ResizeNamespace: self._resizes.resize,
             DeleteNamespace: self._deletions.delete_namespace,
@@ -170,7 +171,8 @@ class NamespaceManager:
 
     def adopted(self, command: int, device: str) -> None:
         """A device whose rows have been written is to be reported when it is whole."""
-        self._creations.append(Creation(command, device, adopts=True))
+        until = self._board.now + self._board.options.ask_timeout_s
+        self._creations.append(Creation(command, device, adopts_until=until))
 
     def _found(self, creation: Creation, row: HoldingRow | None, error: Exception | None) -> None:
         if row is not None:
@@ -181,14 +183,23 @@ class NamespaceManager:
     def _settle_creation(self, creation: Creation) -> None:
         device = self._board.devices.get(creation.device)
         if device is None or device.state is RowState.DELETING:
-            why = "could not be taken over" if creation.adopts else "was deleted before it was made"
+            why = (
+                "could not be taken over"
+                if creation.adopts_until
+                else "was deleted before it was made"
+            )
             error = ClusterError(f"device {creation.device} {why}")
             self._end(creation, error=error)
             return
         rows = self._board.holdings_of(creation.device)
         if creation.uuid is not None:
             rows = [row for row in rows if row.uuid == creation.uuid]
-        if any(row.state is HoldingState.WANTED for row in rows):
+        wanted = [row for row in rows if row.state is HoldingState.WANTED]
+        if wanted:
+            if creation.adopts_until is not None and self._board.now >= creation.adopts_until:
+                who = ", ".join(sorted({row.giver for row in wanted}))
+                why = f"card {who} has not let this card in yet; it goes on when that card answers"
+                self._end(creation, error=ClusterError(f"device {creation.device}: {why}"))
             return
         if not rows:
             self._fail(creation, ClusterError(f"device {creation.device}: its space has gone"))
@@ -283,55 +294,6 @@ class NamespaceManager:
             self._board.reply(command.command, held.uuid if held else None, error)
 
         self._holdings.seek(row.uuid, 0.0, found, command.ssd)
-
-    def _clone_namespace(self, command: CloneNamespace) -> None:
-        check_name("VM", command.vm)
-        source = self._board.spaces.get(command.uuid)
-        if source is None or source.owner != self._board.me or source.state is not RowState.READY:
-            raise ConfigError(f"there is no namespace {command.uuid} on an SSD of this card")
-        ssd = self._local.ssds.get(source.ssd)
-        if ssd is None or not ssd.can_clone:
-            raise ConfigError(
-                f"SSD {source.ssd!r} cannot share blocks: copies need a directory on a file system"
-                " with reflinks, such as xfs"
-            )
-        if self._local.best(source.size, with_reserve=True, only=ssd.name) is None:
-            raise NoSpace(f"SSD {ssd.name!r} has no room in its account for a copy")
-        uuid, me = self._holdings.new_uuid(), self._board.me
-        holding = HoldingRow(
-            uuid=uuid,
-            vm=command.vm,
-            device="",
-            nsid=0,
-            size=source.size,
-            block_size=source.block_size,
-            placement=rule.LOCAL,
-            giver=me,
-            ssd=ssd.name,
-            read_only=command.read_only,
-        )
-        space = SpaceRow(
-            uuid=uuid,
-            ssd=ssd.name,
-            size=source.size,
-            block_size=source.block_size,
-            owner=me,
-            vm=command.vm,
-            source=source.uuid,
-            read_only=command.read_only,
-        )
-        self._board.write(holding)
-
-        def granted(where: str | None, why: str) -> None:
-            if where is None:
-                self._board.write(Gone(HoldingRow, uuid))
-                error = ClusterError(f"namespace {source.uuid} cannot be copied: {why}")
-                self._board.reply(command.command, error=error)
-                return
-            self._board.write(msgspec.structs.replace(holding, state=HoldingState.HELD))
-            self._board.reply(command.command, uuid)
-
-        self._coherence.clone(space, granted)
 
     def _attach_namespace(self, command: AttachNamespace) -> None:
         device = self._device(command.device)

@@ -47,6 +47,8 @@ class Resizes:
             raise ConfigError(
                 f"namespace {row.uuid} is in use by device {row.device}: it can only grow"
             )
+        if self._is_changing(row):
+            raise ClusterError(f"namespace {row.uuid} is being changed already: try again later")
         if command.size == row.size:
             self._board.reply(command.command, row.size)
         elif row.giver == self._board.me:
@@ -57,9 +59,17 @@ class Resizes:
         else:
             raise ClusterError(f"namespace {row.uuid} cannot be changed now: try again later")
 
+    def _is_changing(self, row: HoldingRow) -> bool:
+        if row.giver != self._board.me:
+            return self._holdings.resized(row) is None
+        space = self._board.spaces[row.uuid]
+        copied = any(
+            each.source == row.uuid and each.state is RowState.MAKING
+            for each in self._board.spaces.values()
+        )
+        return copied or space.wanted != 0 or space.state is not RowState.READY
+
     def _here(self, command: ResizeNamespace, row: HoldingRow, space: SpaceRow) -> None:
-        if space.wanted or space.state is not RowState.READY:
-            raise ClusterError(f"namespace {row.uuid} is being changed already")
         with_reserve = rule.uses_reserve(row.placement, self._board.me)
         if not self._local.can_grow(space, command.size, with_reserve=with_reserve):
             raise NoSpace(f"SSD {space.ssd!r} has no space for a namespace of {command.size} bytes")

@@ -7,6 +7,7 @@ from tests_pool import GIB, TestCard, World
 
 from vhostnvme.cluster.messages import (
     AdoptDevice,
+    Attach,
     Carve,
     CreateDevice,
     DeleteDevice,
@@ -227,6 +228,20 @@ def test_an_adopted_namespace_has_a_new_epoch_and_the_old_owner_lets_go(world: W
     assert list(world.admitted.values()) == [("b", 2)]
     new.do(lambda n: DeleteDevice(n, name))
     assert not giver.pool.spaces
+
+
+def test_a_take_over_that_takes_long_is_answered_and_goes_on(world: World) -> None:
+    giver = world.add("g")
+    old, new = world.add("a", 4096), world.add("b", 4096)
+    name = old.do(remote(GIB))
+    world.lose(old)
+    world.crash(giver)
+    with pytest.raises(ClusterError, match="card g has not let this card in yet"):
+        new.do(lambda n: AdoptDevice(n, name, "a"), seconds=15)
+    world.bring_back(giver)
+    assert list(world.admitted.values()) == [("b", 2)]
+    world.advance(6.0)
+    assert new.begun(Attach) and name in new.pool.devices
 
 
 def test_an_owner_that_comes_back_in_time_keeps_what_it_has(world: World) -> None:
