@@ -41,7 +41,8 @@ int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char
     } engines[] = {{"file", vn_file_open, false},
                    {"mem", vn_mem_open, false},
                    {"null", vn_null_open, false},
-                   {"forward", vn_forward_open, true}};
+                   {"forward", vn_forward_open, true},
+                   {"mirror", vn_mirror_open, true}};
 
     if (error_size)
         error[0] = '\0';
@@ -65,7 +66,7 @@ int vn_backend_open(const struct vn_ns_opts *opts, struct vn_backend **out, char
         *out = backend;
         return 0;
     }
-    return vn_backend_fail(error, error_size, EINVAL, "there is no backend \"%s\": take file, mem, null or forward",
+    return vn_backend_fail(error, error_size, EINVAL, "there is no backend \"%s\": take file, mem, null, forward or mirror",
                            opts->backend ? opts->backend : "");
 }
 
@@ -115,6 +116,8 @@ void vn_backend_tell_to(struct vn_backend *backend, struct vn_event_queue *event
     struct vn_backend *bottom = (struct vn_backend *)bottom_of(backend);
     bottom->events = events;
     bottom->events_id = id;
+    if (bottom->ops->told)
+        bottom->ops->told(bottom);
 }
 
 uint64_t vn_backend_bounced(const struct vn_backend *backend) {

@@ -41,6 +41,7 @@ struct vn_backend_ops {
     void (*chan_close)(struct vn_chan *chan); /* nothing is in flight */
     enum vn_submit (*submit)(struct vn_chan *chan, struct vn_req *req);
     void (*cancel)(struct vn_chan *chan, struct vn_req *req); /* NULL: requests end soon by themselves */
+    void (*told)(struct vn_backend *backend); /* events and events_id are set; NULL: nothing hangs on it */
 };
 
 /* Immutable after open, but for size (vn_backend_resize; read it atomically). */
@@ -106,6 +107,7 @@ int vn_file_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *e
 int vn_mem_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 int vn_null_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 int vn_forward_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
+int vn_mirror_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size);
 int vn_filter_delay_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out);
 int vn_filter_error_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out);
 int vn_filter_record_open(const struct vn_ns_opts *opts, struct vn_backend *next, struct vn_backend **out,

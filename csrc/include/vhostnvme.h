@@ -71,6 +71,10 @@ enum vn_event_type {
     VN_EVENT_REMOTE_ANA,        /* a: the new state, as of vn_subsys_set_ana */
     VN_EVENT_REMOTE_RESIZED,    /* a: bytes; the namespace here keeps its size until vn_ns_resize */
     VN_EVENT_REMOTE_REFUSED,    /* a: the number of the path; what is there now is not what was opened */
+    /* of a mirror, whose vn_ns_id is in ctrl; a: the leg. vn_mirror_get_info says the same, should events be lost */
+    VN_EVENT_LEG_FAILED,        /* b: NVMe status, 0: too slow; commands are held until vn_mirror_leg_out */
+    VN_EVENT_LEG_LOST,          /* b: as above; it was being rebuilt, and is out again */
+    VN_EVENT_LEG_IN_SYNC,       /* its rebuild is complete: record it, then vn_mirror_leg_counts */
 };
 struct vn_event {
     uint32_t type; /* enum vn_event_type */
@@ -122,10 +126,12 @@ struct vn_limit_info {
 #define VN_NS_WINDOW 16u     /* of the file or device only [offset, offset + size); nothing else of it is touched */
 
 struct vn_remote_opts; /* vhostnvme_fabric.h */
+struct vn_mirror_opts; /* vhostnvme_mirror.h */
 struct vn_ns_opts {
-    const char *backend; /* "file", "mem", "null" or "forward" */
+    const char *backend; /* "file", "mem", "null", "forward" or "mirror" */
     const char *path;    /* of a file or block device; NULL for the others */
     const struct vn_remote_opts *remote; /* of "forward"; NULL for the others */
+    const struct vn_mirror_opts *mirror; /* of "mirror"; NULL for the others */
     uint64_t size;       /* bytes; 0: what the file has, or the namespace elsewhere */
     uint64_t offset;     /* bytes, a multiple of 4096; with VN_NS_WINDOW, which needs a size */
     uint32_t block_size; /* 512 or 4096; forward: 0 for what the namespace elsewhere has */
@@ -225,5 +231,6 @@ int vn_ctrl_set_limits(vn_ctrl *ctrl, const struct vn_limits *limits);
 int vn_ctrl_destroy(vn_ctrl *ctrl);
 
 #include "vhostnvme_fabric.h"
+#include "vhostnvme_mirror.h"
 
 #endif

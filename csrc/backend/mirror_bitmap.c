@@ -1,0 +1,360 @@
+/* The write-intent bitmap: which regions may differ between legs, durably before they do. A file with a checksummed head and
+ * a bit a region; written page by page through io_uring, each write durable (RWF_DSYNC) before it counts.
+ * Opened by mirror.c on the control thread; used by the other parts on the channel's reactor.
+ *
+ * A torn page is no danger: it has old bits and new ones, and a bit matters only when the write that sets it has completed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backend/mirror.h"
+#include "core/util.h"
+
+#define PAGE_BYTES 4096u
+#define REGION_MIN (64u << 10)
+#define REGION_MAX (1u << 30)
+#define REGION_DEFAULT (1u << 20)
+#define REGIONS_MAX (1ull << 22) /* half a MiB of bits, looked through every few seconds */
+
+/* Little-endian, as this program is. */
+struct head {
+    char magic[8];
+    uint32_t version, crc; /* CRC-32C of the head, with this field zero */
+    uint8_t uuid[16];
+    uint64_t size, region_bytes, generation;
+};
+
+/* CRC-32C, reflected, a bit at a time: for one head at each open. */
+static uint32_t crc32c(const void *data, size_t bytes) {
+    uint32_t crc = ~0u;
+    for (const uint8_t *at = data; bytes--; at++) {
+        crc ^= *at;
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (0x82f63b78u & -(crc & 1));
+    }
+    return ~crc;
+}
+
+static bool is_head(const struct head *head) {
+    struct head copy = *head;
+    copy.crc = 0;
+    return !memcmp(head->magic, "VNMIRROR", 8) && head->version == 1 && head->crc == crc32c(&copy, sizeof(copy));
+}
+
+uint64_t vn_bitmap_size_of(const char *path) {
+    struct head head;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool known = fd >= 0 && pread(fd, &head, sizeof(head), 0) == sizeof(head) && is_head(&head);
+    if (fd >= 0)
+        close(fd);
+    return known ? head.size : 0;
+}
+
+/* --- Bits --- */
+
+/* The bits [first, last] of word w as a mask. */
+static uint64_t mask_of(uint64_t w, uint64_t first, uint64_t last) {
+    uint64_t low = w == first / 64 ? ~0ull << (first % 64) : ~0ull;
+    uint64_t high = w == last / 64 ? ~0ull >> (63 - last % 64) : ~0ull;
+    return low & high;
+}
+
+void vn_bitmap_set(const struct vn_bitmap *map, uint64_t *bits, uint64_t offset, uint64_t length) {
+    uint64_t first = offset >> map->region_shift, last = (offset + length - 1) >> map->region_shift;
+    for (uint64_t w = first / 64; w <= last / 64; w++)
+        bits[w] |= mask_of(w, first, last);
+}
+
+void vn_bitmap_set_all(const struct vn_bitmap *map, uint64_t *bits) {
+    vn_bitmap_set(map, bits, 0, map->size);
+}
+
+uint64_t vn_bitmap_count(const struct vn_bitmap *map, const uint64_t *bits) {
+    uint64_t nr = 0;
+    for (uint64_t w = 0; w < map->nr_words; w++)
+        nr += (uint64_t)__builtin_popcountll(bits[w]);
+    return nr;
+}
+
+uint64_t vn_bitmap_count_todo(const struct vn_bitmap *map) {
+    uint64_t nr = 0;
+    for (uint64_t w = 0; w < map->nr_words; w++)
+        nr += (uint64_t)__builtin_popcountll(map->unsure[w] | map->copy[w]);
+    return nr;
+}
+
+int64_t vn_bitmap_next_todo(const struct vn_bitmap *map, uint64_t from) {
+    for (uint64_t i = 0; i <= map->nr_words; i++) { /* the first word twice: what is before from comes last */
+        uint64_t w = (from / 64 + i) % map->nr_words;
+        uint64_t word = map->unsure[w] | map->copy[w];
+        if (i == 0)
+            word &= ~0ull << (from % 64);
+        if (word)
+            return (int64_t)(w * 64 + (uint64_t)__builtin_ctzll(word));
+    }
+    return -1;
+}
+
+static void set_page_due(struct vn_bitmap *map, uint64_t word) {
+    uint64_t page = word * 64 / VN_MIRROR_PAGE_BITS;
+    map->page_due[page / 64] |= 1ull << (page % 64);
+}
+
+bool vn_bitmap_mark(struct vn_bitmap *map, uint64_t offset, uint64_t length) {
+    uint64_t first = offset >> map->region_shift, last = (offset + length - 1) >> map->region_shift;
+    bool durable = true;
+    for (uint64_t w = first / 64; w <= last / 64; w++) {
+        uint64_t mask = mask_of(w, first, last);
+        map->recent[w] |= mask;
+        durable &= (map->disk[w] & mask) == mask;
+        if ((map->dirty[w] & mask) == mask)
+            continue; /* it is there, or on its way */
+        map->dirty[w] |= mask;
+        set_page_due(map, w);
+    }
+    return durable;
+}
+
+void vn_bitmap_dirty_all(struct vn_bitmap *map) {
+    vn_bitmap_set_all(map, map->dirty);
+    for (uint64_t page = 0; page < map->nr_pages; page++)
+        map->page_due[page / 64] |= 1ull << (page % 64);
+    map->all_set = true;
+}
+
+bool vn_bitmap_choose(struct vn_bitmap *map, bool all) {
+    uint64_t any = 0;
+    for (uint64_t w = 0; w < map->nr_words; w++) {
+        map->candidate[w] = map->dirty[w] & ~map->unsure[w] & ~map->copy[w] & (all ? ~0ull : ~map->recent[w]);
+        map->recent[w] = 0;
+        any |= map->candidate[w];
+    }
+    return any;
+}
+
+void vn_bitmap_clear_chosen(struct vn_bitmap *map) {
+    for (uint64_t w = 0; w < map->nr_words; w++) {
+        uint64_t clear = map->candidate[w] & map->dirty[w] & ~map->recent[w] & ~map->unsure[w] & ~map->copy[w];
+        if (!clear)
+            continue;
+        map->dirty[w] &= ~clear;
+        set_page_due(map, w);
+    }
+}
+
+/* --- The file, from the reactor --- */
+
+static int64_t next_due(const struct vn_bitmap *map) {
+    for (uint64_t w = 0; w * 64 < map->nr_pages; w++) {
+        if (map->page_due[w])
+            return (int64_t)(w * 64 + (uint64_t)__builtin_ctzll(map->page_due[w]));
+    }
+    return -1;
+}
+
+bool vn_bitmap_is_idle(const struct vn_bitmap *map) {
+    return !map->writing && (map->broken || next_due(map) < 0);
+}
+
+bool vn_bitmap_is_clean(const struct vn_bitmap *map) {
+    for (uint64_t w = 0; w < map->nr_words; w++) {
+        if (map->dirty[w])
+            return false;
+    }
+    return true;
+}
+
+static void on_written(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
+    struct vn_bitmap *map = vn_container_of(op, struct vn_bitmap, op);
+    struct vn_mirror *mirror = vn_container_of(map, struct vn_mirror, map);
+    struct vn_mirror_chan *mc = mirror->live;
+    (void)cqe_flags;
+    map->writing = false;
+    if (res == (int)PAGE_BYTES) {
+        memcpy(&map->disk[map->page_at * PAGE_BYTES / 8], map->page, PAGE_BYTES);
+    } else if (res == -EINTR || res == -EAGAIN) {
+        map->page_due[map->page_at / 64] |= 1ull << (map->page_at % 64);
+    } else {
+        map->broken = true; /* what the file says of that page is not known any more */
+        vn_backend_latch(&mirror->backend, res < 0 ? -res : EIO);
+    }
+    if (next_due(map) < 0 && !map->broken && map->all_set) {
+        map->all_set = false;
+        for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
+            mirror->legs[leg].uncovered &= mirror->legs[leg].state == VN_LEG_NONE;
+    }
+    vn_bitmap_write(mc);
+    vn_mirror_marked(mc);
+    if (mc->closing)
+        vn_mirror_chan_look(mc);
+}
+
+bool vn_bitmap_write(struct vn_mirror_chan *mc) {
+    struct vn_bitmap *map = &mc->mirror->map;
+    int64_t page = map->writing || map->broken ? -1 : next_due(map);
+    if (page < 0)
+        return true;
+    struct io_uring_sqe *sqe = vn_reactor_sqe(mc->chan.reactor, &map->op);
+    if (!sqe)
+        return false;
+    uint64_t word = (uint64_t)page * PAGE_BYTES / 8;
+    memcpy(map->page, &map->dirty[word], PAGE_BYTES);
+    for (uint64_t w = 0; w < PAGE_BYTES / 8; w++) /* what is being cleared does not count from now on */
+        map->disk[word + w] &= map->dirty[word + w];
+    map->page_due[page / 64] &= ~(1ull << (page % 64));
+    map->page_at = (uint64_t)page;
+    map->writing = true;
+    map->op.done = on_written;
+    io_uring_prep_write(sqe, map->fd, map->page, PAGE_BYTES, PAGE_BYTES * ((uint64_t)page + 1));
+    sqe->rw_flags = RWF_DSYNC;
+    io_uring_sqe_set_data(sqe, &map->op);
+    return true;
+}
+
+/* --- Opening --- */
+
+static uint64_t default_region(uint64_t size) {
+    uint64_t bytes = REGION_DEFAULT;
+    while (size / bytes >= REGIONS_MAX)
+        bytes *= 2;
+    return bytes;
+}
+
+/* The geometry, and memory for the bits. */
+static int set_up(struct vn_bitmap *map, uint64_t size, uint64_t region_bytes) {
+    map->size = size;
+    map->region_bytes = region_bytes;
+    map->region_shift = (uint32_t)__builtin_ctzll(region_bytes);
+    map->nr_regions = (size + region_bytes - 1) / region_bytes;
+    map->nr_pages = (map->nr_regions + VN_MIRROR_PAGE_BITS - 1) / VN_MIRROR_PAGE_BITS;
+    map->nr_words = map->nr_pages * VN_MIRROR_PAGE_BITS / 64;
+    uint64_t **const bits[] = {&map->dirty, &map->disk, &map->recent, &map->unsure, &map->copy, &map->candidate};
+    for (size_t i = 0; i < VN_ARRAY_SIZE(bits); i++) {
+        if (!(*bits[i] = calloc(map->nr_words, sizeof(uint64_t))))
+            return -ENOMEM;
+    }
+    map->page_due = calloc(map->nr_pages / 64 + 1, sizeof(uint64_t));
+    map->page = calloc(1, PAGE_BYTES);
+    return map->page_due && map->page ? 0 : -ENOMEM;
+}
+
+static int write_head(const struct vn_bitmap *map, const uint8_t uuid[16]) {
+    uint8_t page[PAGE_BYTES] = {0};
+    struct head head = {.version = 1, .size = map->size, .region_bytes = map->region_bytes, .generation = map->generation};
+    memcpy(head.magic, "VNMIRROR", 8);
+    memcpy(head.uuid, uuid, 16);
+    head.crc = crc32c(&head, sizeof(head));
+    memcpy(page, &head, sizeof(head));
+    return pwrite(map->fd, page, sizeof(page), 0) == sizeof(page) && fdatasync(map->fd) == 0 ? 0 : errno ? -errno : -EIO;
+}
+
+static int sync_folder(const char *path) {
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof(copy), "%s", path);
+    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int err = fd < 0 || fsync(fd) == 0 || errno == EINVAL ? 0 : -errno;
+    if (fd >= 0)
+        close(fd);
+    return err;
+}
+
+/* The bits first and then the head: a file without a head is none. */
+static int make(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size) {
+    uint64_t region = opts->region_bytes ? opts->region_bytes : default_region(size);
+    int err = set_up(map, size, region);
+    if (err)
+        return err;
+    if (!(opts->flags & VN_MIRROR_SAME))
+        vn_bitmap_set_all(map, map->dirty);
+    size_t bytes = map->nr_words * sizeof(uint64_t);
+    errno = 0;
+    if (ftruncate(map->fd, 0) < 0 || pwrite(map->fd, map->dirty, bytes, PAGE_BYTES) != (ssize_t)bytes ||
+        fsync(map->fd) < 0)
+        return errno ? -errno : -EIO;
+    map->generation = 1;
+    err = write_head(map, opts->uuid);
+    return err ? err : sync_folder(opts->bitmap_path);
+}
+
+static int take(struct vn_bitmap *map, const struct vn_mirror_opts *opts, const struct head *head, uint64_t size, char *error,
+                uint32_t error_size) {
+    uint64_t region = head->region_bytes;
+    if (memcmp(head->uuid, opts->uuid, 16) != 0)
+        return vn_backend_fail(error, error_size, ESTALE, "the bitmap %s is of another mirror: name its own one, or remove it "
+                               "if all is to be copied anew", opts->bitmap_path);
+    if (head->size != size || region < REGION_MIN || region > REGION_MAX || region & (region - 1) ||
+        size / region > 64 * REGIONS_MAX)
+        return vn_backend_fail(error, error_size, ESTALE, "the bitmap %s is of a mirror of %llu bytes, not %llu",
+                               opts->bitmap_path, (unsigned long long)head->size, (unsigned long long)size);
+    int err = set_up(map, size, region);
+    if (err)
+        return vn_backend_fail(error, error_size, -err, "out of memory");
+    size_t bytes = map->nr_words * sizeof(uint64_t);
+    errno = 0;
+    if (pread(map->fd, map->dirty, bytes, PAGE_BYTES) != (ssize_t)bytes)
+        return vn_backend_fail(error, error_size, errno ? errno : EIO, "the bitmap %s cannot be read: remove it, and all "
+                               "is copied anew", opts->bitmap_path);
+    uint64_t tail = map->nr_regions % 64;
+    if (tail)
+        map->dirty[map->nr_regions / 64] &= ~0ull >> (64 - tail);
+    for (uint64_t w = (map->nr_regions + 63) / 64; w < map->nr_words; w++)
+        map->dirty[w] = 0;
+    map->generation = head->generation + 1;
+    err = write_head(map, opts->uuid);
+    return err ? vn_backend_fail(error, error_size, -err, "the bitmap %s cannot be written: %s", opts->bitmap_path,
+                                 strerror(-err))
+               : 0;
+}
+
+int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, char *error,
+                   uint32_t error_size) {
+    uint64_t region = opts->region_bytes;
+    map->fd = -1;
+    if (!opts->bitmap_path || !opts->bitmap_path[0])
+        return vn_backend_fail(error, error_size, EINVAL, "a mirror needs a file for its bitmap");
+    if (region && (region < REGION_MIN || region > REGION_MAX || region & (region - 1) || size / region > 64 * REGIONS_MAX))
+        return vn_backend_fail(error, error_size, EINVAL, "a region of %llu bytes is not possible: take a power of two from "
+                               "64 KiB to 1 GiB", (unsigned long long)region);
+    map->fd = open(opts->bitmap_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    struct stat stat;
+    if (map->fd < 0 || fstat(map->fd, &stat) < 0)
+        return vn_backend_fail(error, error_size, errno, "cannot open the bitmap %s: %s", opts->bitmap_path, strerror(errno));
+    if (!S_ISREG(stat.st_mode))
+        return vn_backend_fail(error, error_size, EINVAL, "the bitmap %s is no regular file", opts->bitmap_path);
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(map->fd, F_OFD_SETLK, &whole) < 0)
+        return vn_backend_fail(error, error_size, EBUSY, "the bitmap %s is in use by another server", opts->bitmap_path);
+    struct head head = {.version = 0};
+    int err;
+    if (pread(map->fd, &head, sizeof(head), 0) == sizeof(head) && is_head(&head)) {
+        err = take(map, opts, &head, size, error, error_size);
+    } else if (memcmp(&head, &(struct head){.version = 0}, sizeof(head)) != 0) {
+        return vn_backend_fail(error, error_size, ESTALE, "%s is no bitmap of a mirror, or is damaged: remove it, and all is "
+                               "copied anew", opts->bitmap_path);
+    } else {
+        err = make(map, opts, size);
+        if (err)
+            return vn_backend_fail(error, error_size, -err, "cannot make the bitmap %s: %s", opts->bitmap_path, strerror(-err));
+    }
+    if (err)
+        return err;
+    memcpy(map->disk, map->dirty, map->nr_words * sizeof(uint64_t));
+    memcpy(map->unsure, map->dirty, map->nr_words * sizeof(uint64_t)); /* whatever was under way then */
+    return 0;
+}
+
+void vn_bitmap_close(struct vn_bitmap *map) {
+    uint64_t *const bits[] = {map->dirty, map->disk, map->recent, map->unsure, map->copy, map->candidate, map->page_due};
+    for (size_t i = 0; i < VN_ARRAY_SIZE(bits); i++)
+        free(bits[i]);
+    free(map->page);
+    if (map->fd >= 0)
+        close(map->fd);
+}
