@@ -201,7 +201,8 @@ static int check_opts(const struct vn_ns_opts *opts, char *error, uint32_t error
     return 0;
 }
 
-/* Those in sync. One that cannot be opened has failed, unless it is the last. */
+/* Those in sync. One that cannot be opened has failed, unless it is the last; but one that somebody else has open would not
+ * stay as it is: perhaps it is our predecessor, which is just ending. */
 static int open_legs(const struct vn_mirror_opts *opts, struct vn_mirror *mirror, char *error, uint32_t error_size) {
     int first_err = vn_backend_fail(error, error_size, ENODEV, "no leg of the mirror is in sync: say which one counts");
     char why[256];
@@ -217,6 +218,8 @@ static int open_legs(const struct vn_mirror_opts *opts, struct vn_mirror *mirror
         of_leg->state = VN_LEG_FAILED;
         of_leg->failures = 1;
         first_err = vn_backend_fail(error, error_size, -err, "leg %u: %s", leg, why);
+        if (err == -EBUSY)
+            return err;
     }
     return vn_mirror_in_sync(mirror) ? 0 : first_err;
 }

@@ -37,7 +37,8 @@ struct vn_mirror_opts {
     uint32_t pad;
 };
 
-/* A leg that cannot be opened at first is VN_LEG_FAILED as if it had failed later, unless no other is left.
+/* A leg that cannot be opened at first is VN_LEG_FAILED as if it had failed later, unless no other is left; one that
+ * another server has open is an error, -EBUSY.
  * One controller, or one subsystem of a target, can have a mirror attached: another attach is refused with -EBUSY, and
  * the controller keeps its reactor. It is copied and cleaned up only while it is attached.
  * The last leg in sync never fails: what it answers is passed on. */

@@ -172,7 +172,13 @@ static inline void mrig_attach(struct mrig *rig) {
 }
 
 static inline void mrig_open(struct mrig *rig) {
-    if (vn_backend_open(&rig->opts, &rig->backend, rig->error, sizeof(rig->error))) {
+    int err = -EBUSY;
+    for (int ms = 0; err == -EBUSY && ms < 5000; ms += 10) { /* the kernel may still be closing what a killed one had */
+        err = vn_backend_open(&rig->opts, &rig->backend, rig->error, sizeof(rig->error));
+        if (err == -EBUSY)
+            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    if (err) {
         fprintf(stderr, "%s\n", rig->error);
         exit(1);
     }
