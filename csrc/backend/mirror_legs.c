@@ -70,6 +70,7 @@ void vn_leg_lose(struct vn_mirror *mirror, struct vn_mirror_chan *mc, uint32_t l
 
 void vn_leg_is_ready(struct vn_mirror_chan *mc, uint32_t leg) {
     set_state(mc->mirror, leg, VN_LEG_READY);
+    mc->mirror->legs[leg].uncovered = false; /* the bitmap knows whatever it will lack */
     tell(mc->mirror, VN_EVENT_LEG_IN_SYNC, leg, "");
 }
 

@@ -95,6 +95,8 @@ static void open_leg(struct mrig *rig, uint32_t leg, bool full) {
     if (err && backend)
         vn_backend_close(backend);
     shared->nr_returns += !err;
+    if (err && err != -EBUSY)
+        fprintf(stderr, "%s\n", rig->error);
     CHECK(!err || err == -EBUSY);
 }
 

@@ -81,6 +81,10 @@ def _sentence(event: Event) -> tuple[int, str]:
             return logging.WARNING, event.text
         case EventType.REMOTE_REFUSED:
             return logging.ERROR, event.text
+        case EventType.LEG_FAILED | EventType.LEG_LOST:
+            return logging.WARNING, f"a mirror, {event.text}"
+        case EventType.LEG_IN_SYNC:
+            return logging.INFO, f"a mirror, {event.text}"
         case EventType.TARGET_DESTROYED:
             return logging.DEBUG, "the target is gone"
         case EventType.HOST_CONNECTED:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.events import HOST_EVENTS, HOST_LINES_MAX, LineBound, sentence_of
+from vhostnvme.emulation.mirrors import keep_mirrors
 from vhostnvme.emulation.placement import Placement
 from vhostnvme.fabric.options import TargetOptions
 from vhostnvme.fabric.target import FabricTarget
@@ -93,6 +94,7 @@ async def services(
                 running = Services(runtime)
                 helpers = [
                     group.create_task(_watch(running, log_level)),
+                    group.create_task(keep_mirrors(runtime, running.listeners)),
                     group.create_task(running.placement.run(running.devices)),
                 ]
                 try:

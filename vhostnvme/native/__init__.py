@@ -8,6 +8,7 @@ sentence.
 
 from vhostnvme.native.controller import Controller
 from vhostnvme.native.library import library_version
+from vhostnvme.native.mirror import LegInfo, Mirror, MirrorInfo
 from vhostnvme.native.namespace import Namespace
 from vhostnvme.native.runtime import Runtime
 from vhostnvme.native.target import Subsystem, Target
@@ -19,7 +20,9 @@ from vhostnvme.native.types import (
     Event,
     EventType,
     HostAccess,
+    LegState,
     LimitInfo,
+    MirrorOptions,
     NamespaceInfo,
     NamespaceOptions,
     Operation,
@@ -40,7 +43,12 @@ __all__ = [
     "Event",
     "EventType",
     "HostAccess",
+    "LegInfo",
+    "LegState",
     "LimitInfo",
+    "Mirror",
+    "MirrorInfo",
+    "MirrorOptions",
     "Namespace",
     "NamespaceInfo",
     "NamespaceOptions",

@@ -14,7 +14,7 @@ from typing import Any
 
 from vhostnvme.native.library import check, ffi, lib
 from vhostnvme.native.remote import native_remote
-from vhostnvme.native.types import NamespaceOptions
+from vhostnvme.native.types import MirrorOptions, NamespaceOptions
 
 AT_ONCE = 16  # namespaces that are being opened by `arun`
 
@@ -48,7 +48,7 @@ class Making:
 
         A part of a file is made at once all the same: the library keeps a list of those.
         """
-        if self.options.offset is not None:
+        if _is_part(self.options):
             self.run()
         else:
             await asyncio.get_running_loop().run_in_executor(_threads, self.run)
@@ -69,7 +69,21 @@ class Making:
             lib.vn_ns_close(handle)
 
 
+def _is_part(options: NamespaceOptions) -> bool:
+    legs = options.mirror.legs if options.mirror is not None else ()
+    return options.offset is not None or any(leg.offset is not None for leg in legs)
+
+
 def _make(options: NamespaceOptions) -> Any:
+    opts, alive = _native(options)
+    out = ffi.new("vn_ns **")
+    check(lib.vn_ns_make(opts, out))
+    del alive
+    return out[0]
+
+
+def _native(options: NamespaceOptions) -> tuple[Any, list[Any]]:
+    """The options as the library takes them, and what must live as long as they do."""
     opts = ffi.new("struct vn_ns_opts *")
     # cffi does not keep what a struct's pointers point at: this list does, for the call.
     alive = [
@@ -93,9 +107,29 @@ def _make(options: NamespaceOptions) -> Any:
     opts.error_errno = options.error_errno
     opts.error_after = options.error_after
     opts.error_seed = options.error_seed
-    out = ffi.new("vn_ns **")
-    check(lib.vn_ns_make(opts, out))
-    return out[0]
+    if options.mirror is not None:
+        opts.mirror, kept = _native_mirror(options.mirror)
+        alive += kept
+    return opts, alive
+
+
+def _native_mirror(mirror: MirrorOptions) -> tuple[Any, list[Any]]:
+    opts = ffi.new("struct vn_mirror_opts *")
+    alive = [opts, path := _path(mirror.bitmap_path)]
+    for number, (leg, state) in enumerate(zip(mirror.legs, mirror.states, strict=True)):
+        of_leg, kept = _native(leg)
+        opts.legs[number] = of_leg
+        alive += [of_leg, *kept]
+        opts.states[number] = state
+    opts.bitmap_path = path
+    opts.uuid = mirror.uuid.bytes
+    opts.preferred = mirror.preferred
+    opts.region_bytes = mirror.region_bytes
+    opts.rebuild_rate = mirror.rebuild_rate
+    opts.leg_timeout_ms = mirror.leg_timeout_ms
+    opts.clean_ms = mirror.clean_ms
+    opts.flags = lib.VN_MIRROR_SAME if mirror.same else 0
+    return opts, alive
 
 
 def _path(path: str | None) -> Any:

@@ -39,9 +39,23 @@ class EventType(enum.IntEnum):
     REMOTE_ANA = lib.VN_EVENT_REMOTE_ANA
     REMOTE_RESIZED = lib.VN_EVENT_REMOTE_RESIZED
     REMOTE_REFUSED = lib.VN_EVENT_REMOTE_REFUSED
+    LEG_FAILED = lib.VN_EVENT_LEG_FAILED
+    LEG_LOST = lib.VN_EVENT_LEG_LOST
+    LEG_IN_SYNC = lib.VN_EVENT_LEG_IN_SYNC
     HOST_CONNECTED = lib.VN_EVENT_HOST_CONNECTED
     HOST_DISCONNECTED = lib.VN_EVENT_HOST_DISCONNECTED
     HOST_REFUSED = lib.VN_EVENT_HOST_REFUSED
+
+
+class LegState(enum.IntEnum):
+    """Whether a leg of a mirror counts; see enum vn_leg_state."""
+
+    NONE = lib.VN_LEG_NONE
+    OUT = lib.VN_LEG_OUT
+    REBUILDING = lib.VN_LEG_REBUILDING
+    READY = lib.VN_LEG_READY
+    IN_SYNC = lib.VN_LEG_IN_SYNC
+    FAILED = lib.VN_LEG_FAILED
 
 
 class AnaState(enum.IntEnum):
@@ -137,16 +151,38 @@ class RemoteOptions(RawKeys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorOptions:
+    """What a mirror stands on, up to three legs; 0 stands for the library's defaults.
+
+    A leg that is not IN_SYNC is not opened. `uuid` names the mirror in its bitmap's file. `same`: a
+    new bitmap begins empty, because all legs hold the same; else all is copied from one leg.
+    `rebuild_rate` in bytes a second.
+    """
+
+    legs: tuple[NamespaceOptions, ...]
+    states: tuple[LegState, ...]
+    bitmap_path: str
+    uuid: uuid.UUID
+    preferred: int = 0
+    region_bytes: int = 0
+    rebuild_rate: int = 0
+    leg_timeout_ms: int = 0
+    clean_ms: int = 0
+    same: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceOptions:
     """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has.
 
     `offset`: it has only this part of the file or device, of `size` bytes; None: all of it.
-    `remote` is what the backend "forward" needs.
+    `remote` is what the backend "forward" needs, `mirror` what "mirror" does.
     """
 
     backend: str
     path: str | None = None
     remote: RemoteOptions | None = None
+    mirror: MirrorOptions | None = None
     size: int = 0
     offset: int | None = None
     block_size: int = 512

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.keys import read_keys
 from vhostnvme.fabric.nqn import host_identity
-from vhostnvme.native import Namespace, NamespaceOptions, Operation, RemoteOptions, Runtime
-from vhostnvme.storage.spec import DiskSpec, FileSpec, MemorySpec, RemoteSpec, format_spec
+from vhostnvme.native import (
+    LegState,
+    MirrorOptions,
+    Namespace,
+    NamespaceOptions,
+    Operation,
+    RemoteOptions,
+    Runtime,
+)
+from vhostnvme.storage.kept_mirror import KeptMirror
+from vhostnvme.storage.mirror_record import MirrorRecord, Standing
+from vhostnvme.storage.spec import (
+    DiskSpec,
+    FileSpec,
+    MemorySpec,
+    MirrorSpec,
+    NullSpec,
+    RemoteSpec,
+    format_spec,
+)
 
 
 def open_disk(runtime: Runtime, spec: DiskSpec) -> Namespace:
@@ -19,11 +38,18 @@ def open_disk(runtime: Runtime, spec: DiskSpec) -> Namespace:
         ConfigError: the SPEC cannot be used here.
         NativeError: the library refused: a file, a size, a lock.
     """
+    if isinstance(spec, MirrorSpec):
+        record = _record_of(spec)
+        return _kept(KeptMirror(runtime, _mirror_options(spec, record)), spec, record)
     return _checked(Namespace(runtime, native_options(spec)), spec)
 
 
 async def open_disk_async(runtime: Runtime, spec: DiskSpec) -> Namespace:
     """The same without blocking the event loop; raises the same. See `Namespace.aopen`."""
+    if isinstance(spec, MirrorSpec):
+        record = _record_of(spec)
+        mirror = await KeptMirror.aopen(runtime, _mirror_options(spec, record))
+        return _kept(mirror, spec, record)
     return _checked(await Namespace.aopen(runtime, native_options(spec)), spec)
 
 
@@ -35,6 +61,49 @@ def _checked(namespace: Namespace, spec: DiskSpec) -> Namespace:
             " leave the option 'direct' out"
         )
     return namespace
+
+
+def _kept(mirror: Namespace, spec: MirrorSpec, record: MirrorRecord) -> Namespace:
+    assert isinstance(mirror, KeptMirror)
+    names = tuple(f"leg {number}, {format_spec(leg)}" for number, leg in enumerate(spec.legs))
+    mirror.keep_with(record, names)
+    return mirror
+
+
+def _record_of(spec: MirrorSpec) -> MirrorRecord:
+    """What is in memory, or nowhere, has nothing after a restart."""
+    kept = tuple(not isinstance(leg, MemorySpec | NullSpec) for leg in spec.legs)
+    bare = tuple(replace(leg, delay_us=0, error=None, record=None) for leg in spec.legs)
+    return MirrorRecord.of(spec, tuple(map(format_spec, bare)), kept, Path.cwd())
+
+
+def _mirror_options(spec: MirrorSpec, record: MirrorRecord) -> NamespaceOptions:
+    path = spec.resolved(Path.cwd())
+    mirror_uuid = spec.uuid or _uuid_of(path, None)
+    mirror = MirrorOptions(
+        legs=tuple(
+            _leg_options(leg, may_create=record.is_first or standing is Standing.NEW)
+            for leg, standing in zip(spec.legs, record.standings(), strict=True)
+        ),
+        states=tuple(
+            LegState.IN_SYNC if standing is Standing.IN_SYNC else LegState.OUT
+            for standing in record.standings()
+        ),
+        bitmap_path=str(path),
+        uuid=mirror_uuid,
+        preferred=spec.preferred,
+        region_bytes=spec.region,
+        rebuild_rate=spec.rate,
+        leg_timeout_ms=spec.leg_timeout_ms,
+        same=spec.same and record.is_first,
+    )
+    return replace(native_options(spec), backend="mirror", mirror=mirror, uuid=mirror_uuid)
+
+
+def _leg_options(spec: DiskSpec, *, may_create: bool) -> NamespaceOptions:
+    """A leg that had something, and is missing now, must not come into being as an empty one."""
+    options = native_options(spec)
+    return options if may_create or options.offset is not None else replace(options, create=False)
 
 
 def native_options(spec: DiskSpec) -> NamespaceOptions:

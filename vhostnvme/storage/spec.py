@@ -6,6 +6,7 @@
     mem:1G                             memory of this process; gone at its end
     null:1T                            takes every write, reads as zeros
     nvme+tcp://HOST:PORT/SUBNQN/NSID   a namespace on another target
+    mirror:?leg=SPEC&leg=SPEC&bitmap=PATH    one namespace on several of the others
 
 A SPEC that has been parsed is valid: what remains can only be wrong with the file itself.
 """
@@ -32,6 +33,7 @@ from vhostnvme.storage.common import (
     parse_on_off,
     take_common,
 )
+from vhostnvme.storage.mirror import MirrorSpec, format_mirror, parser_of_mirrors
 from vhostnvme.storage.remote import SEVERAL, RemoteSpec, format_remote, parse_remote
 from vhostnvme.units import SIZE_BYTES_MAX, format_size, parse_size
 
@@ -44,6 +46,7 @@ __all__ = [
     "ErrorFilter",
     "FileSpec",
     "MemorySpec",
+    "MirrorSpec",
     "NullSpec",
     "RemoteSpec",
     "format_spec",
@@ -99,6 +102,8 @@ def format_spec(spec: DiskSpec) -> str:
     options: dict[str, str] = {}
     if isinstance(spec, RemoteSpec):
         return format_remote(spec)
+    if isinstance(spec, MirrorSpec):
+        return format_mirror(spec, format_spec)
     if isinstance(spec, FileSpec):
         head = "file:" + quote(spec.path, safe="/:@,+=", errors="surrogateescape")
         if spec.path.startswith("//"):
@@ -139,7 +144,7 @@ def _parse(text: str) -> DiskSpec:
     if kind is None:
         raise ConfigError(f"{scheme!r} is no kind of disk{nearest(scheme, _KINDS)}")
     body, _, query = rest.partition("?")
-    return kind(body, Options(scheme, query, SEVERAL.get(scheme, ())))
+    return kind(body, Options(scheme, query, _SEVERAL.get(scheme, ())))
 
 
 def _parse_file(body: str, options: Options) -> DiskSpec:
@@ -203,7 +208,9 @@ _KINDS: dict[str, Callable[[str, Options], DiskSpec]] = {
     "mem": _parse_sized("mem", MemorySpec),
     "null": _parse_sized("null", NullSpec),
     "nvme+tcp": parse_remote,
+    "mirror": parser_of_mirrors(_parse),
 }
+_SEVERAL = SEVERAL | {"mirror": ("leg",)}
 
 
 def _check_size(size: int | None, block_size: int) -> None:
