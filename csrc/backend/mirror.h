@@ -10,7 +10,7 @@
 #include "core/event.h"
 #include "include/vhostnvme.h"
 
-#define VN_MIRROR_NR_IOS 512u      /* commands of one channel in the mirror; more are offered again */
+#define VN_MIRROR_NR_IOS 1024u     /* commands of one channel in the mirror; more are offered again */
 #define VN_MIRROR_NR_COPIES 4u     /* pieces that are copied at once */
 #define VN_MIRROR_PIECE (256u << 10)
 #define VN_MIRROR_PAGE_BITS 32768u /* regions of one page of the bitmap's file */

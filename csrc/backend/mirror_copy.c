@@ -12,7 +12,7 @@
 #include "backend/mirror.h"
 #include "core/util.h"
 
-#define STUCK_NS 1000000000ull /* a region that could not be repaired is tried again so much later */
+#define STUCK_NS 1000000000ull /* what could not be copied is tried again so much later */
 
 static uint32_t rebuilding(const struct vn_mirror *mirror) {
     return vn_mirror_in(mirror, 1u << VN_LEG_REBUILDING);
@@ -117,7 +117,7 @@ static void piece_read(struct vn_mirror_chan *mc, struct vn_mio *io) {
     struct vn_copy_job *job = job_of(io);
     uint32_t source = (uint32_t)__builtin_ctz(io->sent | 1u << VN_MIRROR_MAX_LEGS);
     if (io->cancelled || mc->closing) {
-        give_up(mc, job, 0);
+        give_up(mc, job, STUCK_NS);
         return;
     }
     vn_status status = io->child[source].status;

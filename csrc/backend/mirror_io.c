@@ -67,6 +67,11 @@ static void have_range(struct vn_mirror_chan *mc, struct vn_mio *io) {
         io->ready(mc, io);
         return;
     }
+    if (mc->mirror->map.broken) {
+        list_append(&mc->ending, io);
+        vn_poller_wake(mc->chan.reactor, &mc->poller);
+        return;
+    }
     list_append(&mc->unmarked, io);
     vn_bitmap_write(mc); /* no slot: the poller tries again */
 }

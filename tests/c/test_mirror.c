@@ -278,6 +278,27 @@ static void test_the_bitmap_breaks(void) {
     mrig_close(&rig);
 }
 
+/* One that waits for its range meanwhile ends too, and the repair of what differs does not spin. */
+static void test_the_bitmap_breaks_under_a_write_that_waits(void) {
+    struct mrig rig;
+    struct job first, second;
+    mrig_make(&rig, 2, "broken2");
+    rig.mopts.leg_timeout_ms = 60000;
+    mrig_open(&rig);
+    set_switch(&rig, 1, SWITCH_KEEP, WRITES);
+    submit(&rig, &first, VN_OP_WRITE, 61440, 4096, buf, 0);
+    submit(&rig, &second, VN_OP_WRITE, 61440, 8192, buf, 0); /* into a region that is not marked */
+    UNTIL(kept(&rig, 1) == 1);
+    int fd = open("/dev/full", O_WRONLY);
+    CHECK(dup2(fd, rig.mirror->map.fd) >= 0);
+    close(fd);
+    CHECK_EQ(io(&rig, VN_OP_WRITE, 1 << 20, 4096, buf, 0), VN_SC_WRITE_FAULT | VN_STATUS_DNR);
+    let_go(&rig, 1);
+    CHECK_EQ(wait_for(&first), 0);
+    CHECK_EQ(wait_for(&second), VN_SC_WRITE_FAULT | VN_STATUS_DNR);
+    mrig_close(&rig);
+}
+
 int main(void) {
     buf = aligned_alloc(4096, 65536);
     back = aligned_alloc(4096, 65536);
@@ -294,6 +315,7 @@ int main(void) {
     test_busy();
     test_marks();
     test_the_bitmap_breaks();
+    test_the_bitmap_breaks_under_a_write_that_waits();
     free(buf);
     free(back);
     return 0;

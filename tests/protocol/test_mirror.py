@@ -235,6 +235,18 @@ def test_a_stale_leg_is_not_served_after_a_restart(tmp_path: Path) -> None:
         pair.check_same()
 
 
+def test_clients_come_while_legs_are_copied(tmp_path: Path) -> None:
+    """The kernel starts workers for that, which interrupts calls; no client may suffer by it."""
+    pair = Pair(tmp_path)
+    for path in pair.legs:
+        path.write_bytes(os.urandom(BLOCKS * BLOCK))
+    with ServerProcess([pair.spec(rate="2M")], directory=tmp_path) as server:
+        for _ in range(40):
+            with NvmeHost.connect(server.socket) as host:
+                host.enable()
+        assert "refused" not in server.log_text()
+
+
 def test_another_disk_in_place_of_a_leg_gets_everything(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     with (
