@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests_cluster import BLOCK, MIB, check_accounts, is_refused, opened, wait_empty
+from tests_cluster_load import load_on
 from tests_protocol import dice
-from tests_stamps import Load, Oracle
 
 from vhostnvme.control.card import DeviceInfo
 from vhostnvme.errors import ConfigError, NoSpace, VhostNvmeError
@@ -59,41 +57,6 @@ def works(socket: str | Path) -> bool:
     return True
 
 
-@contextmanager
-def load_on(socket: str | Path, rng: random.Random) -> Iterator[Load]:
-    """Writes and reads all the time; each must succeed, and find what was written last."""
-    with NvmeHost.connect(socket, memory_bytes=8 << 20) as host:
-        load = Load(host, Oracle(SIZE // BLOCK), rng, reads=0.4)
-        load.start()
-        over = threading.Event()
-        failures: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                load.run(over.is_set)
-                while load.oracle.inflight:
-                    load.poll()
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield load
-        finally:
-            over.set()
-            thread.join(60)
-        assert not thread.is_alive(), f"commands wait for ever: {load.oracle.inflight}"
-        if failures:
-            raise failures[0]
-
-
-def goes_on(cards: Cards, load: Load, what: str) -> None:
-    """Hundreds of commands more have ended well."""
-    wanted = load.oracle.total + 200
-    cards.wait(lambda: load.oracle.total > wanted, f"I/O goes on {what}", 60)
-
-
 @pytest.mark.parametrize("crash", [False, True])
 def test_a_device_survives_its_card(cards: Cards, crash: bool) -> None:
     card = cards["a"]
@@ -132,16 +95,16 @@ def test_a_device_survives_its_card(cards: Cards, crash: bool) -> None:
 def test_io_waits_for_a_giver_that_starts_again(cards: Cards, crash: bool) -> None:
     rng = dice("test_io_waits_for_a_giver_that_starts_again")
     made = cards["a"].create_device("vm1", SIZE, placement="b")
-    with load_on(made.socket, rng) as load:
+    with load_on(made.socket, SIZE, rng) as load:
         for _ in range(2):
-            goes_on(cards, load, "before")
+            load.goes_on()
             if crash:
                 cards["b"].kill()
                 time.sleep(rng.uniform(0, 0.5))
                 cards["b"].start()
             else:
                 cards["b"].restart()
-            goes_on(cards, load, "after")
+            load.goes_on()
     assert load.oracle.errors == 0
     path = cards["b"].ssd_folders[0] / f"{made.namespaces[0].uuid}.ns"
     load.oracle.check(path.read_bytes())
