@@ -41,7 +41,7 @@ from vhostnvme.cluster.messages import (
     Unexport,
 )
 from vhostnvme.cluster.pool import Pool
-from vhostnvme.cluster.records import SpaceRecord
+from vhostnvme.cluster.records import SpaceRecord, UsesRecord
 from vhostnvme.cluster.rows import KINDS, DeviceRow, HoldingRow, RowState
 from vhostnvme.cluster.runner import Runner, Work
 from vhostnvme.cluster.store.base import Store
@@ -57,7 +57,13 @@ from vhostnvme.native import Target, TargetLimits
 from vhostnvme.storage.catalog import Catalog
 from vhostnvme.storage.common import DiskSpec
 from vhostnvme.storage.ssd import SsdOptions
-from vhostnvme.works.card_store import heartbeat_ages, held_by_all, leave, open_card_store
+from vhostnvme.works.card_store import (
+    heartbeat_ages,
+    held_by_all,
+    leave,
+    open_card_store,
+    uses_of_all,
+)
 from vhostnvme.works.exports import Exports
 from vhostnvme.works.ssds import Ssds
 from vhostnvme.works.vm_devices import VmDevices
@@ -278,6 +284,14 @@ class Card:
             ClusterError: the store does not answer.
         """
         return await held_by_all(self._store) if self._store else []
+
+    async def uses(self) -> list[UsesRecord]:
+        """What the VMs of all cards have of their own cards' SSDs.
+
+        Raises:
+            ClusterError: the store does not answer.
+        """
+        return await uses_of_all(self._store) if self._store else []
 
 
 async def run_card(config: CardConfig, ready_fd: int | None = None) -> None:

@@ -26,14 +26,17 @@ from vhostnvme.cluster.messages import (
 )
 from vhostnvme.cluster.records import (
     CARDS,
+    OFFERS,
     CardRecord,
     MemberRecord,
     OfferRecord,
+    UsesRecord,
     card_key,
     decode,
     encode,
     member_key,
     offer_key,
+    uses_key,
 )
 from vhostnvme.cluster.store.base import (
     Compare,
@@ -87,7 +90,8 @@ class ClusterManager:
         self._retry_at = 0.0
         self._was_member = False
         self._entered_at = 0  # the revision at which this life of the card first was a member
-        self._offer: OfferRecord | None = None  # as it is in the store
+        self._offer: OfferRecord | None = None  # as it is in the store; None: not as it should be
+        self._uses: UsesRecord | None = None
         self._offering = False
         self._offer_at = 0.0
 
@@ -146,7 +150,7 @@ class ClusterManager:
 
     # --- What happens ---
 
-    def act(self, offer: Callable[[], OfferRecord]) -> None:
+    def act(self, offer: Callable[[], OfferRecord], uses: Callable[[], UsesRecord]) -> None:
         """Joins, beats, tells what this card has to offer: whatever is due now."""
         if not self._options.clustered:
             return
@@ -157,7 +161,7 @@ class ClusterManager:
         elif self._state is Membership.MEMBER and not self._beating and now >= self._beat_at:
             self._beat()
         if self.member and not self._offering and now >= self._offer_at:
-            self._publish(offer())
+            self._publish(offer(), uses())
 
     def _notice(self) -> None:
         member = self.member
@@ -235,7 +239,7 @@ class ClusterManager:
                 self._entered_at = self._entered_at or result.revision
                 self._valid_until = sent + HOLD_SHARE * options.ttl_s
                 self._beat_at = self._board.now
-                self._offer = None
+                self._offer = self._uses = None
                 return
             lease = self._lease
             self._board.begin(lambda op: RevokeLease(op, lease), lambda _value, _failure: None)
@@ -283,22 +287,28 @@ class ClusterManager:
         if seen is None or seen.value != self._value:
             self._out()
 
-    def _publish(self, offer: OfferRecord) -> None:
-        if offer == self._offer:
+    def _publish(self, offer: OfferRecord, uses: UsesRecord) -> None:
+        """Each only when it is another one: all cards hear of offers."""
+        puts = []
+        if offer != self._offer:
+            puts.append(Put(offer_key(self._board.me), encode(offer)))
+        if uses != self._uses:
+            puts.append(Put(uses_key(self._board.me), encode(uses)))
+        if not puts:
             return
         self._offering = True
         self._offer_at = self._board.now + OFFER_INTERVAL_S
-        put = Put(offer_key(self._board.me), encode(offer))
 
         def published(result: TxnResult | None, failure: Failure | None) -> None:
             self._offering = False
             if failure is None and result is not None and result.succeeded:
-                self._offer = offer
-                self._board.view.did([put], result.revision)
+                self._offer, self._uses = offer, uses
+                watched = [each for each in puts if each.key.startswith(OFFERS)]
+                self._board.view.did(watched, result.revision)
             else:
                 self._offer_at = self._board.now + RETRY_S
 
-        self._board.begin(lambda op: Txn(op, self.guard(), (put,)), published)
+        self._board.begin(lambda op: Txn(op, self.guard(), tuple(puts)), published)
 
     def need(self) -> None:
         """

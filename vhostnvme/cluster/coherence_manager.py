@@ -23,6 +23,7 @@ from vhostnvme.cluster.messages import (
     Effect,
     Export,
     Failure,
+    FailureKind,
     Stretch,
     Unexport,
 )
@@ -175,12 +176,10 @@ class CoherenceManager:
             self.act_on(request.uuid)
 
     def _refuse(self, request: Request) -> None:
-        where = f"SSD {request.ssd!r}" if request.ssd else f"card {self._board.me!r}"
-        why = f"{where} has no {request.size} bytes left in one piece"
         if request.granted is not None:
-            request.granted(None, why)
+            request.granted(None, "")
         else:
-            self._refuse_record(request.uuid, why)
+            self._refuse_record(request.uuid, "")
 
     def _refuse_record(self, uuid: str, why: str) -> None:
         found = self._store.given(uuid)
@@ -203,7 +202,7 @@ class CoherenceManager:
                 granted(row.ssd, "")
                 return
             self._give_up(now_row)
-            granted(None, failure.message)
+            granted(None, _reason(failure))
 
         self._steps.begin(row.uuid, effect, made)
 
@@ -222,7 +221,8 @@ class CoherenceManager:
                 return
             self._give_up(now_row)
             self._board.log(logging.WARNING, f"no space for card {row.owner!r}: {failure.message}")
-            self.when_destroyed(row.uuid, lambda: self._refuse_record(row.uuid, failure.message))
+            why = _reason(failure)
+            self.when_destroyed(row.uuid, lambda: self._refuse_record(row.uuid, why))
 
         self._steps.begin(row.uuid, lambda op: Carve(op, row.uuid, row.ssd, row.size), carved)
 
@@ -370,3 +370,8 @@ class CoherenceManager:
         if what not in self._told:
             self._told.add(what)
             self._board.log(logging.WARNING, text)
+
+
+def _reason(failure: Failure) -> str:
+    """Why space could not be made, when it was not for want of it."""
+    return "" if failure.kind is FailureKind.NO_SPACE else failure.message

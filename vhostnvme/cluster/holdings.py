@@ -52,6 +52,7 @@ class Seek:
     written: bool = False  # its record is in the store
     retry_at: float | None = None  # nobody has been asked
     silent: list[str] = field(default_factory=list)  # who has been asked and did not answer
+    reason: str = ""  # why space that there was could not be made
 
 
 class Holdings:
@@ -220,6 +221,7 @@ class Holdings:
             if seek is not None:
                 self._finish(seek, row)
         elif record.state is SpaceState.REFUSED and seek is not None:
+            seek.reason = record.reason or seek.reason
             self._abandon(seek)
             self._next(seek)
 
@@ -289,6 +291,9 @@ class Holdings:
             sentence = f"card {cards} was asked for space and did not answer: try again later"
             self._fail(seek, row, ClusterError(sentence))
             return
+        if seek.reason:
+            self._fail(seek, row, ClusterError(f"the namespace could not be made: {seek.reason}"))
+            return
         largest = max(map(self._local.largest, self._local.ssds.values()), default=0)
         sentence = rule.why_not(
             row.placement, row.size, self._board.me, largest, self._cluster.peers()
@@ -301,12 +306,13 @@ class Holdings:
         seek.local = True
         self._board.write(msgspec.structs.replace(row, giver=me))
 
-        def granted(ssd: str | None, _why: str) -> None:
+        def granted(ssd: str | None, why: str) -> None:
             if self._seeks.get(seek.uuid) is not seek:
                 return  # withdrawn
             seek.local = False
             now_row = self._board.holdings[seek.uuid]
             if ssd is None:
+                seek.reason = why or seek.reason
                 self._abandon(seek)  # what was begun for it is given back under the old UUID
                 self._next(seek)
                 return

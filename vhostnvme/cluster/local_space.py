@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.messages import SsdReport
-from vhostnvme.cluster.records import OfferRecord, SsdOffer, VmUse
+from vhostnvme.cluster.records import OfferRecord, SsdOffer, UsesRecord, VmUse
 from vhostnvme.cluster.rows import SpaceRow
 from vhostnvme.errors import ConfigError
 
@@ -107,15 +107,18 @@ class LocalSpace:
                     reason=ssd.reason,
                 )
             )
+        tenants = {row.owner for row in self._board.spaces.values()} - {me}
+        return OfferRecord(name=me, ssds=tuple(offers), tenants=len(tenants))
+
+    def uses(self) -> UsesRecord:
+        """What own VMs have of own SSDs."""
+        me = self._board.me
         vms: dict[str, VmUse] = {}
         for row in self._board.spaces.values():
             if row.owner == me:
                 old = vms.get(row.vm, VmUse(0, 0))
                 vms[row.vm] = VmUse(old.namespaces + 1, old.bytes + row.size)
-        tenants = {row.owner for row in self._board.spaces.values()} - {me}
-        return OfferRecord(
-            name=me, ssds=tuple(offers), tenants=len(tenants), vms=dict(sorted(vms.items()))
-        )
+        return UsesRecord(name=me, vms=dict(sorted(vms.items())))
 
     def _rows(self, name: str) -> list[SpaceRow]:
         return [row for row in self._board.spaces.values() if row.ssd == name]

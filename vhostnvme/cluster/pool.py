@@ -34,7 +34,7 @@ from vhostnvme.cluster.messages import (
     Tick,
 )
 from vhostnvme.cluster.namespace_manager import NamespaceManager
-from vhostnvme.cluster.records import HELD, SPACE, OfferRecord
+from vhostnvme.cluster.records import HELD, SPACE, OfferRecord, UsesRecord
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, SpaceRow
 from vhostnvme.cluster.space_store import SpaceStore
 from vhostnvme.storage.catalog import Deleted, Row
@@ -73,6 +73,7 @@ class Pool:
             self._board, self._cluster, self._holdings, self._namespaces, self._store
         )
         self._offer: OfferRecord | None = None  # None: something of it has changed
+        self._uses: UsesRecord | None = None
 
     # --- What is the case ---
 
@@ -116,6 +117,12 @@ class Pool:
         if self._offer is None:
             self._offer = self._local.offer()
         return self._offer
+
+    def uses(self) -> UsesRecord:
+        """What own VMs have of own SSDs now."""
+        if self._uses is None:
+            self._uses = self._local.uses()
+        return self._uses
 
     def device_is_complete(self, name: str) -> bool:
         """Whether a VM finds all of its namespaces there."""
@@ -179,10 +186,10 @@ class Pool:
                 self._coherence.act_on(key)
                 self._namespaces.act_on(key)
             if dirty:
-                self._offer = None
+                self._offer = self._uses = None
             self._coherence.decide()
             self._namespaces.settle()
             if not self._board.dirty:
-                self._cluster.act(self.offer)
+                self._cluster.act(self.offer, self.uses)
                 return self._board.take()
         raise AssertionError("the managers do not come to an end")

@@ -5,6 +5,7 @@
     cards/<name>             who has ever joined                     durable
     members/<name>           who is alive, and in which session      ends with the card's lease
     offers/<name>            the card's SSDs and their use           durable, rewritten on change
+    uses/<name>              which own VMs have how much of them     the same; nobody watches it
     space/<giver>/<uuid>     space asked of a card, or given by it   durable
     held/<owner>/<uuid>      the same record, for its owner          always written together
 
@@ -24,6 +25,7 @@ from vhostnvme.errors import ConfigError, ProtocolError
 CARDS: Final = "cards/"
 MEMBERS: Final = "members/"
 OFFERS: Final = "offers/"
+USES: Final = "uses/"
 SPACE: Final = "space/"
 HELD: Final = "held/"
 
@@ -102,12 +104,11 @@ class VmUse(msgspec.Struct, frozen=True):
 
 
 class OfferRecord(msgspec.Struct, frozen=True):
-    """What a card has, and who has it. `tenants` counts the other cards among them."""
+    """What a card has for others; all cards hear of it. `tenants` counts those that have some."""
 
     name: str
     ssds: tuple[SsdOffer, ...] = ()
     tenants: int = 0
-    vms: dict[str, VmUse] = {}
 
     @property
     def free(self) -> int:
@@ -116,6 +117,13 @@ class OfferRecord(msgspec.Struct, frozen=True):
     @property
     def largest(self) -> int:
         return max((ssd.largest for ssd in self.ssds if ssd.healthy), default=0)
+
+
+class UsesRecord(msgspec.Struct, frozen=True):
+    """The VMs of a card that have something of its own SSDs; read when somebody wants to see it."""
+
+    name: str
+    vms: dict[str, VmUse] = {}
 
 
 class SpaceState(enum.StrEnum):
@@ -166,6 +174,10 @@ def member_key(name: str) -> str:
 
 def offer_key(name: str) -> str:
     return OFFERS + name
+
+
+def uses_key(name: str) -> str:
+    return USES + name
 
 
 def space_key(giver: str, uuid: str) -> str:

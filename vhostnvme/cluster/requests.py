@@ -17,7 +17,7 @@ from vhostnvme.cluster.messages import SsdReport
 from vhostnvme.cluster.records import SpaceRecord
 from vhostnvme.cluster.rows import SpaceRow
 
-# The SSD on which there is space now, or why there is none.
+# The SSD on which there is space now, or why it could not be made ("": there is none).
 Granted = Callable[[str | None, str], None]
 
 

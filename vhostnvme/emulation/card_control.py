@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import vhostnvme
 from vhostnvme.cluster import messages
 from vhostnvme.cluster.messages import Command, Part, Released
-from vhostnvme.cluster.records import SpaceRecord, check_name
+from vhostnvme.cluster.records import SpaceRecord, UsesRecord, check_name
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow
 from vhostnvme.config import CardConfig
 from vhostnvme.control import card as methods
@@ -68,6 +68,7 @@ class Card(Protocol):
     def device_state(self, name: str) -> str: ...
     async def heartbeat_ages(self) -> dict[str, float | None]: ...
     async def held(self) -> list[SpaceRecord]: ...
+    async def uses(self) -> list[UsesRecord]: ...
 
 
 def register(server: ControlServer, card: Card) -> None:
@@ -151,13 +152,16 @@ class _Does:
     async def cluster_status(self, _: NoParams) -> list[ClusterCard]:
         ages: dict[str, float | None] = {}
         held: list[SpaceRecord] | None = None if self._pool.clustered else []
+        uses: list[UsesRecord] = []
         if self._pool.clustered:
             try:
                 ages = await self._card.heartbeat_ages()
                 held = await self._card.held()
+                uses = await self._card.uses()
             except VhostNvmeError as error:  # what is known without the store is told all the same
                 _log.warning("cluster status without the store: %s", error)
-        return views.cluster(self._card.config, self._pool, self._card.addresses, ages, held)
+        vms = {each.name: each.vms for each in uses} | {self._me: self._pool.uses().vms}
+        return views.cluster(self._card.config, self._pool, self._card.addresses, ages, held, vms)
 
     # --- Namespaces ------------------------------------------------------------------------------
 

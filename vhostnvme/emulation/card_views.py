@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from vhostnvme.cluster.records import OfferRecord, SpaceRecord, SsdOffer
+from vhostnvme.cluster.records import OfferRecord, SpaceRecord, SsdOffer, UsesRecord, VmUse
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
 from vhostnvme.config import CardConfig
 from vhostnvme.control.card import (
@@ -55,6 +55,7 @@ class Pool(Protocol):
     @property
     def clustered(self) -> bool: ...
     def offer(self) -> OfferRecord: ...
+    def uses(self) -> UsesRecord: ...
     def peers(self) -> Sequence[Peer]: ...
     def device_failure(self, name: str) -> str: ...
 
@@ -228,8 +229,9 @@ def cluster(
     addresses: Sequence[str],
     ages: Mapping[str, float | None],
     held: Sequence[SpaceRecord] | None,
+    vms: Mapping[str, Mapping[str, VmUse]],
 ) -> list[ClusterCard]:
-    """All cards by name. `held` None: the store does not tell."""
+    """All cards by name. `held` None: the store does not tell. `vms`: by card, what each has."""
     holds: dict[str, list[HeldSpace]] = defaultdict(list)
     for record in held or ():
         holds[record.owner].append(
@@ -252,6 +254,7 @@ def cluster(
         cards.append(_card(peer.name, peer.health, peer.addresses, peer.offer, ssds))
     for card in cards:
         card.self = card.card == me
+        card.vms = {vm: use.bytes for vm, use in vms.get(card.card, {}).items()}
         age_s = ages.get(card.card)
         card.heartbeat_age_s = None if age_s is None else round(age_s, 3)
         card.holds = None if held is None else holds[card.card]
@@ -278,6 +281,6 @@ def _card(
         reserved=sum(each.reserved for each in ssds),
         free=sum(each.free for each in ssds if each.healthy),
         tenants=offer.tenants if offer else 0,
-        vms={vm: use.bytes for vm, use in offer.vms.items()} if offer else {},
+        vms={},
         holds=None,
     )

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TypeVar
 
-from vhostnvme.cluster.records import HELD, MEMBERS, MemberRecord, SpaceRecord, decode
+from vhostnvme.cluster.records import (
+    HELD,
+    MEMBERS,
+    USES,
+    MemberRecord,
+    SpaceRecord,
+    UsesRecord,
+    decode,
+)
 from vhostnvme.cluster.rows import HoldingRow, SpaceRow, StoreRow
 from vhostnvme.cluster.store import open_store
 from vhostnvme.cluster.store.base import Store
@@ -14,6 +23,8 @@ from vhostnvme.errors import ClusterError, ConfigError, ProtocolError, StoreUnav
 from vhostnvme.storage.catalog import Catalog
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 STORE_WAIT_S = 10.0
 LEAVE_S = 2.0
@@ -92,16 +103,29 @@ async def heartbeat_ages(store: Store) -> dict[str, float | None]:
     return ages
 
 
+async def uses_of_all(store: Store) -> list[UsesRecord]:
+    """What the VMs of all cards have of their own cards' SSDs.
+
+    Raises:
+        ClusterError: the store does not answer.
+    """
+    return await _all(store, USES, UsesRecord)
+
+
 async def held_by_all(store: Store) -> list[SpaceRecord]:
     """What cards hold of each other, all of it.
 
     Raises:
         ClusterError: the store does not answer.
     """
+    return await _all(store, HELD, SpaceRecord)
+
+
+async def _all(store: Store, prefix: str, kind: type[T]) -> list[T]:
     found = []
-    for entry in (await store.list(HELD)).entries:
+    for entry in (await store.list(prefix)).entries:
         try:
-            found.append(decode(entry.key, entry.value, SpaceRecord))
+            found.append(decode(entry.key, entry.value, kind))
         except ProtocolError as error:
             _log.warning("%s", error)
     return found

@@ -15,7 +15,14 @@ import pytest
 from vhostnvme.cluster import messages
 from vhostnvme.cluster.cluster_manager import PeerView
 from vhostnvme.cluster.messages import Command, Part, Released
-from vhostnvme.cluster.records import OfferRecord, SpaceRecord, SpaceState, SsdOffer, VmUse
+from vhostnvme.cluster.records import (
+    OfferRecord,
+    SpaceRecord,
+    SpaceState,
+    SsdOffer,
+    UsesRecord,
+    VmUse,
+)
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
 from vhostnvme.config import CardConfig, ClusterConfig, SsdConfig
 from vhostnvme.control import card as methods
@@ -78,7 +85,7 @@ def offer(name: str) -> OfferRecord:
         free=65,
         largest=60,
     )
-    return OfferRecord(name=name, ssds=(ssd,), tenants=1, vms={"vm1": VmUse(2, 20)})
+    return OfferRecord(name=name, ssds=(ssd,), tenants=1)
 
 
 @dataclass
@@ -110,6 +117,9 @@ class ScriptedPool:
 
     def offer(self) -> OfferRecord:
         return offer("a")
+
+    def uses(self) -> UsesRecord:
+        return UsesRecord("a", {"vm1": VmUse(2, 20)})
 
     def peers(self) -> Sequence[PeerView]:
         return [
@@ -155,6 +165,9 @@ class ScriptedCard:
             state=SpaceState.GRANTED, epoch=3, ssd="ssd9",
         )  # fmt: skip
         return [record]
+
+    async def uses(self) -> list[UsesRecord]:
+        return [UsesRecord("b", {"vm1": VmUse(2, 20)})]
 
 
 @pytest.fixture
