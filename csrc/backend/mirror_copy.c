@@ -232,7 +232,8 @@ void vn_copy_on_timer(struct vn_timer *timer) {
 /* By a timer, so that what is copied at once, as from memory to memory, leaves the reactor its turns. */
 void vn_copy_kick(struct vn_mirror_chan *mc) {
     uint64_t now_ns = vn_reactor_now_ns(mc->chan.reactor);
-    if (mc->closing || (!rebuilding(mc->mirror) && vn_bitmap_next_todo(&mc->mirror->map, mc->copy_cursor) < 0))
+    bool any = rebuilding(mc->mirror) || vn_bitmap_next_todo(&mc->mirror->map, mc->copy_cursor) >= 0;
+    if (mc->closing || mc->mirror->backend.read_only || !any)
         return;
     vn_timer_arm(mc->chan.reactor, &mc->copy_timer, mc->copy_due_ns > now_ns ? mc->copy_due_ns - now_ns : 0);
 }

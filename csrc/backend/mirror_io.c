@@ -176,14 +176,18 @@ static struct vn_req *next_waiting(struct vn_req *child) {
 static void send_to(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t index) {
     struct vn_leg_chan *leg = &mc->legs[index];
     struct vn_req *child = &io->child[index];
-    *child = (struct vn_req){.op = io->op,
-                             .io_flags = io->io_flags,
-                             .offset = io->offset,
-                             .length = io->length,
-                             .iov = io->iov,
-                             .nr_iov = io->nr_iov,
-                             .start_ns = vn_reactor_now_ns(mc->chan.reactor),
-                             .prev = leg->last};
+    child->op = io->op; /* field by field: the scratch of engines and filters is most of it, and needs no zeros */
+    child->io_flags = io->io_flags;
+    child->offset = io->offset;
+    child->length = io->length;
+    child->iov = io->iov;
+    child->nr_iov = io->nr_iov;
+    child->status = VN_SC_SUCCESS;
+    child->state = VN_REQ_FREE;
+    child->cancelled = false;
+    child->start_ns = vn_reactor_now_ns(mc->chan.reactor);
+    child->prev = leg->last;
+    child->next = NULL;
     vn_req_set_state(child, VN_REQ_FETCHED);
     vn_req_push(child, child_done, io);
     if (leg->last)

@@ -153,6 +153,8 @@ static int check_in(struct leg_call *call) {
     const struct vn_mirror_leg *leg = &mirror->legs[call->leg];
     if (leg->state != VN_LEG_OUT && leg->state != VN_LEG_NONE)
         return FAIL(call, EINVAL, "leg %u is there already", call->leg);
+    if (mirror->backend.read_only)
+        return FAIL(call, EROFS, "the mirror is read-only: nothing is copied");
     if (vn_mirror_in(mirror, 1u << VN_LEG_REBUILDING))
         return FAIL(call, EBUSY, "another leg is being rebuilt: one after the other");
     if (leg->uncovered && !call->flag)

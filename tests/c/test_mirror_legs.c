@@ -342,6 +342,23 @@ static void test_the_rate(void) {
     mrig_close(&rig);
 }
 
+/* Read-only: what may differ stays so, and is read from one leg. */
+static void test_read_only(void) {
+    struct mrig rig;
+    mrig_make(&rig, 2, "readonly");
+    rig.mopts.flags = 0;
+    plant(&rig, 0, 0, 1);
+    plant(&rig, 1, 0, 2);
+    rig.opts.flags = VN_NS_READ_ONLY;
+    mrig_open(&rig);
+    CHECK_EQ(read_block(&rig, 0), 1);
+    CHECK_EQ(io(&rig, VN_OP_WRITE, 0, RIG_BLOCK, buf, 0), VN_SC_NS_WRITE_PROTECTED | VN_STATUS_DNR);
+    put_out(&rig, 0);
+    CHECK_EQ(leg_in(&rig, 0, false), -EROFS);
+    mrig_close(&rig);
+    CHECK_EQ(planted(&rig, 1, 0), 2);
+}
+
 int main(void) {
     buf = aligned_alloc(4096, 65536);
     back = aligned_alloc(4096, 65536);
@@ -356,6 +373,7 @@ int main(void) {
     test_closing_a_leg();
     test_what_is_refused();
     test_the_rate();
+    test_read_only();
     free(buf);
     free(back);
     return 0;

@@ -63,6 +63,11 @@ class Mirror(Namespace):
     All methods raise NativeError: EINVAL: the leg is not in a state for that; EBUSY: try again.
     """
 
+    @property
+    def id(self) -> int:
+        """By which events name it, in their `controller`; those of its legs' connections too."""
+        return int(lib.vn_ns_id(self.handle))
+
     def leg_out(self, leg: int) -> None:
         """The leg has been recorded as stale: what is held goes on without it."""
         check(lib.vn_mirror_leg_out(self.handle, leg))
