@@ -78,7 +78,7 @@ class Orders:
         self.adopted: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.tried_to_adopt: set[str] = set()
         self.doomed: set[str] = set()
-        self._resized: set[str] = set()  # or perhaps not
+        self._resized: dict[str, int] = {}  # how often, or perhaps not
         self._deleted_at: dict[tuple[str, str], float] = {}  # card and VM: a DeleteVm was given
         self.answers: dict[str, int] = {}
         self.create_s: list[float] = []
@@ -329,8 +329,7 @@ class Orders:
 
     def _resize(self, card: Card, promise: Promise, uuid: str, size: int) -> None:
         promise.sizes.pop(uuid, None)
-        again = uuid in self._resized  # the first one may still be under way
-        self._resized.add(uuid)
+        self._resized[uuid] = self._resized.get(uuid, 0) + 1
 
         def then(reply: msg.Reply) -> None:
             row = card.rows.holdings.get(uuid)
@@ -339,7 +338,7 @@ class Orders:
                 space = self._world.find(row.giver, uuid)
                 if reply.value != size or (space is not None and space.size != size):
                     self._world.fail(f"{card.name} reports {uuid} as resized, and it is not")
-                if uuid in promise.parts and not again:
+                if uuid in promise.parts and self._resized[uuid] == 1:  # else: of which?
                     promise.sizes[uuid] = size
 
         self.give(card, lambda number: msg.ResizeNamespace(number, uuid, size), then)

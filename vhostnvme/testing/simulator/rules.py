@@ -35,7 +35,7 @@ _NEXT: dict[State | None, tuple[State | None, ...]] = {
     None: (State.ASKED,),
     State.ASKED: (State.ASKED, State.GRANTED, State.REFUSED, State.WITHDRAWN, None),
     State.GRANTED: (State.GRANTED, State.RELEASING),
-    State.REFUSED: (None,),
+    State.REFUSED: (State.WITHDRAWN, None),
     State.WITHDRAWN: (None,),
     State.RELEASING: (State.RELEASING, None),
 }

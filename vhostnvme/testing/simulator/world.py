@@ -82,8 +82,9 @@ class World:
         )
 
     def find(self, giver: str, uuid: str) -> SimSpace | None:
+        """What there is of a namespace, also on an SSD that has vanished for a while."""
         card = self.cards.get(giver)
-        return card.medium.find(uuid) if card else None
+        return card.medium.find(uuid, there=False) if card else None
 
     def admits(self, card: Card, holding: HoldingRow) -> bool:
         """Whether a card gets at a namespace that it says it holds."""
