@@ -125,11 +125,11 @@ class Adoptions:
         gone = (Absent(member_key(command.card)),)
         for each in found:
             record = each.record
-            if record.giver == command.card or record.state is SpaceState.REFUSED:
-                steps.append(partial(self._store.delete, each))
-            elif record.state in (SpaceState.ASKED, SpaceState.GRANTED):
-                asked = record.state is SpaceState.ASKED
-                state = SpaceState.WITHDRAWN if asked else SpaceState.RELEASING
+            if record.giver == command.card:
+                steps.append(partial(self._store.delete, each, compare=gone))
+            elif record.state in (SpaceState.ASKED, SpaceState.REFUSED, SpaceState.GRANTED):
+                granted = record.state is SpaceState.GRANTED
+                state = SpaceState.RELEASING if granted else SpaceState.WITHDRAWN
                 new = msgspec.structs.replace(record, state=state)
                 steps.append(partial(self._store.change, each, new, compare=gone))
 

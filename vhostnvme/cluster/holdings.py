@@ -246,11 +246,10 @@ class Holdings:
             return
         record = found.record
         match record.state:
-            case SpaceState.REFUSED:
-                self._steps.write(row.uuid, partial(self._store.delete, found))
-            case SpaceState.ASKED | SpaceState.GRANTED:
-                asked = record.state is SpaceState.ASKED
-                state = SpaceState.WITHDRAWN if asked else SpaceState.RELEASING
+            case SpaceState.ASKED | SpaceState.REFUSED | SpaceState.GRANTED:
+                # Only the giver deletes a record: it may not know its own last answer.
+                granted = record.state is SpaceState.GRANTED
+                state = SpaceState.RELEASING if granted else SpaceState.WITHDRAWN
                 new = msgspec.structs.replace(record, state=state)
                 self._steps.write(row.uuid, partial(self._store.change, found, new))
 

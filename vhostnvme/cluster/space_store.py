@@ -81,8 +81,8 @@ class SpaceStore:
             operations = (*operations, Delete(held_key(old.record.owner, new.uuid)))
         self._txn((self._same(old), *compare), operations, told)
 
-    def delete(self, old: Versioned, told: Told) -> None:
-        self._txn((self._same(old),), deletes(old.record), told)
+    def delete(self, old: Versioned, told: Told, compare: tuple[Compare, ...] = ()) -> None:
+        self._txn((self._same(old), *compare), deletes(old.record), told)
 
     def _same(self, old: Versioned) -> ModifiedAt:
         # Both copies have the revision of the transaction that wrote them.
