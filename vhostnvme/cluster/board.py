@@ -100,6 +100,7 @@ class Board:
         self.view = View()
         self.random = random.Random(options.seed)
         self.spaces: dict[str, SpaceRow] = {}
+        self.space_changes = 0  # so many changes of them have been made
         self.devices: dict[str, DeviceRow] = {}
         self.holdings: dict[str, HoldingRow] = {}
         self.deleted: set[tuple[str, str]] = set()
@@ -166,5 +167,6 @@ class Board:
             if not isinstance(change, Gone):
                 tables[kind][key] = change
             self.dirty.add(key)
+            self.space_changes += kind is SpaceRow
             # A device has to do with the namespaces that it has, and with those that it had.
             self.dirty |= {row.device for row in (old, change) if isinstance(row, HoldingRow)}

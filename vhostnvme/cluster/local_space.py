@@ -23,17 +23,24 @@ class LocalSpace:
     def __init__(self, board: Board, ssds: Sequence[SsdReport]) -> None:
         self._board = board
         self.ssds: dict[str, SsdReport] = {}
+        self._used: dict[str, int] = {}  # by SSD, as of `_used_at`
+        self._used_at = -1
         self.see(ssds)
 
     def see(self, ssds: Sequence[SsdReport]) -> None:
         self.ssds = {each.name: each for each in ssds}
+        self._used_at = -1
 
     def footprint(self, size: int, ssd: SsdReport) -> int:
         """What a namespace of this size takes there."""
         return -(-size // ssd.granule) * ssd.granule
 
     def used(self, name: str) -> int:
-        return sum(self._taken(row) for row in self._rows(name))
+        if self._used_at != self._board.space_changes:
+            self._used, self._used_at = {}, self._board.space_changes
+        if name not in self._used:
+            self._used[name] = sum(self._taken(row) for row in self._rows(name))
+        return self._used[name]
 
     def free(self, ssd: SsdReport) -> int:
         """The reserve included."""

@@ -74,6 +74,7 @@ class Pool:
         )
         self._offer: OfferRecord | None = None  # None: something of it has changed
         self._uses: UsesRecord | None = None
+        self._offered_at = -1
 
     # --- What is the case ---
 
@@ -185,7 +186,8 @@ class Pool:
             for key in sorted(dirty):
                 self._coherence.act_on(key)
                 self._namespaces.act_on(key)
-            if dirty:
+            if self._offered_at != self._board.space_changes:
+                self._offered_at = self._board.space_changes
                 self._offer = self._uses = None
             self._coherence.decide()
             self._namespaces.settle()
