@@ -40,7 +40,7 @@ static uint64_t size_of(const char *file) {
 
 static void test_names_and_sizes(void) {
     CHECK_EQ(try("nul", NULL, 4096, 512, 0), -EINVAL);
-    CHECK_SAYS(error, "file, mem, null or forward");
+    CHECK_SAYS(error, "file, mem, null, forward or mirror");
     CHECK_EQ(try(NULL, NULL, 4096, 512, 0), -EINVAL);
     CHECK_EQ(try("null", NULL, 4096, 1024, 0), -EINVAL);
     CHECK_SAYS(error, "512 or 4096");
