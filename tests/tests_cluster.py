@@ -33,6 +33,8 @@ def leftovers(cards: Cards) -> list[str]:
         status = card.status()
         if status.given or status.devices or status.namespaces:
             found.append(str(status))
+        folders = [path for path in card.control.parent.iterdir() if path.is_dir()]
+        found += [f"folder {path}" for path in folders]
     for seen in {card.name: card.cluster() for card in cards}.values():
         for each in seen:
             if each.local or each.remote or each.tenants or each.vms or each.holds:

@@ -244,7 +244,7 @@ def test_an_ssd_that_vanished(cards: Cards, tmp_path: Path) -> None:
     folder, away = card.ssd_folders[0], tmp_path / "away"
     folder.rename(away)
     words = (*CREATE, "--size", "4M", "--placement", "local")
-    said(card.cli(*words), 1)
+    assert "SSD ssd0" in said(card.cli(*words), 1)
     cards.wait(lambda: not card.ssds()[0].healthy, "it is seen to be away")
     assert "is not there" in card.ssds()[0].reason
     assert "no space for a namespace of 4M" in said(card.cli(*words), 1)
