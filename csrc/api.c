@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "api.h"
+#include "backend/mirror.h"
 #include "core/util.h"
 #include "guest/sigbus.h"
 #include "guest/vfu_dev.h"
@@ -242,6 +243,9 @@ int vn_ns_resize(vn_ns *ns, uint64_t size) {
 int vn_ns_close(vn_ns *ns) {
     if (vn_ns_is_attached(ns))
         return vn_fail(-EBUSY, "the namespace is attached to a controller: detach it first");
+    const struct vn_mirror *mirror = vn_mirror_of(ns->backend);
+    if (mirror && !vn_mirror_wait(mirror))
+        return vn_fail(-EBUSY, "a disk under the mirror does not give back its commands: their memory is kept");
     vn_runtime *rt = ns->owner;
     vn_ns_free(ns);
     if (rt)

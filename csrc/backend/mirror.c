@@ -6,8 +6,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
+#include "backend/file.h"
 #include "core/util.h"
 
 #define DEFAULT_TIMEOUT_MS 2000u
@@ -16,13 +18,23 @@
 
 /* --- Channels --- */
 
+/* What the kernel has for a disk cannot be cancelled. */
+static bool keeps(const struct vn_backend *backend) {
+    while (backend->next)
+        backend = backend->next;
+    return backend->ops == &vn_file_ops && !((const struct vn_file *)backend)->in_memory;
+}
+
 int vn_leg_chan_open(struct vn_mirror_chan *mc, uint32_t leg) {
     struct vn_backend *backend = mc->mirror->legs[leg].backend;
-    return backend && !mc->legs[leg].chan ? vn_chan_open(backend, mc->chan.reactor, &mc->legs[leg].chan) : 0;
+    if (!backend || mc->legs[leg].chan)
+        return 0;
+    mc->legs[leg].keeps = keeps(backend) && !mc->mirror->direct_reads;
+    return vn_chan_open(backend, mc->chan.reactor, &mc->legs[leg].chan);
 }
 
 void vn_leg_chan_close(struct vn_mirror_chan *mc, uint32_t leg) {
-    assert(!mc->legs[leg].nr_inflight);
+    assert(!mc->legs[leg].nr_inflight && !mc->legs[leg].nr_abandoned);
     if (mc->legs[leg].chan)
         vn_chan_close(mc->legs[leg].chan);
     mc->legs[leg].chan = NULL;
@@ -32,6 +44,7 @@ static void free_chan(struct vn_mirror_chan *mc) {
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
         vn_leg_chan_close(mc, leg);
     vn_copy_close(mc);
+    munmap(mc->bounces, (size_t)VN_MIRROR_NR_BOUNCE * VN_MIRROR_BOUNCE);
     free(mc->ios);
     free(mc);
 }
@@ -54,7 +67,7 @@ void vn_mirror_chan_look(struct vn_mirror_chan *mc) {
         vn_clean_last(mc);
     }
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
-        over &= !mc->legs[leg].nr_inflight;
+        over &= !mc->legs[leg].nr_inflight && !mc->legs[leg].nr_abandoned;
     if (over && !mc->flushing && vn_bitmap_is_idle(&mc->mirror->map) && !mc->end_timer.armed)
         vn_timer_arm(mc->chan.reactor, &mc->end_timer, 0);
 }
@@ -73,6 +86,12 @@ static void mirror_chan_close(struct vn_chan *chan) {
 }
 
 static int make_ios(struct vn_mirror_chan *mc) {
+    mc->bounces = mmap(NULL, (size_t)VN_MIRROR_NR_BOUNCE * VN_MIRROR_BOUNCE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mc->bounces == MAP_FAILED)
+        return -ENOMEM;
+    for (mc->nr_bounce = 0; mc->nr_bounce < VN_MIRROR_NR_BOUNCE; mc->nr_bounce++)
+        mc->free_bounce[mc->nr_bounce] = mc->bounces + (size_t)mc->nr_bounce * VN_MIRROR_BOUNCE;
     mc->ios = calloc(VN_MIRROR_NR_IOS, sizeof(*mc->ios));
     if (!mc->ios)
         return -ENOMEM;
@@ -129,15 +148,20 @@ static void free_mirror(struct vn_mirror *mirror) {
     free(mirror);
 }
 
-static void mirror_close(struct vn_backend *backend) {
-    struct vn_mirror *mirror = (struct vn_mirror *)backend;
+bool vn_mirror_wait(const struct vn_mirror *mirror) {
     uint64_t bound_ms = mirror->leg_timeout_ns / 500000 + CLOSE_MARGIN_MS;
     for (uint64_t ms = 0; __atomic_load_n(&mirror->nr_chans, __ATOMIC_ACQUIRE); ms++) {
         if (ms == bound_ms)
-            return; /* a leg that does not give back what it has: better to keep the memory */
+            return false;
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
-    free_mirror(mirror);
+    return true;
+}
+
+static void mirror_close(struct vn_backend *backend) {
+    struct vn_mirror *mirror = (struct vn_mirror *)backend;
+    if (vn_mirror_wait(mirror)) /* else a disk keeps what it has: better to keep the memory */
+        free_mirror(mirror);
 }
 
 const struct vn_backend_ops vn_mirror_ops = {
@@ -185,7 +209,7 @@ static int check_opts(const struct vn_ns_opts *opts, char *error, uint32_t error
     const struct vn_mirror_opts *mirror = opts->mirror;
     if (!mirror)
         return vn_backend_fail(error, error_size, EINVAL, "a mirror needs its legs");
-    if (mirror->flags & ~VN_MIRROR_SAME)
+    if (mirror->flags & ~(VN_MIRROR_SAME | VN_MIRROR_DIRECT_READS))
         return vn_backend_fail(error, error_size, EINVAL, "unknown flags %x of a mirror", mirror->flags);
     if (mirror->preferred >= VN_MIRROR_MAX_LEGS || mirror->leg_timeout_ms > 3600000 || mirror->clean_ms > 3600000)
         return vn_backend_fail(error, error_size, EINVAL, "a mirror has %u legs at most, and times of an hour",
@@ -274,6 +298,7 @@ int vn_mirror_open(const struct vn_ns_opts *opts, struct vn_backend **out, char 
     mirror->leg_timeout_ns = vn_or_default(mopts->leg_timeout_ms, DEFAULT_TIMEOUT_MS) * 1000000ull;
     mirror->clean_ns = vn_or_default(mopts->clean_ms, DEFAULT_CLEAN_MS) * 1000000ull;
     mirror->rebuild_rate = mopts->rebuild_rate;
+    mirror->direct_reads = mopts->flags & VN_MIRROR_DIRECT_READS;
     err = open_legs(mopts, mirror, error, error_size);
     if (!err)
         err = take_facts(opts, mirror, error, error_size);

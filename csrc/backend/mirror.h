@@ -13,6 +13,8 @@
 #define VN_MIRROR_NR_IOS 1024u     /* commands of one channel in the mirror; more are offered again */
 #define VN_MIRROR_NR_COPIES 4u     /* pieces that are copied at once */
 #define VN_MIRROR_PIECE (256u << 10)
+#define VN_MIRROR_NR_BOUNCE 64u
+#define VN_MIRROR_BOUNCE (1u << 20)
 #define VN_MIRROR_PAGE_BITS 32768u /* regions of one page of the bitmap's file */
 
 struct vn_mirror;
@@ -92,7 +94,8 @@ struct vn_mio {
     uint32_t sent; /* mask of the legs that have got it */
     uint32_t pending;
     bool has_range, cancelled;
-    struct vn_req child[VN_MIRROR_MAX_LEGS];
+    struct vn_req child[VN_MIRROR_MAX_LEGS]; /* one that is abandoned stays there: no other goes to its leg meanwhile */
+    struct iovec bounce[VN_MIRROR_MAX_LEGS]; /* of each child; no base: none */
 };
 
 /* What one leg has of a channel's. */
@@ -101,7 +104,10 @@ struct vn_leg_chan {
     struct vn_req *first, *last; /* children in the order in which they were sent, linked by prev and next */
     struct vn_req *waiting;      /* the first that it did not take yet */
     uint32_t nr_inflight;
+    uint32_t nr_abandoned; /* it still has them, and nobody waits for them: until they end it cannot come back */
+    uint64_t cancelled_ns; /* all that it had was cancelled then */
     bool has_cancelled; /* among those that wait to be taken */
+    bool keeps;         /* it may keep what is cancelled: a disk. Its reads go to memory of ours */
 };
 
 struct vn_copy_job {
@@ -131,7 +137,9 @@ struct vn_mirror_chan {
     struct vn_mio last_flush;  /* of the leg that has been rebuilt */
     bool last_flushing;
     struct vn_copy_job jobs[VN_MIRROR_NR_COPIES];
-    uint8_t *buffers;
+    uint8_t *buffers, *bounces;
+    uint8_t *free_bounce[VN_MIRROR_NR_BOUNCE];
+    uint32_t nr_bounce;
     uint64_t copy_cursor;      /* region */
     uint64_t copy_due_ns;      /* no piece before */
     uint32_t nr_host;          /* commands of hosts in the mirror */
@@ -156,6 +164,7 @@ struct vn_mirror {
     uint32_t preferred;
     uint64_t leg_timeout_ns, clean_ns, rebuild_rate;
     uint64_t copied_bytes;
+    bool direct_reads;
     bool zeroes_for_deallocate; /* so that all legs read the same afterwards */
     struct vn_mirror_chan *chan; /* control thread; NULL: none, or it is ending */
     struct vn_mirror_chan *live; /* its reactor; until it has ended */
@@ -189,6 +198,8 @@ static inline uint32_t vn_mirror_source(const struct vn_mirror *mirror) {
 /* mirror.c */
 extern const struct vn_backend_ops vn_mirror_ops;
 struct vn_mirror *vn_mirror_of(struct vn_backend *backend); /* at the bottom of the stack; NULL: that is something else */
+/* Control thread: its channel has ended, or does not within a bounded time. */
+bool vn_mirror_wait(const struct vn_mirror *mirror);
 void vn_mirror_facts(struct vn_mirror *mirror); /* the legs are others now */
 void vn_mirror_chan_look(struct vn_mirror_chan *mc); /* closing: ends when nothing is left */
 /* A leg's backend has come or gone, on the channel's reactor. */

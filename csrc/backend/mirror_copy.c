@@ -206,7 +206,7 @@ static void flush_last(struct vn_mirror_chan *mc) {
     if (!legs || mc->last_flushing || vn_bitmap_next_todo(&mc->mirror->map, 0) >= 0)
         return;
     mc->last_flushing = true;
-    mc->last_flush = (struct vn_mio){.mc = mc, .op = VN_OP_FLUSH, .done = last_flushed};
+    mc->last_flush.done = last_flushed;
     vn_mio_send(mc, &mc->last_flush, legs & -legs);
 }
 
@@ -260,6 +260,8 @@ int vn_copy_open(struct vn_mirror_chan *mc) {
         mc->jobs[i].buf = mc->buffers + (size_t)i * VN_MIRROR_PIECE;
         mc->jobs[i].io.mc = mc;
     }
+    mc->flush.mc = mc->last_flush.mc = mc;
+    mc->flush.op = mc->last_flush.op = VN_OP_FLUSH;
     return 0;
 }
 
@@ -302,7 +304,7 @@ static void clean(struct vn_mirror_chan *mc, bool all) {
     if (!vn_bitmap_choose(map, all))
         return;
     mc->flushing = true;
-    mc->flush = (struct vn_mio){.mc = mc, .op = VN_OP_FLUSH, .done = flushed};
+    mc->flush.done = flushed;
     vn_mio_send(mc, &mc->flush, vn_mirror_attached(mc->mirror));
 }
 

@@ -4,10 +4,13 @@
  * A write: takes a command of the pool -> has its range (writes that overlap go one after the other) -> is marked durably
  * -> is with all legs -> has ended on all -> is held while a leg has failed -> is answered. A read is with one leg.
  */
+#include <string.h>
+
 #include "backend/mirror.h"
 #include "core/status.h"
 #include "core/util.h"
 
+#define ABANDONED 1u /* of a child's step: it is with its leg, and nobody waits for it */
 #define LONG_BYTES_NS 4ull /* a command may take so much longer for each byte: 256 MB/s */
 
 /* --- Lists --- */
@@ -152,13 +155,66 @@ static void unlink_child(struct vn_leg_chan *leg, struct vn_req *child) {
     leg->nr_inflight--;
 }
 
+/* A disk that hangs may write into the memory of a read long after anybody waits for it: so that is ours. */
+static void take_bounce(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t leg) {
+    io->bounce[leg].iov_base = NULL;
+    if (io->op != VN_OP_READ || !mc->legs[leg].keeps || !mc->nr_bounce || io->length > VN_MIRROR_BOUNCE)
+        return;
+    io->bounce[leg] = (struct iovec){mc->free_bounce[--mc->nr_bounce], io->length};
+    io->child[leg].iov = &io->bounce[leg];
+    io->child[leg].nr_iov = 1;
+}
+
+static void leave_bounce(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t leg, bool copy) {
+    const uint8_t *at = io->bounce[leg].iov_base;
+    if (!at)
+        return;
+    mc->free_bounce[mc->nr_bounce++] = io->bounce[leg].iov_base;
+    io->bounce[leg].iov_base = NULL;
+    for (uint32_t i = 0; copy && i < io->nr_iov; at += io->iov[i++].iov_len)
+        memcpy(io->iov[i].iov_base, at, io->iov[i].iov_len);
+}
+
 static void child_done(struct vn_req *child, void *ctx) {
     struct vn_mio *io = ctx;
     struct vn_mirror_chan *mc = io->mc;
-    unlink_child(&mc->legs[leg_of(io, child)], child);
+    uint32_t index = leg_of(io, child);
+    struct vn_leg_chan *leg = &mc->legs[index];
     vn_req_set_state(child, VN_REQ_DONE);
+    if (child->cancelled && !child->status && (child->op == VN_OP_READ || child->op == VN_OP_COMPARE))
+        child->status = VN_SC_ABORT_REQUESTED; /* an engine may have ended it without having touched the data */
+    leave_bounce(mc, io, index, !child->status);
+    if (child->step == ABANDONED) { /* the command has gone on without it, and may be another one by now */
+        leg->nr_abandoned--;
+        if (mc->closing)
+            vn_mirror_chan_look(mc);
+        return;
+    }
+    unlink_child(leg, child);
     if (--io->pending == 0)
         io->done(mc, io);
+}
+
+/* What a leg that is out still has, some time after it was cancelled. Nobody waits for it any more. Of a write the disk may
+ * still read the host's memory, which it would put where all is copied anew; it never writes there. */
+static void abandon(struct vn_mirror_chan *mc, uint32_t index) {
+    struct vn_leg_chan *leg = &mc->legs[index];
+    for (struct vn_req *child = leg->first, *next; child; child = next) {
+        struct vn_mio *io = child->frames[0].ctx;
+        next = child->next;
+        if (child->state != VN_REQ_TAKEN || !child->cancelled || (child->op == VN_OP_READ && !io->bounce[index].iov_base))
+            continue;
+        unlink_child(leg, child);
+        leg->nr_abandoned++;
+        child->step = ABANDONED;
+        child->status = VN_SC_ABORT_REQUESTED;
+        if (child->op != VN_OP_READ) { /* the list is its command's, and goes with it */
+            child->iov = NULL;
+            child->nr_iov = 0;
+        }
+        if (--io->pending == 0)
+            io->done(mc, io);
+    }
 }
 
 /* True: taken. */
@@ -185,9 +241,11 @@ static void send_to(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t index
     child->status = VN_SC_SUCCESS;
     child->state = VN_REQ_FREE;
     child->cancelled = false;
+    child->step = 0;
     child->start_ns = vn_reactor_now_ns(mc->chan.reactor);
     child->prev = leg->last;
     child->next = NULL;
+    take_bounce(mc, io, index);
     vn_req_set_state(child, VN_REQ_FETCHED);
     vn_req_push(child, child_done, io);
     if (leg->last)
@@ -232,6 +290,7 @@ void vn_mio_cancel(struct vn_mirror_chan *mc, struct vn_mio *io) {
 }
 
 void vn_mirror_cancel_leg(struct vn_mirror_chan *mc, uint32_t index) {
+    mc->legs[index].cancelled_ns = vn_reactor_now_ns(mc->chan.reactor);
     for (struct vn_req *child = mc->legs[index].first; child; child = child->next)
         cancel_child(mc, index, child);
     vn_poller_wake(mc->chan.reactor, &mc->poller);
@@ -482,6 +541,11 @@ void vn_mirror_on_check(struct vn_timer *timer) {
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++) {
         const struct vn_req *child = mc->legs[leg].first;
         any |= child != NULL;
+        if (child && !(vn_mirror_attached(mirror) & VN_LEG_BIT(leg))) {
+            if (now_ns - mc->legs[leg].cancelled_ns >= mirror->leg_timeout_ns / 8)
+                abandon(mc, leg);
+            continue;
+        }
         for (; child && child->start_ns + mirror->leg_timeout_ns <= now_ns; child = child->next) {
             if (child->start_ns + mirror->leg_timeout_ns + child->length * LONG_BYTES_NS > now_ns)
                 continue;

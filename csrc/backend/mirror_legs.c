@@ -136,10 +136,16 @@ static int break_leg(void *arg) {
                : FAIL(call, EBUSY, "leg %u is the last that is in sync", call->leg);
 }
 
+/* Also such that nobody waits for any more: they may still be carried out. */
+static bool has_commands(const struct leg_call *call) {
+    const struct vn_leg_chan *leg = call->mc ? &call->mc->legs[call->leg] : NULL;
+    return leg && (leg->nr_inflight || leg->nr_abandoned);
+}
+
 /* Takes what the leg has open out of the mirror, for the control thread to close. */
 static int take_old(struct leg_call *call) {
     struct vn_mirror_leg *leg = &call->mirror->legs[call->leg];
-    if (call->mc && call->mc->legs[call->leg].nr_inflight)
+    if (has_commands(call))
         return FAIL(call, EBUSY, "leg %u still has commands in flight: try again", call->leg);
     if (call->mc)
         vn_leg_chan_close(call->mc, call->leg);
@@ -161,7 +167,7 @@ static int check_in(struct leg_call *call) {
         return FAIL(call, EINVAL, "leg %u lacks more than the bitmap knows: it needs VN_MIRROR_FULL", call->leg);
     if (!leg->backend && !call->backend)
         return FAIL(call, EINVAL, "leg %u has nothing open: give it something", call->leg);
-    if (call->mc && call->mc->legs[call->leg].nr_inflight)
+    if (has_commands(call))
         return FAIL(call, EBUSY, "leg %u still has commands in flight: try again", call->leg);
     return call->backend ? vn_mirror_check_leg(mirror, call->backend, call->error, call->error_size) : 0;
 }

@@ -21,6 +21,7 @@ enum vn_leg_state {
 
 struct vn_ns_opts;
 #define VN_MIRROR_SAME 1u /* a new bitmap begins empty: the legs hold the same now, such as zeros. Else it begins full */
+#define VN_MIRROR_DIRECT_READS 2u /* reads of disks are not copied; but one that a disk keeps holds its command */
 
 /* Of the backend "mirror". A leg is a backend with filters of its own; its block size must be the mirror's. */
 struct vn_mirror_opts {

@@ -30,6 +30,7 @@ struct switch_filter {
     uint32_t nr_kept;
     struct vn_req *kept[SWITCH_MAX], *over[SWITCH_MAX]; /* over: cancelled, end on the next turn */
     uint32_t nr_over;
+    bool stubborn;  /* what is kept cannot be cancelled */
     void (*arrived)(struct switch_filter *filter, const struct vn_req *req); /* NULL: nobody asks */
     void *ctx;
     struct vn_timer timer;
@@ -66,6 +67,8 @@ static inline enum vn_submit switch_submit(struct vn_chan *chan, struct vn_req *
 static inline void switch_cancel(struct vn_chan *chan, struct vn_req *req) {
     struct switch_filter *filter = (struct switch_filter *)chan->backend;
     for (uint32_t i = 0; i < filter->nr_kept; i++) {
+        if (filter->kept[i] == req && filter->stubborn)
+            return;
         if (filter->kept[i] == req) {
             filter->kept[i] = filter->kept[--filter->nr_kept];
             filter->over[filter->nr_over++] = req;
@@ -321,12 +324,33 @@ static inline int let_go_on(void *arg) {
     return 0;
 }
 
+/* As a disk that wakes up: reads that were given up are carried out into the memory that they have named. */
+static inline int wake_on(void *arg) {
+    struct switch_filter *filter = arg;
+    filter->mode = SWITCH_PASS;
+    filter->stubborn = false;
+    while (filter->nr_kept) {
+        struct vn_req *req = filter->kept[--filter->nr_kept];
+        if (req->op == VN_OP_READ && req->cancelled)
+            memset(req->iov[0].iov_base, 0xee, req->iov[0].iov_len);
+        vn_req_complete(req, req->cancelled ? VN_SC_SUCCESS : VN_SC_ABORT_REQUESTED);
+    }
+    return 0;
+}
+
 static inline void let_go(struct mrig *rig, uint32_t leg) {
     vn_reactor_call(rig->reactor, let_go_on, rig->switches[leg]);
 }
 
 static inline int kept_on(void *arg) {
     return (int)((struct switch_filter *)arg)->nr_kept;
+}
+
+/* Before it keeps anything. */
+static inline int make_stubborn_on(void *arg) {
+    struct switch_filter *filter = arg;
+    filter->stubborn |= filter->nr_kept == 0;
+    return 0;
 }
 
 static inline uint32_t kept(struct mrig *rig, uint32_t leg) {

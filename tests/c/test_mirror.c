@@ -131,6 +131,73 @@ static void test_a_stall_is_a_failure(void) {
     mrig_close(&rig);
 }
 
+/* A disk that hangs and gives nothing back: nobody waits for it, and it reaches no memory of the host when it wakes up. It
+ * cannot come back before. */
+static void test_a_disk_keeps_its_commands(void) {
+    enum { NR = 6 };
+    struct mrig rig;
+    struct job jobs[NR];
+    mrig_make(&rig, 2, "keeps");
+    mrig_open(&rig);
+    memset(buf, 7, 8192);
+    memset(back, 0, 65536);
+    CHECK_EQ(io(&rig, VN_OP_WRITE, 0, 8192, buf, 0), 0);
+    rig.switches[0]->stubborn = true;
+    set_switch(&rig, 0, SWITCH_KEEP, 0);
+    submit(&rig, &jobs[0], VN_OP_READ, 0, 4096, back, 0);
+    submit(&rig, &jobs[1], VN_OP_READ, 4096, 4096, back + 4096, 0);
+    submit(&rig, &jobs[2], VN_OP_WRITE, 65536, 4096, buf, 0);
+    submit(&rig, &jobs[3], VN_OP_FLUSH, 0, 0, NULL, 0);
+    submit(&rig, &jobs[4], VN_OP_WRITE_ZEROES, 131072, 4096, NULL, 0);
+    submit(&rig, &jobs[5], VN_OP_COMPARE, 0, 4096, buf, 0);
+    UNTIL(told(&rig, VN_EVENT_LEG_FAILED, 0) == 1);
+    CHECK_EQ(leg_out(&rig, 0), 0);
+    for (uint32_t i = 0; i < NR; i++)
+        CHECK_EQ(wait_for(&jobs[i]), 0);
+    CHECK(back[0] == 7 && back[4096] == 7);
+    memset(back, 1, 8192); /* the host's again */
+    CHECK_EQ(vn_mirror_in_again(rig.mirror, 0, NULL, false, rig.error, sizeof(rig.error)), -EBUSY);
+    CHECK_EQ(vn_mirror_close_leg(rig.mirror, 0, false, rig.error, sizeof(rig.error)), -EBUSY);
+    for (uint32_t i = 0; i < 2000; i++) /* commands go on in the places where those were */
+        CHECK_EQ(io(&rig, i % 3 ? VN_OP_WRITE : VN_OP_READ, i % 512 * 4096, 4096, buf, 0), 0);
+    CHECK(kept(&rig, 0) >= NR); /* and a flush of the mirror's own */
+    vn_reactor_call(rig.reactor, wake_on, rig.switches[0]);
+    settle(&rig);
+    for (uint32_t i = 0; i < 8192; i++)
+        CHECK_EQ(back[i], 1);
+    CHECK_EQ(leg_in(&rig, 0, false), 0);
+    UNTIL(state_of(&rig, 0) == VN_LEG_READY);
+    CHECK_EQ(leg_counts(&rig, 0), 0);
+    CHECK_EQ(rig.mirror->live->nr_bounce, VN_MIRROR_NR_BOUNCE);
+    mrig_close(&rig);
+    CHECK(same(&rig, 0, 1));
+}
+
+/* The copy to another leg goes on from another source; of a repair the piece is done anew. */
+static void test_a_disk_keeps_what_is_copied(void) {
+    struct mrig rig;
+    mrig_make(&rig, 3, "keeps2");
+    mrig_open(&rig);
+    memset(buf, 9, 4096);
+    CHECK_EQ(vn_mirror_break(rig.mirror, 2, rig.error, sizeof(rig.error)), 0);
+    CHECK_EQ(leg_out(&rig, 2), 0);
+    for (uint32_t i = 0; i < 8; i++)
+        CHECK_EQ(io(&rig, VN_OP_WRITE, i * RIG_REGION, 4096, buf, 0), 0);
+    rig.switches[0]->stubborn = true;
+    set_switch(&rig, 0, SWITCH_KEEP, 0);
+    CHECK_EQ(leg_in(&rig, 2, false), 0);
+    UNTIL(state_of(&rig, 0) == VN_LEG_FAILED);
+    CHECK_EQ(leg_out(&rig, 0), 0);
+    UNTIL(state_of(&rig, 2) == VN_LEG_READY);
+    CHECK_EQ(leg_counts(&rig, 2), 0);
+    CHECK(kept(&rig, 0) > 0);
+    vn_reactor_call(rig.reactor, wake_on, rig.switches[0]);
+    CHECK_EQ(leg_in(&rig, 0, false), 0);
+    UNTIL(state_of(&rig, 0) == VN_LEG_READY);
+    mrig_close(&rig);
+    CHECK(same(&rig, 0, 1) && same(&rig, 0, 2));
+}
+
 static void test_the_last_leg_answers_for_itself(void) {
     struct mrig rig;
     mrig_make(&rig, 2, "last");
@@ -309,6 +376,8 @@ int main(void) {
     test_a_write_error_holds(VN_OP_WRITE);
     test_a_write_error_holds(VN_OP_FLUSH);
     test_a_stall_is_a_failure();
+    test_a_disk_keeps_its_commands();
+    test_a_disk_keeps_what_is_copied();
     test_the_last_leg_answers_for_itself();
     test_errors_of_all_legs_are_the_hosts();
     test_cancel();

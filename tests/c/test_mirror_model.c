@@ -157,7 +157,11 @@ static void start_one(struct mrig *rig, struct work *work, struct vn_test_random
 
 static void heal(struct mrig *rig) {
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++) {
-        if (info_of(rig).legs[leg].open)
+        if (!info_of(rig).legs[leg].open)
+            continue;
+        if (rig->switches[leg]->stubborn)
+            vn_reactor_call(rig->reactor, wake_on, rig->switches[leg]);
+        else
             let_go(rig, leg);
     }
 }
@@ -200,8 +204,11 @@ static void settle_blocks(struct mrig *rig, struct vn_test_random *random) {
 static void break_something(struct mrig *rig, struct vn_test_random *random) {
     uint32_t leg = (uint32_t)vn_test_below(random, VN_MIRROR_MAX_LEGS);
     uint32_t ops = (uint32_t)vn_test_below(random, 1u << VN_OP_COUNT);
-    if (info_of(rig).legs[leg].open)
-        set_switch(rig, leg, vn_test_below(random, 3) ? SWITCH_FAIL : SWITCH_KEEP, ops ? ops : ~0u);
+    if (!info_of(rig).legs[leg].open)
+        return;
+    if (vn_test_below(random, 4) == 0)
+        vn_reactor_call(rig->reactor, make_stubborn_on, rig->switches[leg]);
+    set_switch(rig, leg, vn_test_below(random, 3) ? SWITCH_FAIL : SWITCH_KEEP, ops ? ops : ~0u);
 }
 
 static void batch(struct mrig *rig, struct vn_test_random *random, bool calm) {

@@ -22,6 +22,7 @@ import pytest
 from tests_fabric import free_port
 from tests_protocol import BLOCK, dice, until
 from tests_stamps import Load, Oracle
+from tests_storage import file_system, run
 
 from vhostnvme.errors import NativeError, PeerError
 from vhostnvme.testing import NvmeHost
@@ -212,6 +213,41 @@ def test_a_leg_on_another_server_is_lost_and_comes_back(tmp_path: Path, fault: s
         pair.check_same()
     oracle.check(pair.legs[0].read_bytes())
     oracle.check(pair.legs[1].read_bytes())
+
+
+@pytest.mark.timeout(180)
+def test_a_disk_that_hangs_in_the_kernel_is_no_error_for_the_guest(tmp_path: Path) -> None:
+    """Nothing that it has can be cancelled; it is the leg that is read, too."""
+    rng = dice("test_a_disk_that_hangs_in_the_kernel_is_no_error_for_the_guest")
+    with file_system("ext4", tmp_path) as mount:
+        pair = Pair(tmp_path)
+        pair.legs[0] = mount / "leg"
+        pair.specs[0] = f"file:{pair.legs[0]}?size={BLOCKS * BLOCK}"
+        oracle = Oracle(BLOCKS)
+
+        def happen() -> None:
+            run("fsfreeze", "--freeze", mount)
+            try:
+                until(lambda: pair.standings()[0] == "stale", "it is known to be stale", 6.0)
+                time.sleep(1.0)
+            finally:
+                run("fsfreeze", "--unfreeze", mount)
+            until(lambda: pair.standings()[0] == "in-sync", "it has come back", QUIET_S)
+
+        with (
+            ServerProcess([pair.spec()], directory=tmp_path) as server,
+            NvmeHost.connect(server.socket, memory_bytes=8 << 20) as host,
+        ):
+            load = Load(host, oracle, rng, depth=8, reads=0.3)
+            load.start()
+            pause = loaded(load, happen, 0.5)
+            print(f"the longest pause was {pause:.2f} s")  # noqa: T201
+            assert oracle.errors == 0
+            assert pause < PAUSE_S_MAX
+            until(pair.is_quiet, "the legs are the same again", QUIET_S)
+            pair.check_same()
+        oracle.check(pair.legs[0].read_bytes())
+        oracle.check(pair.legs[1].read_bytes())
 
 
 def test_a_stale_leg_is_not_served_after_a_restart(tmp_path: Path) -> None:
