@@ -129,6 +129,7 @@ def _native_mirror(mirror: MirrorOptions) -> tuple[Any, list[Any]]:
     opts.leg_timeout_ms = mirror.leg_timeout_ms
     opts.clean_ms = mirror.clean_ms
     opts.flags = lib.VN_MIRROR_SAME if mirror.same else 0
+    opts.flags |= lib.VN_MIRROR_DIRECT_READS if mirror.direct_reads else 0
     return opts, alive
 
 

@@ -156,7 +156,8 @@ class MirrorOptions:
 
     A leg that is not IN_SYNC is not opened. `uuid` names the mirror in its bitmap's file. `same`: a
     new bitmap begins empty, because all legs hold the same; else all is copied from one leg.
-    `rebuild_rate` in bytes a second.
+    `rebuild_rate` in bytes a second. `direct_reads`: reads of local disks are not copied, and one
+    that hangs holds its command.
     """
 
     legs: tuple[NamespaceOptions, ...]
@@ -169,6 +170,7 @@ class MirrorOptions:
     leg_timeout_ms: int = 0
     clean_ms: int = 0
     same: bool = False
+    direct_reads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
