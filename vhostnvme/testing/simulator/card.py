@@ -187,13 +187,12 @@ class Card:
         self.deliver(self.life, msg.SsdsSeen(self.medium.reports()))
 
     def _drain(self) -> None:
-        while self.running:
+        while self.managers is not None and not self.pauses:
             if self._effects:
                 self._next_effect()
             elif self._inbox:
                 message = self._inbox.popleft()
                 now = self.clock()
-                assert self.managers is not None
                 try:
                     effects = self.managers.step(message, now)
                 except (RuleBroken, AssertionError):

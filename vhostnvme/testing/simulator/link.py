@@ -16,7 +16,7 @@ from vhostnvme.cluster.store.base import Change
 from vhostnvme.errors import LeaseLost
 from vhostnvme.testing.simulator.engine import Engine
 from vhostnvme.testing.simulator.events import BadCall
-from vhostnvme.testing.simulator.store import SimStore, bucket_of
+from vhostnvme.testing.simulator.store import SimStore
 
 CALL_TIMEOUT_S = 1.0
 NOTICE_S = 1.2  # until a watch finds out that nothing comes any more
@@ -188,7 +188,11 @@ class Link:
     def _committed(self, changes: Sequence[Change]) -> None:
         if changes[0].revision <= self._from:
             return
-        mine = [each for each in changes if bucket_of(each.key) in self._prefixes]
+        mine = [
+            each
+            for each, bucket in zip(changes, self._store.buckets, strict=True)
+            if bucket in self._prefixes
+        ]
         if mine:
             self._recent.extend(mine)
             self._send(mine)

@@ -40,6 +40,8 @@ Commit = Callable[[Sequence[Change], dict[str, Entry | None]], None]
 class SimStore:
     """The values of `commits` are called for each change, at once.
 
+    `buckets`: those of the last changes, in their order (see `bucket_of`).
+
     Leases do not run out while the store is away: on its return they have what they had left, or,
     with `grace`, all of their time.
     """
@@ -50,6 +52,7 @@ class SimStore:
         self.entries: dict[str, Entry] = {}
         self.up = True
         self.commits: list[Commit] = []
+        self.buckets: list[str] = []
         self.writes = self.reads = 0
         self._buckets: dict[str, dict[str, Entry]] = {}
         self._leases: dict[int, SimLease] = {}
@@ -149,9 +152,11 @@ class SimStore:
         revision = self.revision + 1
         changes: list[Change] = []
         before: dict[str, Entry | None] = {}
+        self.buckets = []
         for each in operations:
             old = self.entries.get(each.key)
-            bucket = self._buckets.setdefault(bucket_of(each.key), {})
+            name = bucket_of(each.key)
+            bucket = self._buckets.setdefault(name, {})
             if isinstance(each, Put):
                 created = old.created if old else revision
                 entry = Entry(each.key, each.value, revision, created, each.lease)
@@ -163,6 +168,7 @@ class SimStore:
             else:
                 continue
             before[each.key] = old
+            self.buckets.append(name)
         if changes:
             self.revision = revision
             for commit in self.commits:
