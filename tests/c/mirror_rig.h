@@ -146,7 +146,7 @@ struct job {
 
 /* nr legs, all in sync, in files of their own; not opened yet. */
 static inline void mrig_make(struct mrig *rig, uint32_t nr, const char *name) {
-    *rig = (struct mrig){.mopts = {.region_bytes = RIG_REGION, .leg_timeout_ms = 400, .clean_ms = 50, .flags = VN_MIRROR_SAME}};
+    *rig = (struct mrig){.mopts = {.region_bytes = RIG_REGION, .leg_timeout_ms = 60000, .clean_ms = 50, .flags = VN_MIRROR_SAME}};
     snprintf(rig->bitmap, sizeof(rig->bitmap), "%s/%s.bits", vn_test_dir(), name);
     rig->mopts.bitmap_path = rig->bitmap;
     rig->mopts.uuid[0] = 7;

@@ -42,7 +42,6 @@ static void test_overlapping_writes_keep_one_order(void) {
     struct job jobs[4];
     static uint8_t data[4][8192];
     mrig_make(&rig, 2, "order");
-    rig.mopts.leg_timeout_ms = 60000;
     mrig_open(&rig);
     set_switch(&rig, 1, SWITCH_KEEP, WRITES);
     for (uint32_t i = 0; i < 4; i++) { /* [0, 2), [1, 3), [2, 4), and one that is apart */
@@ -115,6 +114,7 @@ static void test_a_stall_is_a_failure(void) {
     struct mrig rig;
     struct job write, read;
     mrig_make(&rig, 2, "stall");
+    rig.mopts.leg_timeout_ms = 800;
     mrig_open(&rig);
     memset(buf, 7, 4096);
     set_switch(&rig, 0, SWITCH_KEEP, 0);
@@ -138,6 +138,7 @@ static void test_a_disk_keeps_its_commands(void) {
     struct mrig rig;
     struct job jobs[NR];
     mrig_make(&rig, 2, "keeps");
+    rig.mopts.leg_timeout_ms = 800;
     mrig_open(&rig);
     memset(buf, 7, 8192);
     memset(back, 0, 65536);
@@ -177,6 +178,7 @@ static void test_a_disk_keeps_its_commands(void) {
 static void test_a_disk_keeps_what_is_copied(void) {
     struct mrig rig;
     mrig_make(&rig, 3, "keeps2");
+    rig.mopts.leg_timeout_ms = 800;
     mrig_open(&rig);
     memset(buf, 9, 4096);
     CHECK_EQ(vn_mirror_break(rig.mirror, 2, rig.error, sizeof(rig.error)), 0);
@@ -240,7 +242,6 @@ static void test_cancel(void) {
     struct job first, second, held;
     static uint8_t ones[8192], twos[8192];
     mrig_make(&rig, 2, "cancel");
-    rig.mopts.leg_timeout_ms = 60000;
     mrig_open(&rig);
     memset(ones, 1, sizeof(ones));
     memset(twos, 2, sizeof(twos));
@@ -282,7 +283,6 @@ static void test_busy(void) {
     static struct job jobs[NR];
     struct mrig rig;
     mrig_make(&rig, 2, "busy");
-    rig.mopts.leg_timeout_ms = 60000;
     mrig_open(&rig);
     set_switch(&rig, 0, SWITCH_KEEP, WRITES);
     for (uint32_t i = 0; i < NR; i++)
@@ -350,7 +350,6 @@ static void test_the_bitmap_breaks_under_a_write_that_waits(void) {
     struct mrig rig;
     struct job first, second;
     mrig_make(&rig, 2, "broken2");
-    rig.mopts.leg_timeout_ms = 60000;
     mrig_open(&rig);
     set_switch(&rig, 1, SWITCH_KEEP, WRITES);
     submit(&rig, &first, VN_OP_WRITE, 61440, 4096, buf, 0);

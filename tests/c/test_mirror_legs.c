@@ -131,6 +131,7 @@ static void test_a_leg_fails_while_it_comes_back(void) {
     struct mrig rig;
     struct job job;
     mrig_make(&rig, 2, "again");
+    rig.mopts.leg_timeout_ms = 800;
     mrig_open(&rig);
     put_out(&rig, 1);
     write_block(&rig, 0, 1);
