@@ -19,8 +19,9 @@ import pytest
 from tests_cluster import BLOCK, MIB, check_accounts, opened, wait_empty
 
 from vhostnvme.control.card import CreatedDevice, DeviceInfo
-from vhostnvme.errors import VhostNvmeError
+from vhostnvme.errors import PeerError, VhostNvmeError
 from vhostnvme.testing.cards import CardPlan, CardProcess, Cards
+from vhostnvme.testing.mortal_card import DIE_AT
 
 SIZE = 4 * MIB
 STEPS_MAX = 60
@@ -43,12 +44,14 @@ class Outcome:
 
 @dataclass
 class Execution:
-    """A card that shall die at its step of this number."""
+    """A card that shall die at its step of this number; and `again` at one of its next life."""
 
     cards: Cards
     victim: CardProcess
     number: int
+    again: int = 0
     died: bool = False
+    died_again: bool = False
 
     def run(self, command: Callable[[], object]) -> Outcome:
         """The command, while the victim dies, and comes back."""
@@ -58,26 +61,41 @@ class Execution:
             asked = thread.submit(command)
             while not asked.done() and self._lives(0.01):
                 pass
-            if not self.died:
-                self._tell(0, "disarmed")
-            if self.died:
-                self.victim.start()
+            if not self._is_spared():
+                self.died = True
+                self._come_back()
             try:
                 return Outcome(asked.result())
             except VhostNvmeError as error:
                 return Outcome(error=error)
 
-    def _tell(self, number: int, answer: str) -> None:
-        """Of the victim's standard input; answered, or it has died."""
+    def _come_back(self) -> None:
+        if self.again:
+            (self.victim.folder / DIE_AT).write_text(str(self.again))
+            with contextlib.suppress(PeerError):
+                self.victim.start()
+                back = self.cards.wait
+                back(lambda: not self._lives(0) or self.victim.sees("ab"), "it is back, or dead")
+                self._lives(0.2)  # it goes on with what it has found
+            self.died_again = not self._is_spared()
+        if not self._lives(0):
+            self.victim.start()
+
+    def _is_spared(self) -> bool:
+        """From now on; False: it has died."""
+        return self._lives(0) and self._tell(0, "disarmed")
+
+    def _tell(self, number: int, answer: str) -> bool:
+        """Of the victim's standard input; False: it has died."""
         with contextlib.suppress(BrokenPipeError):
             self.victim.tell(f"{number}\n")
         self.cards.wait(lambda: answer in self.steps() or not self._lives(0), "it is told")
+        return self._lives(0)
 
     def _lives(self, timeout_s: float) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.victim.wait_end(timeout_s)
-            self.died = True
-        return not self.died
+        return self.victim.alive
 
     @property
     def _trace(self) -> Path:
@@ -88,16 +106,17 @@ class Execution:
         return self._trace.read_text().splitlines()
 
     def __str__(self) -> str:
-        return f"card {self.victim.name}, step {self.number}, {self.steps()[-1]}"
+        again = f", again at {self.again}" if self.again else ""
+        return f"card {self.victim.name}, step {self.number}{again}: {self.steps()[-1]}"
 
 
-def executions(cards: Cards, victim: str) -> Iterator[Execution]:
-    """Until one has been survived."""
+def executions(cards: Cards, victim: str, step: int = 0) -> Iterator[Execution]:
+    """Until one has been survived. With a `step` it dies there, and again in its next life."""
     for number in range(1, STEPS_MAX):
-        each = Execution(cards, cards[victim], number)
+        each = Execution(cards, cards[victim], step or number, number if step else 0)
         yield each
         print(each)  # noqa: T201
-        if not each.died:
+        if not (each.died_again if step else each.died):
             return
     raise AssertionError("it never ends")
 
@@ -134,39 +153,60 @@ WAYS = pytest.mark.parametrize(
 )
 
 
+def creation(cards: Cards, each: Execution, placement: str) -> None:
+    vm = f"vm{each.number}"
+    made = each.run(lambda: cards["a"].create_device(vm, SIZE, placement=placement))
+    cards.wait_together()
+    found = device_of(cards, "a", vm)
+    if made.error is None:
+        assert isinstance(made.value, CreatedDevice)
+        assert found == made.value.device, f"{each}: what was made has gone"
+    if found is not None:
+        check_accounts(cards)
+        released = cards["a"].delete_vm(vm)
+        assert not released.pending, str(each)
+    wait_empty(cards)
+
+
+def deletion(cards: Cards, each: Execution, placement: str) -> None:
+    device = cards["a"].create_device("vm", SIZE, placement=placement).device
+    gone = each.run(lambda: cards["a"].delete_device(device))
+    cards.wait_together()
+    found = device_of(cards, "a", "vm")
+    if gone.error is None:
+        assert found is None, f"{each}: it was deleted, and is there"
+    if found is not None:
+        check_accounts(cards)
+    again = cards["a"].delete_device(device)
+    assert found is not None or again.already or not again.pending, str(each)
+    wait_empty(cards)
+
+
 @pytest.mark.slow
 @WAYS
 def test_create(cards: Cards, placement: str, victim: str) -> None:
     for each in executions(cards, victim):
-        vm = f"vm{each.number}"
-        made = each.run(lambda vm=vm: cards["a"].create_device(vm, SIZE, placement=placement))
-        cards.wait_together()
-        found = device_of(cards, "a", vm)
-        if made.error is None:
-            assert isinstance(made.value, CreatedDevice)
-            assert found == made.value.device, f"{each}: what was made has gone"
-        if found is not None:
-            check_accounts(cards)
-            released = cards["a"].delete_vm(vm)
-            assert not released.pending, str(each)
-        wait_empty(cards)
+        creation(cards, each, placement)
 
 
 @pytest.mark.slow
 @WAYS
 def test_delete(cards: Cards, placement: str, victim: str) -> None:
     for each in executions(cards, victim):
-        device = cards["a"].create_device("vm", SIZE, placement=placement).device
-        gone = each.run(lambda device=device: cards["a"].delete_device(device))
-        cards.wait_together()
-        found = device_of(cards, "a", "vm")
-        if gone.error is None:
-            assert found is None, f"{each}: it was deleted, and is there"
-        if found is not None:
-            check_accounts(cards)
-        again = cards["a"].delete_device(device)
-        assert found is not None or again.already or not again.pending, str(each)
-        wait_empty(cards)
+        deletion(cards, each, placement)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("act", "victim", "step"), [(creation, "a", 7), (creation, "b", 5), (deletion, "b", 2)]
+)
+def test_a_card_that_dies_again(
+    cards: Cards, act: Callable[[Cards, Execution, str], None], victim: str, step: int
+) -> None:
+    """At every step of its recovery, when it was half-way with a remote namespace."""
+    for each in executions(cards, victim, step):
+        act(cards, each, "remote")
+        assert each.died
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from vhostnvme.cluster.store.base import Entry
 from vhostnvme.errors import PeerError
 from vhostnvme.testing.card_process import PORT, CardPlan, CardProcess
 
-__all__ = ["CardPlan", "CardProcess", "Cards", "card_name"]
+__all__ = ["PORT", "CardPlan", "CardProcess", "Cards", "card_name"]
 
 TOGETHER_S = 30.0
 _STEP_S = 0.02

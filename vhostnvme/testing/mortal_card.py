@@ -6,7 +6,8 @@ runs the card. A line on its standard input, a number, arms it: FILE is emptied,
 `armed`, and from there on a line for each step; at the step of that number the process ends by
 SIGKILL, its line being the last. 0: it lives on, and the last line is `disarmed`. A step is the
 moment before an effect of the card's managers is begun, or after its work has ended and before the
-managers are told.
+managers are told. With the file `die-at` beside CARD.toml it is armed from the start, by the number
+in it, once.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from vhostnvme.cluster.messages import Effect, KeepAlive, Log, Txn, Write
 from vhostnvme.cluster.runner import Runner, Work
 from vhostnvme.config import load_card
 from vhostnvme.errors import VhostNvmeError
+
+DIE_AT = "die-at"
 
 
 class Fate:
@@ -96,6 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     MortalRunner.fate = Fate(args.trace or args.file.with_name("trace"))
     card.Runner = MortalRunner  # type: ignore[attr-defined]
+    die_at = args.file.with_name(DIE_AT)
+    if die_at.exists():
+        MortalRunner.fate.arm(int(die_at.read_text(encoding="ascii")))
+        die_at.unlink()
     threading.Thread(target=MortalRunner.fate.listen, daemon=True).start()
     try:
         asyncio.run(card.run_card(load_card(args.file), ready_fd=args.ready_fd))
