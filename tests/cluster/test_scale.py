@@ -12,8 +12,9 @@ LOADS = {"transactions", "renewals", "reads", "events", "bytes_out", "bytes_in",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["sqlite", "etcd"])
-@pytest.mark.parametrize(("placement", "per_device"), [("remote", 1), ("local", 4)])
+@pytest.mark.parametrize(
+    ("store", "placement", "per_device"), [("sqlite", "remote", 1), ("etcd", "auto", 4)]
+)
 def test_cards_with_many_namespaces(
     store: str, placement: str, per_device: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
