@@ -174,13 +174,19 @@ static inline void mrig_attach(struct mrig *rig) {
     CHECK_EQ(vn_reactor_call(rig->reactor, mrig_chan_open, rig), 0);
 }
 
-static inline void mrig_open(struct mrig *rig) {
+/* The kernel may still be closing what a killed server had. */
+static inline int mrig_open_backend(struct mrig *rig, const struct vn_ns_opts *opts, struct vn_backend **out) {
     int err = -EBUSY;
-    for (int ms = 0; err == -EBUSY && ms < 5000; ms += 10) { /* the kernel may still be closing what a killed one had */
-        err = vn_backend_open(&rig->opts, &rig->backend, rig->error, sizeof(rig->error));
+    for (int ms = 0; err == -EBUSY && ms < 5000; ms += 10) {
+        err = vn_backend_open(opts, out, rig->error, sizeof(rig->error));
         if (err == -EBUSY)
             nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
+    return err;
+}
+
+static inline void mrig_open(struct mrig *rig) {
+    int err = mrig_open_backend(rig, &rig->opts, &rig->backend);
     if (err) {
         fprintf(stderr, "%s\n", rig->error);
         exit(1);

@@ -86,7 +86,7 @@ static void acknowledged(const struct work *of, uint32_t nr) {
 static void open_leg(struct mrig *rig, uint32_t leg, bool full) {
     struct vn_backend *backend = NULL;
     if (!info_of(rig).legs[leg].open) {
-        CHECK_EQ(vn_backend_open(&rig->legs[leg], &backend, rig->error, sizeof(rig->error)), 0);
+        CHECK_EQ(mrig_open_backend(rig, &rig->legs[leg], &backend), 0);
         backend = &(rig->switches[leg] = switch_over(backend))->backend;
     } else {
         set_switch(rig, leg, SWITCH_PASS, 0);

@@ -85,9 +85,19 @@ def state_of(process: Process) -> str:
     if started != process.started:
         return "ended"
     if letter in "ZX":
+        if _has_threads(process.pid):
+            return "running"  # its files and ports are open still
         _reap(process.pid)
         return "ended"
     return "frozen" if letter in "Tt" else "running"
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether other threads than the first have not ended: a killed process goes one by one."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    except OSError:
+        return False
 
 
 def _reap(pid: int) -> None:
