@@ -255,3 +255,22 @@ def test_nobody_takes_over_while_the_store_is_away(lab: Lab, device: CreatedDevi
         writer.goes_on()
         assert writer.failed == 0 and not writer.gone
         assert devices(lab, OWNER) == ["d"]
+
+
+@pytest.mark.slow
+def test_a_giver_without_the_store_goes_on_serving(lab: Lab, device: CreatedDevice) -> None:
+    """Whom it has let in already; it lets in nobody new until it is back."""
+    with Writer(device.socket, OWNER) as writer:
+        lab.partition(GIVER, "store")
+        until(lambda: healths(lab, HEIR)[GIVER] == "lost")
+        assert not is_member(lab, GIVER)
+        writer.goes_on()
+        params = CreateDeviceParams(vm="vm2", parts=[PartParams(SIZE, GIVER)])
+        with pytest.raises(VhostNvmeError) as refused:
+            call(control(lab, HEIR), methods.DEVICE_CREATE, params, CreatedDevice, 60)
+        assert f"{GIVER}" in is_refused(refused.value)
+        lab.heal()
+        until(lambda: is_member(lab, GIVER))
+        writer.goes_on()
+        assert writer.failed == 0 and not writer.gone
+    assert devices(lab, HEIR) == []
