@@ -21,6 +21,7 @@ from vhostnvme.cluster.records import (
     decode,
     member_key,
     offer_key,
+    uses_key,
 )
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, RowState
 from vhostnvme.cluster.space_store import SpaceStore, Versioned
@@ -134,7 +135,8 @@ class Adoptions:
                 steps.append(partial(self._store.change, each, new, compare=gone))
 
         def last(told: Told) -> None:
-            then = (Delete(card_key(command.card)), Delete(offer_key(command.card)))
+            card = command.card
+            then = tuple(Delete(key(card)) for key in (card_key, offer_key, uses_key))
 
             def done(result: TxnResult | None, failure: Failure | None) -> None:
                 ok = failure is None and result is not None and result.succeeded

@@ -136,6 +136,7 @@ def test_a_card_that_never_comes_back_is_forgotten(world: World) -> None:
     world.advance(2.0)
     assert not giver.pool.spaces and not world.store.spaces()
     assert [p.name for p in third.pool.peers()] == ["g"]
+    assert not [key for key in world.store.entries if key.endswith("/a")]
     with pytest.raises(ConfigError, match="no other card 'a'"):
         third.do(lambda n: ForgetCard(n, "a"))
 
