@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
-
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.cluster_manager import ClusterManager
 from vhostnvme.cluster.holdings import Holdings
 from vhostnvme.cluster.messages import AdoptDevice, Failure, ForgetCard, ListStore, Txn
-from vhostnvme.cluster.namespace_manager import NamespaceManager, serial_of
+from vhostnvme.cluster.namespace_manager import NamespaceManager
 from vhostnvme.cluster.records import (
     HELD,
     SPACE,
@@ -21,6 +19,7 @@ from vhostnvme.cluster.records import (
     decode,
     member_key,
     offer_key,
+    serial_of,
     uses_key,
 )
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, RowState
@@ -109,7 +108,7 @@ class Adoptions:
         device = DeviceRow(
             name=command.device,
             vm=vm,
-            serial=serial_of(vm, command.device),
+            serial=serial_of(f"{vm}/{command.device}"),
             state=RowState.READY,  # a crash undoes nothing of it: the data is the VM's
         )
         self._board.write(device, *rows)
@@ -125,13 +124,10 @@ class Adoptions:
         steps: list[Callable[[Told], None]] = []
         gone = (Absent(member_key(command.card)),)
         for each in found:
-            record = each.record
-            if record.giver == command.card:
+            new = each.record.given_up()
+            if new.giver == command.card:
                 steps.append(partial(self._store.delete, each, compare=gone))
-            elif record.state in (SpaceState.ASKED, SpaceState.REFUSED, SpaceState.GRANTED):
-                granted = record.state is SpaceState.GRANTED
-                state = SpaceState.RELEASING if granted else SpaceState.WITHDRAWN
-                new = msgspec.structs.replace(record, state=state)
+            elif new != each.record:
                 steps.append(partial(self._store.change, each, new, compare=gone))
 
         def last(told: Told) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -324,8 +324,3 @@ class ClusterManager:
                 "this card is not in touch with the cluster's store: see `vhostnvme cluster"
                 " status`, and try again when it is"
             )
-
-
-def keys_of(prefix: str, changed: Sequence[str] | set[str]) -> list[str]:
-    """What follows the prefix in those of the keys that have it."""
-    return [key.removeprefix(prefix) for key in changed if key.startswith(prefix)]

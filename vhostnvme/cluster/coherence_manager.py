@@ -27,7 +27,7 @@ from vhostnvme.cluster.messages import (
     Stretch,
     Unexport,
 )
-from vhostnvme.cluster.records import SpaceRecord, SpaceState, subsystem_nqn_of
+from vhostnvme.cluster.records import EXPORTED_NSID, SpaceRecord, SpaceState, subsystem_nqn_of
 from vhostnvme.cluster.requests import Granted, Request, Requests
 from vhostnvme.cluster.rows import RowState, SpaceRow
 from vhostnvme.cluster.space_store import SpaceStore, Versioned
@@ -35,7 +35,6 @@ from vhostnvme.cluster.steps import Steps
 from vhostnvme.storage.catalog import Gone
 
 REFUSED_KEPT_S = 60.0  # a refusal that its asker does not take away is taken away for it
-EXPORTED_NSID = 1
 
 
 class CoherenceManager:

@@ -14,6 +14,7 @@ from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState
 from vhostnvme.errors import ConfigError
 from vhostnvme.storage.catalog import Deleted
 
+_GOING = (HoldingState.RELEASING, RowState.DELETING)
 STOP_WAIT_S = 30.0  # a device whose SSD does not answer is not waited for any longer
 
 
@@ -50,13 +51,10 @@ class Deletions:
         Args:
             uuid: one namespace of a device that stays; None: the device.
         """
-        rows: list[HoldingRow | SpaceRow] = list(self._board.holdings.values())
-        rows += self._board.spaces.values()
-        going = (RowState.DELETING, HoldingState.RELEASING)
         uuids = [
             row.uuid
-            for row in rows
-            if row.device == device and (uuid in (None, row.uuid) or row.state in going)
+            for row in self._rows()
+            if row.device == device and (uuid in (None, row.uuid) or row.state in _GOING)
         ]
         row = self._board.devices.get(device)
         if uuid is None and row is not None:
@@ -64,9 +62,7 @@ class Deletions:
         elif (holding := self._board.holdings.get(uuid or "")) is not None:
             self.drop(holding)
         devices = (device,) if uuid is None else ()
-        self._waiting.append(
-            Deletion(command, devices, tuple(dict.fromkeys(uuids)), self._board.now, error)
-        )
+        self._wait(command, devices, tuple(dict.fromkeys(uuids)), error)
 
     def delete_device(self, command: DeleteDevice) -> None:
         row = self._board.devices.get(command.device)
@@ -119,13 +115,10 @@ class Deletions:
         if (kind, name) not in self._board.deleted:
             what = {"vm": "VM"}.get(kind, kind)
             raise ConfigError(f"there is no {what} {name!r} on card {self._board.me!r}")
-        rows: list[HoldingRow | SpaceRow] = list(self._board.holdings.values())
-        rows += self._board.spaces.values()
         going = [
             row.uuid
-            for row in rows
-            if name in (row.device, row.vm, row.uuid)
-            and row.state in (HoldingState.RELEASING, RowState.DELETING)
+            for row in self._rows()
+            if name in (row.device, row.vm, row.uuid) and row.state in _GOING
         ]
         if going:
             self._wait(command, (), tuple(dict.fromkeys(going)))
@@ -152,8 +145,17 @@ class Deletions:
     def _release(self, row: HoldingRow) -> None:
         self._board.write(*self._holdings.releases(row))
 
-    def _wait(self, command: int, devices: tuple[str, ...], uuids: tuple[str, ...]) -> None:
-        self._waiting.append(Deletion(command, devices, uuids, self._board.now))
+    def _rows(self) -> list[HoldingRow | SpaceRow]:
+        return [*self._board.holdings.values(), *self._board.spaces.values()]
+
+    def _wait(
+        self,
+        command: int,
+        devices: tuple[str, ...],
+        uuids: tuple[str, ...],
+        error: Exception | None = None,
+    ) -> None:
+        self._waiting.append(Deletion(command, devices, uuids, self._board.now, error))
 
     def settle(self) -> None:
         """Releases what has been detached, and answers who waits for no more."""

@@ -47,7 +47,6 @@ class Seek:
     wait_until: float
     ssd: str | None = None
     tried: set[str] = field(default_factory=set)
-    local: bool = False  # this card has been asked
     ask_until: float | None = None  # a peer has been asked
     written: bool = False  # its record is in the store
     retry_at: float | None = None  # nobody has been asked
@@ -244,14 +243,9 @@ class Holdings:
             if self._is_settled(row.uuid):
                 self._board.write(Gone(HoldingRow, row.uuid))
             return
-        record = found.record
-        match record.state:
-            case SpaceState.ASKED | SpaceState.REFUSED | SpaceState.GRANTED:
-                # Only the giver deletes a record: it may not know its own last answer.
-                granted = record.state is SpaceState.GRANTED
-                state = SpaceState.RELEASING if granted else SpaceState.WITHDRAWN
-                new = msgspec.structs.replace(record, state=state)
-                self._steps.write(row.uuid, partial(self._store.change, found, new))
+        new = found.record.given_up()
+        if new != found.record:
+            self._steps.write(row.uuid, partial(self._store.change, found, new))
 
     # --- From card to card ---
 
@@ -302,13 +296,11 @@ class Holdings:
     def _ask_here(self, seek: Seek, row: HoldingRow, with_reserve: bool) -> None:
         me = self._board.me
         seek.tried.add(me)
-        seek.local = True
         self._board.write(msgspec.structs.replace(row, giver=me))
 
         def granted(ssd: str | None, why: str) -> None:
             if self._seeks.get(seek.uuid) is not seek:
                 return  # withdrawn
-            seek.local = False
             now_row = self._board.holdings[seek.uuid]
             if ssd is None:
                 seek.reason = why or seek.reason
@@ -380,7 +372,7 @@ class Holdings:
         new = msgspec.structs.replace(old, uuid=self.new_uuid(), giver="")
         self._board.write(*self.releases(old), new)
         seek.uuid = new.uuid
-        seek.local, seek.written, seek.ask_until = False, False, None
+        seek.written, seek.ask_until = False, None
         self._seeks[new.uuid] = seek
 
     def _finish(self, seek: Seek, row: HoldingRow) -> None:

@@ -23,21 +23,27 @@ class LocalSpace:
     def __init__(self, board: Board, ssds: Sequence[SsdReport]) -> None:
         self._board = board
         self.ssds: dict[str, SsdReport] = {}
-        self._used: dict[str, int] = {}  # by SSD, as of `_used_at`
-        self._used_at = -1
+        self._as_of = -1  # of what is worked out once for each change
+        self._used: dict[str, int] = {}  # by SSD
+        self._offer: OfferRecord | None = None
+        self._uses: UsesRecord | None = None
         self.see(ssds)
 
     def see(self, ssds: Sequence[SsdReport]) -> None:
         self.ssds = {each.name: each for each in ssds}
-        self._used_at = -1
+        self._as_of = -1
+
+    def _forget_what_has_changed(self) -> None:
+        if self._as_of != self._board.space_changes:
+            self._as_of = self._board.space_changes
+            self._used, self._offer, self._uses = {}, None, None
 
     def footprint(self, size: int, ssd: SsdReport) -> int:
         """What a namespace of this size takes there."""
         return -(-size // ssd.granule) * ssd.granule
 
     def used(self, name: str) -> int:
-        if self._used_at != self._board.space_changes:
-            self._used, self._used_at = {}, self._board.space_changes
+        self._forget_what_has_changed()
         if name not in self._used:
             self._used[name] = sum(self._taken(row) for row in self._rows(name))
         return self._used[name]
@@ -92,6 +98,12 @@ class LocalSpace:
 
     def offer(self) -> OfferRecord:
         """What the others may know: the reserve is taken from the SSDs in their order."""
+        self._forget_what_has_changed()
+        if self._offer is None:
+            self._offer = self._make_offer()
+        return self._offer
+
+    def _make_offer(self) -> OfferRecord:
         me, left = self._board.me, self._board.options.reserve
         offers = []
         for ssd in self.ssds.values():
@@ -119,6 +131,12 @@ class LocalSpace:
 
     def uses(self) -> UsesRecord:
         """What own VMs have of own SSDs."""
+        self._forget_what_has_changed()
+        if self._uses is None:
+            self._uses = self._make_uses()
+        return self._uses
+
+    def _make_uses(self) -> UsesRecord:
         me = self._board.me
         vms: dict[str, VmUse] = {}
         for row in self._board.spaces.values():

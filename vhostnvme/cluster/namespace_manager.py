@@ -7,7 +7,6 @@ was not answered; what was answered is in the catalog.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,11 +37,12 @@ from vhostnvme.cluster.messages import (
     Part,
     ResizeNamespace,
 )
-from vhostnvme.cluster.records import PRIORITY_MAX, PRIORITY_MIN, check_name
+from vhostnvme.cluster.records import PRIORITY_MAX, PRIORITY_MIN, check_name, serial_of
 from vhostnvme.cluster.resizes import Resizes
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 from vhostnvme.storage.catalog import Gone, Row
+from vhostnvme.storage.common import BLOCK_SIZES
 
 NAMESPACES_MAX = 256  # of a device
 
@@ -154,7 +154,7 @@ class NamespaceManager:
         device = DeviceRow(
             name=name,
             vm=command.vm,
-            serial=serial_of(command.vm, name),
+            serial=serial_of(f"{command.vm}/{name}"),
             release_on_disconnect=command.release_on_disconnect,
         )
         rows = [
@@ -310,7 +310,7 @@ class NamespaceManager:
 
     def _check_part(self, part: Part, priority: int) -> None:
         check_size(part.size, part.block_size)
-        if part.block_size not in (512, 4096):
+        if part.block_size not in BLOCK_SIZES:
             raise ConfigError(f"a block has 512 or 4096 bytes, not {part.block_size}")
         if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
             raise ConfigError(
@@ -348,8 +348,3 @@ class NamespaceManager:
             name = f"{vm[:57]}-{self._board.random.getrandbits(24):06x}"
             if name not in self._board.devices and ("device", name) not in self._board.deleted:
                 return name
-
-
-def serial_of(vm: str, device: str) -> str:
-    """The same for a device wherever it runs, so that a guest knows its disk again."""
-    return "VN" + hashlib.sha256(f"{vm}/{device}".encode()).hexdigest()[:16].upper()

@@ -72,9 +72,6 @@ class Pool:
         self._adoptions = Adoptions(
             self._board, self._cluster, self._holdings, self._namespaces, self._store
         )
-        self._offer: OfferRecord | None = None  # None: something of it has changed
-        self._uses: UsesRecord | None = None
-        self._offered_at = -1
 
     # --- What is the case ---
 
@@ -115,15 +112,11 @@ class Pool:
 
     def offer(self) -> OfferRecord:
         """This card's SSDs as they are accounted for now."""
-        if self._offer is None:
-            self._offer = self._local.offer()
-        return self._offer
+        return self._local.offer()
 
     def uses(self) -> UsesRecord:
         """What own VMs have of own SSDs now."""
-        if self._uses is None:
-            self._uses = self._local.uses()
-        return self._uses
+        return self._local.uses()
 
     def device_is_complete(self, name: str) -> bool:
         """Whether a VM finds all of its namespaces there."""
@@ -160,7 +153,6 @@ class Pool:
                 self._board.view.synced = False
             case SsdsSeen(ssds):
                 self._local.see(ssds)
-                self._offer = None
             case HostGone():
                 self._namespaces.host_gone(message)
             case AdoptDevice() | ForgetCard():
@@ -186,9 +178,6 @@ class Pool:
             for key in sorted(dirty):
                 self._coherence.act_on(key)
                 self._namespaces.act_on(key)
-            if self._offered_at != self._board.space_changes:
-                self._offered_at = self._board.space_changes
-                self._offer = self._uses = None
             self._coherence.decide()
             self._namespaces.settle()
             if not self._board.dirty:

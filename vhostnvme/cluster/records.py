@@ -15,6 +15,7 @@ The store puts the prefix of the cluster in front of each key.
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 from typing import Final, TypeVar
 
@@ -29,6 +30,7 @@ USES: Final = "uses/"
 SPACE: Final = "space/"
 HELD: Final = "held/"
 
+EXPORTED_NSID: Final = 1  # a subsystem of a giver has one namespace
 PRIORITY_MIN: Final = 0
 PRIORITY_MAX: Final = 100
 PRIORITY_DEFAULT: Final = 50
@@ -163,6 +165,17 @@ class SpaceRecord(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     reason: str = ""
 
+    def given_up(self) -> SpaceRecord:
+        """As it is when its owner does not want it any more.
+
+        Only the giver deletes a record: it may not know its own last answer.
+        """
+        if self.state in (SpaceState.WITHDRAWN, SpaceState.RELEASING):
+            return self
+        granted = self.state is SpaceState.GRANTED
+        state = SpaceState.RELEASING if granted else SpaceState.WITHDRAWN
+        return msgspec.structs.replace(self, state=state)
+
 
 def card_key(name: str) -> str:
     return CARDS + name
@@ -206,6 +219,11 @@ def decode(key: str, value: bytes, kind: type[T]) -> T:
 def subsystem_nqn_of(uuid: str) -> str:
     """The subsystem by which a giver exports a namespace: one for each."""
     return f"nqn.2026-11.io.vhostnvme:space:{uuid}"
+
+
+def serial_of(name: str) -> str:
+    """A serial number that is the same on every card, so that a guest knows its disk again."""
+    return "VN" + hashlib.sha256(name.encode()).hexdigest()[:16].upper()
 
 
 def host_nqn_of(owner: str, uuid: str, epoch: int) -> str:

@@ -6,17 +6,14 @@ another epoch. Before a newer one is let in the old one is denied, and its comma
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from vhostnvme.cluster.messages import Export, Unexport
-from vhostnvme.cluster.records import host_nqn_of, subsystem_nqn_of
+from vhostnvme.cluster.records import EXPORTED_NSID, host_nqn_of, serial_of, subsystem_nqn_of
 from vhostnvme.native import HostAccess, Namespace, Runtime, Subsystem, Target
 from vhostnvme.storage.common import DiskSpec
 from vhostnvme.storage.disk import open_disk_async
-
-NSID = 1  # of the only namespace of such a subsystem
 
 
 @dataclass(slots=True)
@@ -64,7 +61,7 @@ class Exports:
         if exported.host == host:
             return
         self._fence(exported)
-        exported.subsystem.attach(exported.namespace, NSID)
+        exported.subsystem.attach(exported.namespace, EXPORTED_NSID)
         exported.attached = True
         exported.subsystem.allow(HostAccess(hostnqn=host))
         exported.host = host
@@ -85,7 +82,7 @@ class Exports:
             exported.subsystem.deny(exported.host)
             exported.host = None
         if exported.attached:
-            exported.subsystem.detach(NSID, wait_ms=0)
+            exported.subsystem.detach(EXPORTED_NSID, wait_ms=0)
             exported.attached = False
 
     async def unexport(self, effect: Unexport) -> None:
@@ -103,8 +100,3 @@ class Exports:
         for exported in self._exported.values():
             exported.namespace.close()
         self._exported.clear()
-
-
-def serial_of(uuid: str) -> str:
-    """The serial number of a namespace's subsystem."""
-    return "VN" + hashlib.sha256(uuid.encode()).hexdigest()[:16].upper()
