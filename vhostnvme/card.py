@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import secrets
-import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -46,11 +44,14 @@ from vhostnvme.cluster.rows import KINDS, DeviceRow, HoldingRow, RowState
 from vhostnvme.cluster.runner import Runner, Work
 from vhostnvme.cluster.store.base import Store
 from vhostnvme.config import CardConfig
+from vhostnvme.control.paths import make_folder
 from vhostnvme.control.server import ControlServer
 from vhostnvme.emulation import card_control
+from vhostnvme.emulation.announcement import Announcement
 from vhostnvme.emulation.control import state_of
 from vhostnvme.emulation.server import Services, services
-from vhostnvme.errors import ClusterError, ConfigError
+from vhostnvme.emulation.signals import stopped_by_signals
+from vhostnvme.errors import ClusterError
 from vhostnvme.fabric.address import Address
 from vhostnvme.fabric.target import listen_on, numeric_of
 from vhostnvme.native import Target, TargetLimits
@@ -303,38 +304,22 @@ async def run_card(config: CardConfig, ready_fd: int | None = None) -> None:
     Raises:
         VhostNvmeError: it could not be started, or could not go on.
     """
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal)
     _allow_many_files()
     card = Card(config)
-    try:
-        await card.start()
-        _log.info("card %s takes commands on %s", config.name, config.control)
-        if ready_fd is not None:
-            os.write(ready_fd, b"ready\n")
-            os.close(ready_fd)
-        waiting = [asyncio.ensure_future(each) for each in (stop.wait(), card.wait())]
-        done, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        _log.info("card %s is ending", config.name)
-        for task in done:
-            task.result()
-    finally:
-        await card.stop()
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    with stopped_by_signals() as stop:
+        try:
+            await card.start()
+            _log.info("card %s takes commands on %s", config.name, config.control)
+            Announcement(ready_fd=ready_fd).tell_ready()
+            waiting = [asyncio.ensure_future(each) for each in (stop.wait(), card.wait())]
+            done, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            _log.info("card %s is ending", config.name)
+            for task in done:
+                task.result()
+        finally:
+            await card.stop()
 
 
 def _allow_many_files() -> None:
@@ -342,15 +327,3 @@ def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def make_folder(folder: Path) -> None:
-    """For this user alone.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from None

@@ -28,12 +28,16 @@ def run_folder() -> Path:
 
 
 def make_run_folder() -> None:
-    """Makes it, for its owner alone.
+    """Makes it; raises as `make_folder`."""
+    make_folder(run_folder())
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, for its owner alone, if there is none.
 
     Raises:
         ConfigError: it cannot be made.
     """
-    folder = run_folder()
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:

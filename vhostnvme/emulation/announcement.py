@@ -55,6 +55,10 @@ class Announcement:
             text = "\n".join(_for_people(served))
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+        self.tell_ready()
+
+    def tell_ready(self) -> None:
+        """To whoever waits at the descriptor, if anybody does."""
         if self.ready_fd is not None:
             os.write(self.ready_fd, b"ready\n")
             os.close(self.ready_fd)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from vhostnvme.emulation import control
 from vhostnvme.emulation.announcement import Announcement, Served
 from vhostnvme.emulation.device import DeviceOptions
 from vhostnvme.emulation.server import Services, services
+from vhostnvme.emulation.signals import stopped_by_signals
 from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.options import TargetOptions
 from vhostnvme.native import RuntimeOptions
@@ -44,24 +42,14 @@ async def serve(
     Raises:
         ConfigError, NativeError: something could not be started, or the ready descriptor is none.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     sockets: list[Path] = []
 
-    def on_signal() -> None:
-        if stop.is_set():
-            for path in sockets:
-                path.unlink(missing_ok=True)
-            os._exit(1)
-        stop.set()
+    def leave_none() -> None:
+        for path in sockets:
+            path.unlink(missing_ok=True)
 
     announcement.check()
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)  # the terminal has gone, and nobody said nohup
-    for number in numbers:
-        loop.add_signal_handler(number, on_signal)
-    try:
+    with stopped_by_signals(leave_none) as stop:
         async with services(runtime_options) as running:
             served = await _start(running, options)
             sockets += [served.device.socket] if served.device else []
@@ -70,9 +58,6 @@ async def serve(
                 announcement.make(served, path)
                 await stop.wait()
                 _log.info("ending")
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 async def _start(running: Services, options: ServeOptions) -> Served:

@@ -12,6 +12,7 @@ from vhostnvme.cluster.messages import Attach, Detach, Refit, StartDevice, StopD
 from vhostnvme.cluster.records import host_nqn_of
 from vhostnvme.cluster.rows import HoldingRow
 from vhostnvme.config import DeviceConfig
+from vhostnvme.control.paths import SOCKET_NAME
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.server import Services
 from vhostnvme.errors import ConfigError
@@ -23,7 +24,6 @@ from vhostnvme.storage.remote import RemoteSpec
 
 _log = logging.getLogger(__name__)
 
-SOCKET_NAME = "cntrl"
 CONNECT_MS = 1000
 _HOST_IDS = uuid.UUID("0b4f3c39-9f2a-5d8e-8d5c-5a0c5a3f9f11")
 
