@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
-import stat
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vhostnvme.errors import ConfigError
+from vhostnvme.secret_files import read_small
 
 _FILE_BYTES_MAX = 4096
 _CRC_BYTES = 4
@@ -87,26 +86,13 @@ def parse_dhchap_key(text: str, origin: str) -> Key:
 
 
 def _read(path: str | Path) -> str:
-    try:
-        # Not to wait for a pipe's writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ConfigError(f"cannot read the key in {path}: {error.strerror}") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"cannot read the key in {path}: it is not a file")
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(
-                f"the key in {path} may be read or changed by others: chmod 600 {path}"
-            )
-        if status.st_uid not in (os.geteuid(), 0):
-            raise ConfigError(f"the key in {path} belongs to another user: chown it")
-        data = os.read(fd, _FILE_BYTES_MAX + 1)
-    finally:
-        os.close(fd)
-    if len(data) > _FILE_BYTES_MAX:
-        raise ConfigError(f"{path} is too long for a file with one key")
+    data = read_small(
+        path,
+        _FILE_BYTES_MAX,
+        secret=True,
+        what=f"the key in {path}",
+        holds="a file with one key",
+    )
     return data.decode("ascii", errors="replace")
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from vhostnvme.errors import ConfigError
+from vhostnvme.secret_files import read_small
 
 __all__ = ["EtcdAccess", "Secrets"]
 
@@ -77,24 +76,4 @@ class Secrets:
 
 
 def _read(path: Path | None, *, secret: bool = False) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        # Not to wait for a pipe's writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"cannot read {path}: it is not a file")
-        if secret and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{path} may be read or changed by others: chmod 600 {path}")
-        if secret and status.st_uid not in (os.geteuid(), 0):
-            raise ConfigError(f"{path} belongs to another user: chown it")
-        data = os.read(fd, _FILE_BYTES_MAX + 1)
-    finally:
-        os.close(fd)
-    if len(data) > _FILE_BYTES_MAX:
-        raise ConfigError(f"{path} is too long for what it should hold")
-    return data
+    return None if path is None else read_small(path, _FILE_BYTES_MAX, secret=secret)
