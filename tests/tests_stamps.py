@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -197,3 +199,29 @@ class Load:
         cid = self.host.submit(qid, sqe, doorbell=False)
         oracle.begin((qid, cid), command)
         return True
+
+
+class Fault:
+    """What happens to a loaded disk, on a thread of its own, between two pauses."""
+
+    def __init__(self, fault: Callable[[], None], before_s: float, after_s: float) -> None:
+        self._failures: list[BaseException] = []
+
+        def happen() -> None:
+            try:
+                time.sleep(before_s)
+                fault()
+                time.sleep(after_s)
+            except BaseException as error:
+                self._failures.append(error)
+
+        self._thread = threading.Thread(target=happen)
+        self._thread.start()
+
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def join(self) -> None:
+        """Waits for its end; it must have come about as it should."""
+        self._thread.join()
+        assert not self._failures, self._failures

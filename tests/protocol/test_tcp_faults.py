@@ -11,7 +11,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ import pytest
 from tests_detour import Detour
 from tests_fabric import free_port
 from tests_protocol import BLOCK, dice, until
-from tests_stamps import Load, Oracle
+from tests_stamps import Fault, Load, Oracle
 
 from vhostnvme.closable import Closable
 from vhostnvme.testing import NvmeHost, Sqe, nvme
@@ -92,23 +91,11 @@ class Cards(Closable):
 
     def under(self, fault: Callable[[], None], seconds_after: float = 0.1) -> None:
         """Loads the disk while `fault` happens, on a thread, and a little longer."""
-        failures: list[BaseException] = []
-
-        def happen() -> None:
-            try:
-                time.sleep(0.05)
-                fault()
-                time.sleep(seconds_after)
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=happen)
-        thread.start()
+        happening = Fault(fault, 0.05, seconds_after)
         try:
-            self.load.run(lambda: not thread.is_alive())
+            self.load.run(happening.is_over)
         finally:
-            thread.join()
-        assert not failures, failures
+            happening.join()
 
     def settle(self, seconds: float = 30.0) -> None:
         """Waits until all that was submitted has completed; then every block must be right."""
