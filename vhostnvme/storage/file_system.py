@@ -35,10 +35,11 @@ def open_direct(path: str, flags: int, folder: int | None = None) -> int:
     return os.open(path, flags, dir_fd=folder)
 
 
-def set_aside(fd: int, size: int) -> bool:
+def set_aside(fd: int, size: int, in_use: bool = False) -> bool:
     """A file of at least `size` bytes, all of which have blocks; those that are new read as zeros.
 
-    False when the file system cannot do that.
+    False when the file system cannot do that. Of a file in use its word is taken: a range that is
+    being zeroed is without blocks for a moment.
     """
     # libc emulates what the file system lacks, by writing to each block; but not on files that
     # are open to append, where it says EBADF.
@@ -54,7 +55,7 @@ def set_aside(fd: int, size: int) -> bool:
     finally:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags)
     # Some take the call and do nothing.
-    return os.fstat(fd).st_blocks * 512 >= size
+    return in_use or os.fstat(fd).st_blocks * 512 >= size
 
 
 def _without_blocks(fd: int, size: int) -> list[tuple[int, int]]:

@@ -142,7 +142,7 @@ class DirectorySsd(Ssd):
             if size > old:
                 with self._claimed(uuid, old, size):
                     try:
-                        self._set_size(fd, size)
+                        self._set_size(fd, size, in_use=True)
                     except BaseException:
                         os.ftruncate(fd, old)  # some of it may have been added
                         raise
@@ -246,10 +246,10 @@ class DirectorySsd(Ssd):
             raise
         os.fsync(self._folder)
 
-    def _set_size(self, fd: int, size: int) -> None:
+    def _set_size(self, fd: int, size: int, in_use: bool = False) -> None:
         if self.options.thin:
             os.ftruncate(fd, size)
-        elif not set_aside(fd, size):
+        elif not set_aside(fd, size, in_use):
             raise ConfigError(
                 f"{self.place}: its file system cannot set space aside for a file: choose XFS or"
                 " ext4, or say thin = true"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,27 @@ def test_growth_that_fails_leaves_the_size(place: Path) -> None:
             ssd.resize(FIRST, 1024 * MIB)
         assert ssd.found()[0] == [Found(FIRST, 8 * MIB, True)]
         assert blocks(place / f"{FIRST}.ns") == 8 * MIB
+
+
+def test_a_namespace_grows_while_a_range_is_zeroed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux takes the blocks of such a range away first, and then gives it new ones."""
+    path = place / f"{FIRST}.ns"
+    set_aside = os.posix_fallocate
+
+    def zeroing(fd: int, start: int, length: int) -> None:
+        set_aside(fd, start, length)
+        subprocess.run(["fallocate", "-p", "-l", "1MiB", str(path)], check=True)
+
+    with opened(place) as ssd:
+        ssd.carve(FIRST, 8 * MIB)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", zeroing)
+            ssd.resize(FIRST, 9 * MIB)
+        assert blocks(path) == 8 * MIB
+        ssd.resize(FIRST, 10 * MIB)
+        assert blocks(path) == 10 * MIB
 
 
 def test_what_is_added_reads_as_zeros(place: Path) -> None:
