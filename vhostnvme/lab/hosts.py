@@ -43,8 +43,9 @@ def make_card(layout: Layout, plan: LabPlan, host: Host, uri: str) -> None:
     """
     try:
         layout.host_directory(host.name).mkdir(mode=0o700)
-        for ssd in layout.ssds(host.name, plan.ssds):
-            ssd.mkdir(mode=0o700)
+        if host.name not in plan.devices:
+            for ssd in layout.ssds(host.name, plan.ssds, {}):
+                ssd.mkdir(mode=0o700)
         layout.config(host.name).write_text(_card_config(layout, plan, host, uri))
     except OSError as error:
         raise LabError(f"cannot make the folder of card {host.name}: {error}") from None
@@ -59,9 +60,10 @@ def _card_config(layout: Layout, plan: LabPlan, host: Host, uri: str) -> str:
     ]
     if plan.reserve is not None:
         lines.append(f"reserve = {_text(format_size(plan.reserve))}")
-    for ssd in layout.ssds(host.name, plan.ssds):
-        lines += ["", "[[ssd]]", f"name = {_text(ssd.name)}", f"path = {_text(ssd)}"]
-        lines.append(f"capacity = {_text(format_size(plan.ssd_size))}")
+    for number, ssd in enumerate(layout.ssds(host.name, plan.ssds, plan.devices)):
+        lines += ["", "[[ssd]]", f'name = "ssd{number}"', f"path = {_text(ssd)}"]
+        if host.name not in plan.devices:
+            lines.append(f"capacity = {_text(format_size(plan.ssd_size))}")
     lines += ["", "[target]", f"listen = [{_text(f'{host.address}:{CARD_PORT}')}]"]
     lines += ["", "[cluster]", f"store = {_text(uri)}"]
     if plan.ttl_us is not None:

@@ -38,6 +38,7 @@ def planned_state(layout: Layout, plan: LabPlan) -> LabState:
         ssds=plan.ssds,
         hosts=planned,
         commands=commands,
+        devices={name: [*map(str, paths)] for name, paths in plan.devices.items()},
     )
 
 

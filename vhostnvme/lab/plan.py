@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,8 @@ class LabPlan:
     `reserve` is what each card keeps back, in bytes, and `ttl_us` its lease, in microseconds; None:
     as a card has them by itself. `etcd` counts its servers. `ready_s` is how long all cards
     together may take until they answer; None: by their number. `card_command` makes a card's
-    command line of its configuration file.
+    command line of its configuration file. `devices`: the SSDs of some cards, by the cards' names,
+    which the lab does not make, in place of those that it does.
     """
 
     cards: int = 3
@@ -47,6 +48,7 @@ class LabPlan:
     ttl_us: int | None = None
     ready_s: float | None = None
     card_command: Callable[[Path], Sequence[str]] = card_command
+    devices: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raises:
@@ -108,7 +110,12 @@ class Layout:
     def log(self, name: str) -> Path:
         return self.host_directory(name) / ("etcd.log" if is_store(name) else "card.log")
 
-    def ssds(self, name: str, count: int) -> list[Path]:
+    def ssds(
+        self, name: str, count: int, devices: Mapping[str, Sequence[str | Path]]
+    ) -> list[Path]:
+        """`devices`: of those cards that have others than the lab makes."""
+        if name in devices:
+            return [Path(device) for device in devices[name]]
         return [self.host_directory(name) / f"ssd{number}" for number in range(count)]
 
     def control(self, name: str) -> Path:

@@ -27,7 +27,8 @@ class LabState(msgspec.Struct, frozen=True):
 
     `boot` names the machine's uptime in which it was made; after another start nothing of it runs.
     `complete`: all was there once. `made_directory`: the folder itself is ours as well.
-    `commands` are the command lines of the hosts' processes, by the hosts' names.
+    `commands` are the command lines of the hosts' processes, by the hosts' names. `devices`: see
+    LabPlan.
     """
 
     version: int
@@ -40,6 +41,7 @@ class LabState(msgspec.Struct, frozen=True):
     commands: dict[str, list[str]]
     complete: bool = False
     processes: dict[str, Process] = {}
+    devices: dict[str, list[str]] = {}
 
     def cards(self) -> list[Host]:
         return [host for host in self.hosts if not is_store(host.name)]

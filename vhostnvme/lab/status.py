@@ -58,7 +58,7 @@ def card_of(layout: Layout, state: LabState, host: Host) -> Card:
         control=layout.control(host.name),
         config=layout.config(host.name),
         log=layout.log(host.name),
-        ssds=tuple(layout.ssds(host.name, state.ssds)),
+        ssds=tuple(layout.ssds(host.name, state.ssds, state.devices)),
     )
 
 
@@ -86,7 +86,7 @@ def read_status(layout: Layout, state: LabState, network: Network) -> list[HostS
                 loses_to=list(link.loses_to),
                 rate_bits=link.rate_bits,
                 socket=str(layout.control(host.name)) if is_card else None,
-                ssds=[str(path) for path in layout.ssds(host.name, state.ssds)] if is_card else [],
+                ssds=[*map(str, card_of(layout, state, host).ssds)] if is_card else [],
                 log=str(layout.log(host.name)),
             )
         )

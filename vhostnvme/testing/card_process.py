@@ -10,8 +10,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +54,7 @@ class CardPlan:
         store: a URL; None: a SQLite file of these cards alone.
         contention_s: None: as cards have it by themselves.
         program: what runs a card, before its file and `--ready-fd N`.
+        devices: block devices that cards, by their names, have in place of folders.
     """
 
     ssds: int = 1
@@ -64,6 +65,7 @@ class CardPlan:
     contention_s: float | None = None
     store: str | None = None
     program: Sequence[str] = ("-m", "vhostnvme", "card", "run")
+    devices: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
 class CardProcess:
@@ -75,22 +77,26 @@ class CardProcess:
         self.name = name
         self.folder = folder
         self.address = address
+        folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "card.toml"
         self.log = folder / "card.log"
         self.state = folder / "state"
-        self.ssd_folders = [folder / f"ssd{number}" for number in range(plan.ssds)]
+        folders = 0 if name in plan.devices else plan.ssds
+        self.ssd_folders = [folder / f"ssd{number}" for number in range(folders)]
         self.control = run_dir / name / CONTROL_NAME
         self._plan = plan
         self._ready = -1
         self.process: subprocess.Popen[bytes] | None = None
         for each in self.ssd_folders:
-            each.mkdir(parents=True)
+            each.mkdir()
         self.config.write_text(self._config_text(run_dir), encoding="utf-8")
 
     def _config_text(self, run_dir: Path) -> str:
         plan = self._plan
         lines = ["[card]", _line("name", self.name), _line("run_dir", run_dir)]
         lines += [_line("state_dir", self.state), _line("reserve", plan.reserve)]
+        for number, device in enumerate(plan.devices.get(self.name, ())):
+            lines += ["[[ssd]]", _line("name", f"ssd{number}"), _line("path", device)]
         for path in self.ssd_folders:
             lines += ["[[ssd]]", _line("name", path.name), _line("path", path)]
             lines += [_line("capacity", plan.ssd_bytes), f"thin = {str(plan.thin).lower()}"]

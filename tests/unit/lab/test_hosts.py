@@ -35,6 +35,20 @@ def test_the_configuration_is_one_of_a_card(tmp_path: Path) -> None:
         hosts.make_card(layout, plan, host, "")
 
 
+def test_a_card_has_devices_in_place_of_folders(tmp_path: Path) -> None:
+    layout = layout_of(tmp_path)
+    plan = LabPlan(cards=2, devices={"b": [Path("/dev/loop3"), Path("/dev/loop4")]})
+    for host in plan.hosts(layout.lab):
+        hosts.make_card(layout, plan, host, "sqlite:///store")
+    table = tomllib.loads(layout.config("b").read_text())
+    assert table["ssd"] == [
+        {"name": "ssd0", "path": "/dev/loop3"},
+        {"name": "ssd1", "path": "/dev/loop4"},
+    ]
+    assert [each.name for each in load_card(layout.config("a")).ssds] == ["ssd0"]
+    assert not (layout.host_directory("b") / "ssd0").exists()
+
+
 def test_what_is_not_said_is_the_cards_default(tmp_path: Path) -> None:
     layout = layout_of(tmp_path)
     plan = LabPlan(cards=1, store="etcd", etcd=3)
