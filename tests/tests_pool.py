@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vhostnvme.cluster.commands import Command
 from vhostnvme.cluster.messages import (
     Attach,
     CardOptions,
     Changed,
-    Command,
+    Detach,
     Done,
     Effect,
     EndCard,
@@ -30,12 +31,23 @@ from vhostnvme.cluster.messages import (
     Reply,
     RevokeLease,
     SsdReport,
+    StopDevice,
     StoreLost,
     Synced,
     Tick,
     Txn,
     Unexport,
     Write,
+)
+from vhostnvme.cluster.mirror_messages import (
+    AttachMirror,
+    LegCounts,
+    LegDrop,
+    LegIn,
+    LegOut,
+    LegSeen,
+    LegState,
+    MirrorSeen,
 )
 from vhostnvme.cluster.pool import Pool
 from vhostnvme.cluster.records import SpaceRecord, decode
@@ -117,6 +129,50 @@ class MemoryStore:
         ]
 
 
+class TestMirror:
+    """A mirror as the library has it, without data: a test says what its legs come to."""
+
+    __test__ = False
+
+    def __init__(self, card: TestCard, effect: AttachMirror) -> None:
+        self.card = card
+        self.uuid = effect.mirror.uuid
+        self.legs = [
+            LegSeen() if row is None else LegSeen(row.uuid, LegState.IN_SYNC) for row in effect.legs
+        ]
+
+    def tell(self) -> None:
+        self.card.step(MirrorSeen(self.uuid, tuple(self.legs)))
+        self.card.world.run()
+
+    def comes_to(self, leg: int, state: LegState, *, covered: bool = False) -> None:
+        self.legs[leg] = replace(self.legs[leg], state=state, covered=covered)
+        self.tell()
+
+    def states(self) -> list[str]:
+        return [str(leg.state) for leg in self.legs if leg.uuid]
+
+    @property
+    def is_rebuilding(self) -> bool:
+        return any(leg.state in (LegState.REBUILDING, LegState.READY) for leg in self.legs)
+
+    def carry_out(self, effect: LegOut | LegIn | LegCounts | LegDrop) -> None:
+        leg = self.legs[effect.leg]
+        match effect:
+            case LegOut():
+                assert leg.state in (LegState.FAILED, LegState.OUT)
+                self.legs[effect.leg] = replace(leg, state=LegState.OUT)
+            case LegIn():
+                assert leg.state in (LegState.NONE, LegState.OUT)
+                self.legs[effect.leg] = LegSeen(effect.holding.uuid, LegState.REBUILDING)
+            case LegCounts():
+                assert leg.state is LegState.READY
+                self.legs[effect.leg] = replace(leg, state=LegState.IN_SYNC)
+            case LegDrop():
+                self.legs[effect.leg] = LegSeen()
+        assert any(each.state is LegState.IN_SYNC for each in self.legs)
+
+
 class TestCard:
     """One card. `held` are effects that a test ends itself, by `finish`."""
 
@@ -136,6 +192,7 @@ class TestCard:
         self.holds: Callable[[Effect], bool] = lambda _: False
         self.fails: Callable[[Effect], Failure | None] = lambda _: None
         self.held: list[Any] = []
+        self.mirrors: dict[str, TestMirror] = {}  # those that are attached
         self._lives = 0
         self.start()
 
@@ -143,7 +200,9 @@ class TestCard:
         """A new life, from what is durable."""
         self._lives += 1
         self.pending: deque[Done] = deque()
+        self.pending_seen: deque[MirrorSeen] = deque()
         self.held = []
+        self.mirrors = {}
         self.seen: int | None = None  # revision up to which changes have been told
         seed = zlib.crc32(f"{self.options.name} {self.options.seed} {self._lives}".encode())
         options = replace(self.options, session=f"life{self._lives}", seed=seed)
@@ -232,6 +291,18 @@ class TestCard:
                 if effect.lease in store.leases:
                     return Done(effect.op, 10.0)
                 return Done(effect.op, None, Failure(FailureKind.LEASE_LOST, "it has run out"))
+            case AttachMirror():
+                return self._attach_mirror(effect)
+            case LegOut() | LegIn() | LegCounts() | LegDrop():
+                mirror = self.mirrors[effect.mirror]
+                if isinstance(effect, LegIn) and mirror.is_rebuilding:
+                    return Done(effect.op, None, Failure(FailureKind.BUSY, "one at a time"))
+                mirror.carry_out(effect)
+                self.pending_seen.append(MirrorSeen(mirror.uuid, tuple(mirror.legs)))
+            case Detach():
+                self.mirrors.pop(effect.uuid, None)
+            case StopDevice():
+                self.mirrors.clear()
             case Attach() if effect.holding.giver != self.options.name:
                 return self._attach(effect)
             case Export():
@@ -240,18 +311,29 @@ class TestCard:
                 self.world.admitted.pop((self.options.name, effect.uuid), None)
         return Done(effect.op)
 
-    def _attach(self, effect: Attach) -> Done:
-        row = effect.holding
+    def _attach_mirror(self, effect: AttachMirror) -> Done:
+        mirror = TestMirror(self, effect)
+        self.mirrors[effect.mirror.uuid] = mirror
+        self.pending_seen.append(MirrorSeen(mirror.uuid, tuple(mirror.legs)))
+        return Done(effect.op)
+
+    def _is_let_in(self, row: HoldingRow) -> bool:
         admitted = self.world.admitted.get((row.giver, row.uuid))
-        if admitted == (self.options.name, row.epoch):
+        return row.giver == self.options.name or admitted == (self.options.name, row.epoch)
+
+    def _attach(self, effect: Attach) -> Done:
+        if self._is_let_in(effect.holding):
             return Done(effect.op)
         return Done(effect.op, None, Failure(FailureKind.FAILED, "the giver does not let us in"))
 
     def work(self) -> bool:
         """One round of what is due; False: there was nothing."""
         did = False
-        while self.pending:
-            self.step(self.pending.popleft())
+        while self.pending or self.pending_seen:
+            if self.pending_seen:  # before the end of the effect
+                self.step(self.pending_seen.popleft())
+            else:
+                self.step(self.pending.popleft())
             did = True
         if not self.options.clustered:
             return did
@@ -265,7 +347,7 @@ class TestCard:
 
     def _watch(self) -> bool:
         store, me = self.world.store, self.options.name
-        mine = ("cards/", "members/", "offers/", f"space/{me}/", f"held/{me}/")
+        mine = ("cards/", "members/", "offers/", f"space/{me}/", f"held/{me}/", f"mirrors/{me}/")
         if self.seen is None:
             self.seen = store.revision
             entries = [each for each in store.entries.values() if each.key.startswith(mine)]

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import vhostnvme
+from vhostnvme.cluster.commands import Command
 from vhostnvme.cluster.messages import (
     Attach,
     CardOptions,
     Carve,
     Clone,
-    Command,
     Destroy,
     Detach,
     Effect,

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+
+import msgspec
 
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.cluster_manager import ClusterManager
+from vhostnvme.cluster.commands import AdoptDevice, ForgetCard
 from vhostnvme.cluster.holdings import Holdings
-from vhostnvme.cluster.messages import AdoptDevice, Failure, ForgetCard, ListStore, Txn
+from vhostnvme.cluster.messages import Failure, ListStore, Txn
 from vhostnvme.cluster.namespace_manager import NamespaceManager
+from vhostnvme.cluster.placement import AUTO
 from vhostnvme.cluster.records import (
     HELD,
+    MIRRORS,
     SPACE,
+    CopyRecord,
+    MirrorRecord,
     SpaceRecord,
     SpaceState,
     card_key,
@@ -22,10 +30,12 @@ from vhostnvme.cluster.records import (
     serial_of,
     uses_key,
 )
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, RowState
-from vhostnvme.cluster.space_store import SpaceStore, Versioned
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, Leg, MirrorRow, Recorded, RowState
+from vhostnvme.cluster.space_store import SpaceStore, Versioned, VersionedMirror
 from vhostnvme.cluster.store.base import Absent, Delete, Snapshot, TxnResult
 from vhostnvme.errors import ClusterError, ConfigError, ProtocolError
+from vhostnvme.storage.mirror import LEGS_MAX
+from vhostnvme.storage.mirror_record import Standing
 
 Told = Callable[[bool | None], None]
 
@@ -54,7 +64,7 @@ class Adoptions:
         except (ConfigError, ClusterError) as error:
             self._board.reply(command.command, error=error)
             return
-        prefixes = [f"{HELD}{card}/"]
+        prefixes = [f"{HELD}{card}/", f"{MIRRORS}{card}/"]
         if isinstance(command, ForgetCard):
             prefixes.append(f"{SPACE}{card}/")
 
@@ -64,9 +74,9 @@ class Adoptions:
                 error = ClusterError(f"the store cannot be asked what {card!r} has: {why}")
                 self._board.reply(command.command, error=error)
             elif isinstance(command, AdoptDevice):
-                self._adopt(command, _records(snapshot))
+                self._adopt(command, _records(snapshot), _mirrors(snapshot))
             else:
-                self._forget(command, _records(snapshot))
+                self._forget(command, _records(snapshot), _mirrors(snapshot))
 
         self._board.begin(lambda op: ListStore(op, tuple(prefixes)), listed)
 
@@ -85,17 +95,23 @@ class Adoptions:
 
     # --- Taking over ---
 
-    def _adopt(self, command: AdoptDevice, found: list[Versioned]) -> None:
-        wanted = [
-            each
+    def _adopt(
+        self, command: AdoptDevice, found: list[Versioned], mirrors: list[VersionedMirror]
+    ) -> None:
+        wanted = {
+            each.record.uuid: each
             for each in found
             if each.record.device == command.device
             and each.record.state is SpaceState.GRANTED
             and each.record.giver != self._board.me
-        ]
+        }
+        mirrors = [each for each in mirrors if each.record.device == command.device]
+        copies = {leg.uuid for each in mirrors for leg in each.record.legs}
+        plain = [each for uuid, each in wanted.items() if uuid not in copies]
         try:
             self._check(command.owner, command)
-            if not wanted:
+            kept = [(each, self._good_copies(each, wanted, command)) for each in mirrors]
+            if not plain and not kept:
                 raise ConfigError(
                     f"card {command.owner!r} holds nothing of other cards for device"
                     f" {command.device!r}: there is nothing to take over"
@@ -103,23 +119,70 @@ class Adoptions:
         except (ConfigError, ClusterError) as error:
             self._board.reply(command.command, error=error)
             return
-        vm = wanted[0].record.vm
-        rows = [_adopting(each.record) for each in wanted]
+        vm = plain[0].record.vm if plain else mirrors[0].record.vm
         device = DeviceRow(
             name=command.device,
             vm=vm,
             serial=serial_of(f"{vm}/{command.device}"),
             state=RowState.READY,  # a crash undoes nothing of it: the data is the VM's
         )
-        self._board.write(device, *rows)
+        singles = [(each, _adopting(each.record)) for each in plain]
+        kept_rows = [
+            (each, [(copy, _adopting(copy.record, each.record.uuid)) for copy in good])
+            for each, good in kept
+        ]
+        self._board.write(
+            device,
+            *(row for _, row in singles),
+            *(row for _, pairs in kept_rows for _, row in pairs),
+            *(_mirror_row(each.record, pairs) for each, pairs in kept_rows),
+        )
         gone = (Absent(member_key(command.owner)),)
-        for each, row in zip(wanted, rows, strict=True):
-            self._holdings.adopt(each, row, gone)
+        for single in singles:
+            self._holdings.adopt(None, [single], gone)
+        for each, pairs in kept_rows:
+            self._holdings.adopt((each, self._moved(each.record, pairs)), pairs, gone)
         self._namespaces.adopted(command.command, command.device)
+
+    def _good_copies(
+        self, mirror: VersionedMirror, wanted: dict[str, Versioned], command: AdoptDevice
+    ) -> list[Versioned]:
+        """Those that are in sync; or, by force, one that lacks something.
+
+        Raises:
+            ClusterError: there is none.
+        """
+        record = mirror.record
+        there = [leg for leg in record.legs if leg.uuid in wanted]
+        good = [wanted[leg.uuid] for leg in there if leg.standing is Standing.IN_SYNC]
+        if good:
+            return good
+        stale = [wanted[leg.uuid] for leg in there if leg.standing is Standing.STALE]
+        if stale and command.force:
+            return stale[:1]
+        if stale:
+            where = ", ".join(sorted(each.record.giver for each in stale))
+            raise ClusterError(
+                f"namespace {record.uuid} has no copy on another card that is in sync: the one on"
+                f" {where} lacks what was written last. Bring card {command.owner!r} back, or take"
+                " that copy with --force, and what it lacks is lost"
+            )
+        raise ClusterError(
+            f"namespace {record.uuid} has no copy that this card can take over: bring card"
+            f" {command.owner!r} back"
+        )
+
+    def _moved(
+        self, record: MirrorRecord, pairs: list[tuple[Versioned, HoldingRow]]
+    ) -> MirrorRecord:
+        legs = tuple(CopyRecord(row.uuid, old.record.giver, Standing.IN_SYNC) for old, row in pairs)
+        return msgspec.structs.replace(record, owner=self._board.me, legs=legs)
 
     # --- Forgetting ---
 
-    def _forget(self, command: ForgetCard, found: list[Versioned]) -> None:
+    def _forget(
+        self, command: ForgetCard, found: list[Versioned], mirrors: list[VersionedMirror]
+    ) -> None:
         """One record after the other, and the card itself last: safe to repeat."""
         steps: list[Callable[[Told], None]] = []
         gone = (Absent(member_key(command.card)),)
@@ -129,6 +192,8 @@ class Adoptions:
                 steps.append(partial(self._store.delete, each, compare=gone))
             elif new != each.record:
                 steps.append(partial(self._store.change, each, new, compare=gone))
+
+        steps += [partial(self._store.delete_mirror, each, compare=gone) for each in mirrors]
 
         def last(told: Told) -> None:
             card = command.card
@@ -166,6 +231,8 @@ def _records(snapshot: Snapshot) -> list[Versioned]:
     """Each once, though both copies may have been listed."""
     found: dict[tuple[str, str], Versioned] = {}
     for entry in snapshot.entries:
+        if entry.key.startswith(MIRRORS):
+            continue
         try:
             record = decode(entry.key, entry.value, SpaceRecord)
         except ProtocolError:
@@ -174,7 +241,35 @@ def _records(snapshot: Snapshot) -> list[Versioned]:
     return list(found.values())
 
 
-def _adopting(record: SpaceRecord) -> HoldingRow:
+def _mirrors(snapshot: Snapshot) -> list[VersionedMirror]:
+    found = []
+    for entry in snapshot.entries:
+        if entry.key.startswith(MIRRORS):
+            with suppress(ProtocolError):
+                record = decode(entry.key, entry.value, MirrorRecord)
+                found.append(VersionedMirror(record, entry.revision))
+    return found
+
+
+def _mirror_row(record: MirrorRecord, pairs: list[tuple[Versioned, HoldingRow]]) -> MirrorRow:
+    legs = [Leg(row.uuid, Standing.IN_SYNC) for _, row in pairs]
+    return MirrorRow(
+        uuid=record.uuid,
+        vm=record.vm,
+        device=record.device,
+        nsid=record.device_nsid,
+        size=record.size,
+        block_size=record.block_size,
+        copies=record.copies,
+        placement=AUTO,
+        priority=record.priority,
+        state=RowState.READY,
+        legs=(*legs, *[Leg()] * (LEGS_MAX - len(legs))),
+        recorded=Recorded.NOT_YET,
+    )
+
+
+def _adopting(record: SpaceRecord, mirror: str = "") -> HoldingRow:
     return HoldingRow(
         uuid=record.uuid,
         vm=record.vm,
@@ -186,4 +281,5 @@ def _adopting(record: SpaceRecord) -> HoldingRow:
         giver=record.giver,
         priority=record.priority,
         adopting=True,
+        mirror=mirror,
     )

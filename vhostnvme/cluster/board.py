@@ -12,11 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from vhostnvme.cluster.messages import CardOptions, Done, Effect, Failure, Log, Reply, Write
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, SpaceRow
+from vhostnvme.cluster.rows import (
+    DeviceRow,
+    DrainRow,
+    HoldingRow,
+    HoldingState,
+    MirrorRow,
+    RowState,
+    SpaceRow,
+)
 from vhostnvme.cluster.store.base import Change, Delete, Entry, Operation, Put
 from vhostnvme.storage.catalog import Deleted, Gone, Row
 
 Then = Callable[[Any, Failure | None], None]
+
+
+# A namespace as a guest sees it.
+Unit = HoldingRow | MirrorRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +115,11 @@ class Board:
         self.space_changes = 0  # so many changes of them have been made
         self.devices: dict[str, DeviceRow] = {}
         self.holdings: dict[str, HoldingRow] = {}
+        self.mirrors: dict[str, MirrorRow] = {}
+        self.drains: dict[str, DrainRow] = {}
         self.deleted: set[tuple[str, str]] = set()
         self.dirty: set[str] = set()  # UUIDs and devices that something has changed about
+        self._copies: dict[str, set[str]] = {}  # the holdings of each mirror
         self._effects: list[Effect] = []
         self._waiting: dict[int, Then] = {}
         self._next_op = 1
@@ -142,8 +157,37 @@ class Board:
         effects, self._effects = self._effects, []
         return effects
 
+    @property
+    def draining(self) -> bool:
+        """Whether this card is being emptied."""
+        return bool(self.drains)
+
+    def units_of(self, device: str) -> list[Unit]:
+        """The namespaces that its guest sees or is to see, in the order of the NSIDs."""
+        plain = [row for row in self.holdings_of(device) if not row.mirror]
+        kept = [
+            row
+            for row in self.mirrors.values()
+            if row.device == device and row.state is not RowState.DELETING
+        ]
+        return sorted([*plain, *kept], key=lambda row: row.nsid)
+
+    def can_attach(self, unit: Unit) -> bool:
+        """Whether all of it is there that has to be."""
+        if isinstance(unit, HoldingRow):
+            return unit.state is HoldingState.HELD
+        counts = [self.holdings.get(unit.legs[number].uuid) for number in unit.in_sync()]
+        enough = unit.copies if unit.state is RowState.MAKING else 1
+        held = all(row is not None and row.state is HoldingState.HELD for row in counts)
+        return unit.is_recorded and len(counts) >= enough and held
+
+    def copies_of(self, mirror: str) -> list[HoldingRow]:
+        """The holdings that are, or are to be, copies of it; not those that are given back."""
+        found = [self.holdings[uuid] for uuid in sorted(self._copies.get(mirror, ()))]
+        return [row for row in found if row.state is not HoldingState.RELEASING]
+
     def holdings_of(self, device: str) -> list[HoldingRow]:
-        """What it has or is to have, in the order of the NSIDs."""
+        """What it has or is to have, copies one by one, in the order of the NSIDs."""
         found = [
             row
             for row in self.holdings.values()
@@ -156,6 +200,8 @@ class Board:
             SpaceRow: self.spaces,
             DeviceRow: self.devices,
             HoldingRow: self.holdings,
+            MirrorRow: self.mirrors,
+            DrainRow: self.drains,
         }
         for change in changes:
             if isinstance(change, Deleted):
@@ -167,6 +213,19 @@ class Board:
             if not isinstance(change, Gone):
                 tables[kind][key] = change
             self.dirty.add(key)
-            self.space_changes += kind is SpaceRow
+            self.space_changes += kind in (SpaceRow, DrainRow)
             # A device has to do with the namespaces that it has, and with those that it had.
-            self.dirty |= {row.device for row in (old, change) if isinstance(row, HoldingRow)}
+            for row in (old, change):
+                if isinstance(row, HoldingRow | MirrorRow):
+                    self.dirty.add(row.device)
+            self._note_copy(old, change)
+
+    def _note_copy(self, old: object, new: object) -> None:
+        if isinstance(old, HoldingRow) and old.mirror:
+            self.dirty.add(old.mirror)
+            self._copies[old.mirror].discard(old.uuid)
+            if not self._copies[old.mirror]:
+                del self._copies[old.mirror]
+        if isinstance(new, HoldingRow) and new.mirror:
+            self.dirty.add(new.mirror)
+            self._copies.setdefault(new.mirror, set()).add(new.uuid)

@@ -7,9 +7,9 @@ import msgspec
 from vhostnvme.cluster import placement as rule
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.coherence_manager import CoherenceManager
+from vhostnvme.cluster.commands import CloneNamespace
 from vhostnvme.cluster.holdings import Holdings
 from vhostnvme.cluster.local_space import LocalSpace
-from vhostnvme.cluster.messages import CloneNamespace
 from vhostnvme.cluster.records import check_name
 from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState, SpaceRow
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
@@ -33,6 +33,12 @@ class Clones:
         source = self._board.spaces.get(command.uuid)
         if source is None or source.owner != self._board.me or source.state is not RowState.READY:
             raise ConfigError(f"there is no namespace {command.uuid} on an SSD of this card")
+        holding = self._board.holdings.get(source.uuid)
+        if holding is not None and holding.mirror:
+            raise ConfigError(
+                f"namespace {holding.mirror} is kept as copies, of which {source.uuid} is one: it"
+                " cannot be copied"
+            )
         if source.wanted:
             raise ClusterError(f"namespace {command.uuid} is being changed: try again later")
         ssd = self._local.ssds.get(source.ssd)
@@ -44,7 +50,7 @@ class Clones:
         if self._local.best(source.size, with_reserve=True, only=ssd.name) is None:
             raise NoSpace(f"SSD {ssd.name!r} has no room in its account for a copy")
         uuid, me = self._holdings.new_uuid(), self._board.me
-        holding = HoldingRow(
+        copy = HoldingRow(
             uuid=uuid,
             vm=command.vm,
             device="",
@@ -66,7 +72,7 @@ class Clones:
             source=source.uuid,
             read_only=command.read_only,
         )
-        self._board.write(holding)
+        self._board.write(copy)
 
         def granted(where: str | None, why: str) -> None:
             if where is None:
@@ -74,7 +80,7 @@ class Clones:
                 error = ClusterError(f"namespace {source.uuid} cannot be copied: {why}")
                 self._board.reply(command.command, error=error)
                 return
-            self._board.write(msgspec.structs.replace(holding, state=HoldingState.HELD))
+            self._board.write(msgspec.structs.replace(copy, state=HoldingState.HELD))
             self._board.reply(command.command, uuid)
 
         self._coherence.clone(space, granted)

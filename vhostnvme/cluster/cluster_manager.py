@@ -122,6 +122,10 @@ class ClusterManager:
     def knows(self, name: str) -> bool:
         return self._board.view.get(card_key(name)) is not None
 
+    def offer_of(self, name: str) -> OfferRecord | None:
+        """What another card has said last that it has."""
+        return self._record(offer_key(name), OfferRecord)
+
     def peers(self) -> list[PeerView]:
         """All cards but this one, by name."""
         names = sorted(key.removeprefix(CARDS) for key in self._board.view.keys(CARDS))
@@ -170,6 +174,7 @@ class ClusterManager:
         self._was_member = member
         if member:
             self._board.dirty |= self._board.spaces.keys() | self._board.holdings.keys()
+            self._board.dirty |= self._board.mirrors.keys()
             self._board.log(logging.INFO, "this card is a member of the cluster")
         else:
             self._board.log(

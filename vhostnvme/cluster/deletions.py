@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from vhostnvme.cluster.board import Board
+from vhostnvme.cluster.board import Board, Unit
+from vhostnvme.cluster.commands import DeleteDevice, DeleteNamespace, DeleteVm, Released
 from vhostnvme.cluster.devices import Devices
 from vhostnvme.cluster.holdings import Holdings
-from vhostnvme.cluster.messages import DeleteDevice, DeleteNamespace, DeleteVm, Released
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
+from vhostnvme.cluster.rows import (
+    DeviceRow,
+    HoldingRow,
+    HoldingState,
+    MirrorRow,
+    Recorded,
+    RowState,
+    SpaceRow,
+)
 from vhostnvme.errors import ConfigError
-from vhostnvme.storage.catalog import Deleted
+from vhostnvme.storage.catalog import Deleted, Gone, Row
 
 _GOING = (HoldingState.RELEASING, RowState.DELETING)
 STOP_WAIT_S = 30.0  # a device whose SSD does not answer is not waited for any longer
@@ -54,13 +63,14 @@ class Deletions:
         uuids = [
             row.uuid
             for row in self._rows()
-            if row.device == device and (uuid in (None, row.uuid) or row.state in _GOING)
+            if row.device == device
+            and (uuid in (None, row.uuid, getattr(row, "mirror", "")) or row.state in _GOING)
         ]
         row = self._board.devices.get(device)
         if uuid is None and row is not None:
             self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
-        elif (holding := self._board.holdings.get(uuid or "")) is not None:
-            self.drop(holding)
+        elif (unit := self._unit(uuid or "")) is not None:
+            self.drop(unit)
         devices = (device,) if uuid is None else ()
         self._wait(command, devices, tuple(dict.fromkeys(uuids)), error)
 
@@ -85,13 +95,15 @@ class Deletions:
         self._delete(command.command, devices, loose)
 
     def delete_namespace(self, command: DeleteNamespace) -> None:
-        row = self._board.holdings.get(command.uuid)
-        if row is None or row.state is HoldingState.RELEASING:
+        row = self._unit(command.uuid)
+        if row is None or row.state in _GOING:
             self._orphan(command)
             return
-        if row.device and row.state is HoldingState.WANTED:
+        if isinstance(row, HoldingRow) and row.mirror:
+            raise ConfigError(f"{row.uuid} is a copy of namespace {row.mirror}: delete that")
+        if row.device and row.state in (HoldingState.WANTED, RowState.MAKING):
             raise ConfigError(f"namespace {row.uuid} is being made for device {row.device}")
-        if row.device and len(self._board.holdings_of(row.device)) == 1:
+        if row.device and len(self._board.units_of(row.device)) == 1:
             raise ConfigError(
                 f"namespace {row.uuid} is the only one of device {row.device}: delete the device"
             )
@@ -125,28 +137,49 @@ class Deletions:
         else:
             self._board.reply(command, Released(already=True))
 
-    def _delete(self, command: int, devices: list[DeviceRow], loose: list[HoldingRow]) -> None:
-        uuids = [row.uuid for row in loose]
+    def _unit(self, uuid: str) -> Unit | None:
+        return self._board.mirrors.get(uuid) or self._board.holdings.get(uuid)
+
+    def _all_of(self, unit: Unit) -> list[str]:
+        """With its copies."""
+        return [unit.uuid, *(row.uuid for row in self._board.copies_of(unit.uuid))]
+
+    def _delete(self, command: int, devices: list[DeviceRow], loose: Sequence[Unit]) -> None:
+        uuids = [uuid for unit in loose for uuid in self._all_of(unit)]
         for device in devices:
-            uuids += [row.uuid for row in self._board.holdings_of(device.name)]
+            for unit in self._board.units_of(device.name):
+                uuids += self._all_of(unit)
             self.mark(device)
         for row in loose:
             self.drop(row)
-        self._wait(command, tuple(device.name for device in devices), tuple(uuids))
+        self._wait(command, tuple(device.name for device in devices), tuple(dict.fromkeys(uuids)))
 
-    def drop(self, row: HoldingRow) -> None:
+    def drop(self, unit: Unit) -> None:
         """Takes a namespace from its device, if it has one, and gives it back."""
-        self._board.write(Deleted("namespace", row.uuid))
-        if row.device in self._board.devices:
-            self._devices.leave(row)
+        if ("namespace", unit.uuid) not in self._board.deleted:
+            self._board.write(Deleted("namespace", unit.uuid))
+        if unit.device in self._board.devices:
+            self._devices.leave(unit)
         else:
-            self._release(row)
+            self._release(unit)
 
-    def _release(self, row: HoldingRow) -> None:
-        self._board.write(*self._holdings.releases(row))
+    def releases(self, unit: Unit) -> list[Row | Gone]:
+        """The changes of the catalog by which it is given back, with all its copies."""
+        if isinstance(unit, HoldingRow):
+            return self._holdings.releases(unit)
+        changes: list[Row | Gone] = []
+        for row in self._board.copies_of(unit.uuid):
+            changes += self._holdings.releases(row)
+        if unit.recorded is Recorded.NOWHERE:
+            return [*changes, Gone(MirrorRow, unit.uuid)]
+        return [*changes, msgspec.structs.replace(unit, state=RowState.DELETING)]
 
-    def _rows(self) -> list[HoldingRow | SpaceRow]:
-        return [*self._board.holdings.values(), *self._board.spaces.values()]
+    def _release(self, unit: Unit) -> None:
+        self._board.write(*self.releases(unit))
+
+    def _rows(self) -> list[HoldingRow | MirrorRow | SpaceRow]:
+        board = self._board
+        return [*board.holdings.values(), *board.mirrors.values(), *board.spaces.values()]
 
     def _wait(
         self,
@@ -183,5 +216,6 @@ class Deletions:
     def _rest(self, devices: tuple[str, ...], uuids: tuple[str, ...]) -> tuple[str, ...]:
         """What is still there of them."""
         names = [name for name in devices if name in self._board.devices]
-        kept = [u for u in uuids if u in self._board.holdings or u in self._board.spaces]
+        board = self._board
+        kept = [u for u in uuids if u in board.holdings or u in board.spaces or u in board.mirrors]
         return (*names, *kept)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vhostnvme.cluster.board import Board, Then
+from vhostnvme.cluster.board import Board, Then, Unit
 from vhostnvme.cluster.messages import (
     Attach,
     Detach,
@@ -20,7 +20,9 @@ from vhostnvme.cluster.messages import (
     StartDevice,
     StopDevice,
 )
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState
+from vhostnvme.cluster.mirror_messages import AttachMirror
+from vhostnvme.cluster.mirrors import Mirrors
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, MirrorRow, RowState
 
 RETRY_S = 0.5
 RETRY_S_MAX = 5.0
@@ -28,7 +30,7 @@ RETRY_S_MAX = 5.0
 
 @dataclass(slots=True)
 class Running:
-    """What runs of a device. `attached`: UUID to the holding as it was attached."""
+    """What runs of a device. `attached`: UUID to the row as it was attached."""
 
     started: bool = False
     stopped: bool = False
@@ -36,15 +38,19 @@ class Running:
     retry_at: float = 0.0
     failures: int = 0
     failure: str = ""
-    attached: dict[str, HoldingRow] = field(default_factory=dict)
+    attached: dict[str, Unit] = field(default_factory=dict)
     leaving: set[str] = field(default_factory=set)  # to be detached, though they are held
+    again: set[str] = field(default_factory=set)  # to be detached, and attached anew
 
 
 class Devices:
     """Of one card. `stopped` is called when a DELETING device runs no more."""
 
-    def __init__(self, board: Board, stopped: Callable[[DeviceRow], None]) -> None:
+    def __init__(
+        self, board: Board, mirrors: Mirrors, stopped: Callable[[DeviceRow], None]
+    ) -> None:
         self._board = board
+        self._mirrors = mirrors
         self._stopped = stopped
         self._running: dict[str, Running] = {}
 
@@ -54,33 +60,41 @@ class Devices:
         return (
             run is not None
             and run.started
-            and all(row.uuid in run.attached for row in self._board.holdings_of(name))
+            and all(unit.uuid in run.attached for unit in self._board.units_of(name))
         )
 
-    def is_attached(self, row: HoldingRow) -> bool:
-        run = self._running.get(row.device)
-        return run is not None and row.uuid in run.attached
+    def is_attached(self, unit: Unit) -> bool:
+        run = self._running.get(unit.device)
+        return run is not None and unit.uuid in run.attached
 
     def failure(self, name: str) -> str:
         """Why it could not be started or completed last; "" when nothing is wrong."""
         run = self._running.get(name)
         return run.failure if run else ""
 
-    def left(self) -> list[HoldingRow]:
+    def left(self) -> list[Unit]:
         """The namespaces that have been taken away, and are held still."""
-        found = []
+        found: list[Unit] = []
         for run in self._running.values():
             for uuid in list(run.leaving):
                 if uuid not in run.attached and not run.busy:
                     run.leaving.discard(uuid)
-                    if uuid in self._board.holdings:
-                        found.append(self._board.holdings[uuid])
+                    unit = self._board.mirrors.get(uuid) or self._board.holdings.get(uuid)
+                    if unit is not None:
+                        found.append(unit)
         return found
 
-    def leave(self, row: HoldingRow) -> None:
+    def leave(self, unit: Unit) -> None:
         """Takes a namespace away, before it is released."""
-        self._running.setdefault(row.device, Running()).leaving.add(row.uuid)
-        self.act_on(row.device)
+        self._running.setdefault(unit.device, Running()).leaving.add(unit.uuid)
+        self.act_on(unit.device)
+
+    def reopen(self, unit: Unit) -> None:
+        """Takes a namespace away, and gives it back as its row is then."""
+        run = self._running.setdefault(unit.device, Running())
+        if unit.uuid in run.attached:
+            run.again.add(unit.uuid)
+        self.act_on(unit.device)
 
     def tick(self) -> None:
         for name in list(self._board.devices):
@@ -104,58 +118,75 @@ class Devices:
             else:
                 self._stop(row, run)
             return
-        holdings = self._board.holdings_of(name)
-        held = [each for each in holdings if each.state is HoldingState.HELD]
-        if row.state is RowState.MAKING and len(held) < len(holdings):
+        units = self._board.units_of(name)
+        ready = [each for each in units if self._board.can_attach(each)]
+        if row.state is RowState.MAKING and len(ready) < len(units):
             return
         if not run.started:
             self._begin(row, run, lambda op: StartDevice(op, row), self._noted(run))
             return
-        self._fit(row, run, {each.uuid: each for each in held})
+        self._fit(row, run, {each.uuid: each for each in units}, ready)
 
-    def _fit(self, row: DeviceRow, run: Running, held: dict[str, HoldingRow]) -> None:
+    def _fit(self, row: DeviceRow, run: Running, units: dict[str, Unit], ready: list[Unit]) -> None:
         for uuid, old in run.attached.items():
-            new = held.get(uuid)
-            if new is None or uuid in run.leaving or _moved(old, new):
+            new = units.get(uuid)
+            going = uuid in run.leaving or uuid in run.again
+            if new is None or going or _moved(old, new, new in ready):
                 self._detach(row, run, old)
                 return
             if old.size != new.size:
                 self._refit(row, run, new)
                 return
-        for uuid, holding in held.items():
-            if uuid not in run.attached and uuid not in run.leaving:
-                self._attach(row, run, holding)
+        for unit in ready:
+            if unit.uuid not in run.attached and unit.uuid not in run.leaving:
+                self._attach(row, run, unit)
                 return
 
     def _stop(self, row: DeviceRow, run: Running) -> None:
         def stopped(_value: object, failure: Failure | None) -> None:
             if failure is None:
                 run.stopped, run.started = True, False
+                for uuid in run.attached:
+                    self._mirrors.detached(uuid)
                 run.attached.clear()
 
         self._begin(row, run, lambda op: StopDevice(op, row.name), stopped)
 
-    def _attach(self, row: DeviceRow, run: Running, holding: HoldingRow) -> None:
+    def _attach(self, row: DeviceRow, run: Running, unit: Unit) -> None:
         def attached(_value: object, failure: Failure | None) -> None:
             if failure is None:
-                run.attached[holding.uuid] = holding
+                run.attached[unit.uuid] = unit
+            if failure is None and isinstance(unit, MirrorRow):
+                self._mirrors.attached(unit.uuid)
 
-        self._begin(row, run, lambda op: Attach(op, holding), attached)
+        self._begin(row, run, lambda op: self._attachment(op, unit), attached)
 
-    def _detach(self, row: DeviceRow, run: Running, holding: HoldingRow) -> None:
+    def _attachment(self, op: int, unit: Unit) -> Effect:
+        if isinstance(unit, HoldingRow):
+            return Attach(op, unit)
+        counts = unit.in_sync()
+        legs = tuple(
+            self._board.holdings[leg.uuid] if number in counts else None
+            for number, leg in enumerate(unit.legs)
+        )
+        return AttachMirror(op, unit, legs, unit.state is RowState.MAKING)
+
+    def _detach(self, row: DeviceRow, run: Running, unit: Unit) -> None:
         def detached(_value: object, failure: Failure | None) -> None:
             if failure is None:
-                run.attached.pop(holding.uuid, None)
-                self._board.dirty.add(holding.uuid)
+                run.attached.pop(unit.uuid, None)
+                run.again.discard(unit.uuid)
+                self._mirrors.detached(unit.uuid)
+                self._board.dirty.add(unit.uuid)
 
-        self._begin(row, run, lambda op: Detach(op, row.name, holding.uuid, holding.nsid), detached)
+        self._begin(row, run, lambda op: Detach(op, row.name, unit.uuid, unit.nsid), detached)
 
-    def _refit(self, row: DeviceRow, run: Running, holding: HoldingRow) -> None:
+    def _refit(self, row: DeviceRow, run: Running, unit: Unit) -> None:
         def refitted(_value: object, failure: Failure | None) -> None:
             if failure is None:
-                run.attached[holding.uuid] = holding
+                run.attached[unit.uuid] = unit
 
-        self._begin(row, run, lambda op: Refit(op, holding), refitted)
+        self._begin(row, run, lambda op: Refit(op, unit), refitted)
 
     def _noted(self, run: Running) -> Then:
         def started(_value: object, failure: Failure | None) -> None:
@@ -185,6 +216,12 @@ class Devices:
         self._board.begin(make, done)
 
 
-def _moved(old: HoldingRow, new: HoldingRow) -> bool:
-    """Whether it has to be opened anew: its giver has other addresses, or another epoch holds."""
-    return (old.addresses, old.epoch, old.nsid) != (new.addresses, new.epoch, new.nsid)
+def _moved(old: Unit, new: Unit, is_ready: bool) -> bool:
+    """Whether it has to be opened anew: its giver has other addresses, or another epoch holds.
+
+    What a mirror stands on changes while it runs.
+    """
+    if isinstance(old, HoldingRow) and isinstance(new, HoldingRow):
+        was, now = (old.addresses, old.epoch), (new.addresses, new.epoch)
+        return not is_ready or was != now or old.nsid != new.nsid
+    return old.nsid != new.nsid

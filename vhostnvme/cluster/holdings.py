@@ -8,8 +8,7 @@ was away. An attempt with one giver has a UUID of its own.
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -19,10 +18,11 @@ from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.cluster_manager import ClusterManager
 from vhostnvme.cluster.coherence_manager import CoherenceManager
 from vhostnvme.cluster.local_space import LocalSpace
-from vhostnvme.cluster.records import SpaceRecord, SpaceState
+from vhostnvme.cluster.records import MirrorRecord, SpaceRecord, SpaceState
 from vhostnvme.cluster.requests import Request
 from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState
-from vhostnvme.cluster.space_store import SpaceStore, Versioned
+from vhostnvme.cluster.seek import Found, Seek
+from vhostnvme.cluster.space_store import SpaceStore, Versioned, VersionedMirror
 from vhostnvme.cluster.steps import Steps
 from vhostnvme.cluster.store.base import Compare
 from vhostnvme.errors import ClusterError, NoSpace
@@ -32,26 +32,6 @@ WAIT_STEP_S = 1.0
 TRY_AGAIN_S = 0.5
 # A transaction of unknown fate is done by then, or never: store.TIMEOUT_S, and its server's own.
 LINGER_S = 60.0
-
-# The holding as it is HELD, or why there is none.
-Found = Callable[[HoldingRow | None, Exception | None], None]
-
-
-@dataclass(slots=True)
-class Seek:
-    """The way of one wanted namespace from card to card. `uuid` is that of the current attempt."""
-
-    uuid: str
-    found: Found
-    started: float
-    wait_until: float
-    ssd: str | None = None
-    tried: set[str] = field(default_factory=set)
-    ask_until: float | None = None  # a peer has been asked
-    written: bool = False  # its record is in the store
-    retry_at: float | None = None  # nobody has been asked
-    silent: list[str] = field(default_factory=list)  # who has been asked and did not answer
-    reason: str = ""  # why space that there was could not be made
 
 
 class Holdings:
@@ -109,23 +89,37 @@ class Holdings:
                 self._earlier.add(row.uuid)
             self.act_on(row.uuid)
 
-    def adopt(self, old: Versioned, row: HoldingRow, compare: tuple[Compare, ...]) -> None:
-        """Takes over a record whose row has been written, WANTED and `adopting`."""
-        self._linger[row.uuid] = self._board.now + self._board.options.ask_timeout_s
-        new = msgspec.structs.replace(
-            old.record, owner=self._board.me, epoch=old.record.epoch + 1, wanted=0
-        )
-        self._steps.hold(row.uuid)
+    def adopt(
+        self,
+        mirror: tuple[VersionedMirror, MirrorRecord] | None,
+        pairs: Sequence[tuple[Versioned, HoldingRow]],
+        compare: tuple[Compare, ...],
+    ) -> None:
+        """Takes records over, together, whose rows have been written, WANTED and `adopting`."""
+        uuids = [row.uuid for _, row in pairs]
+        for uuid in uuids:
+            self._linger[uuid] = self._board.now + self._board.options.ask_timeout_s
+            self._steps.hold(uuid)
+        spaces = [
+            (
+                old,
+                msgspec.structs.replace(
+                    old.record, owner=self._board.me, epoch=old.record.epoch + 1, wanted=0
+                ),
+            )
+            for old, _ in pairs
+        ]
 
         def told(done: bool | None) -> None:
-            self._steps.release(row.uuid)
-            if done is False:
-                self._linger.pop(row.uuid, None)
-            elif done is None:
-                self._linger[row.uuid] = self._board.now + LINGER_S
-            self.act_on(row.uuid)
+            for uuid in uuids:
+                self._steps.release(uuid)
+                if done is False:
+                    self._linger.pop(uuid, None)
+                elif done is None:
+                    self._linger[uuid] = self._board.now + LINGER_S
+                self.act_on(uuid)
 
-        self._store.change(old, new, told, compare)
+        self._store.adopt(mirror, spaces, compare, told)
 
     def resize(self, row: HoldingRow, size: int) -> bool:
         """Asks the giver for another size; False: not now."""
@@ -253,8 +247,20 @@ class Holdings:
         row = self._board.holdings[seek.uuid]
         me, peers = self._board.me, self._cluster.peers()
         with_reserve = rule.uses_reserve(row.placement, me)
-        fits_here = self._local.best(row.size, with_reserve=with_reserve) is not None
-        names = rule.candidates(row.placement, row.size, me, fits_here=fits_here, peers=peers)
+        best = self._local.best(
+            row.size,
+            with_reserve=with_reserve,
+            only=seek.ssd,
+            without=self._local.ssds_with_copies(row.mirror),
+        )
+        names = rule.candidates(
+            row.placement,
+            row.size,
+            me,
+            fits_here=best is not None,
+            peers=peers,
+            taken=self._taken(row),
+        )
         name = next((each for each in names if each not in seek.tried), None)
         if name == me:
             self._ask_here(seek, row, with_reserve)
@@ -264,6 +270,11 @@ class Holdings:
             self._exhausted(seek, row)
         else:
             self._ask(seek, row, name)
+
+    def _taken(self, row: HoldingRow) -> set[str]:
+        """The cards that have, or may get, another copy."""
+        copies = self._board.copies_of(row.mirror)
+        return {each.giver for each in copies if each.uuid != row.uuid and each.giver}
 
     def _wait_for_store(self, seek: Seek, row: HoldingRow) -> None:
         give_up_at = max(seek.started + self._board.options.ask_timeout_s, seek.wait_until)
@@ -286,6 +297,10 @@ class Holdings:
             return
         if seek.reason:
             self._fail(seek, row, ClusterError(f"the namespace could not be made: {seek.reason}"))
+            return
+        if taken := self._taken(row):
+            sentence = rule.why_no_copy(row.size, taken, self._cluster.peers())
+            self._fail(seek, row, NoSpace(sentence))
             return
         largest = max(map(self._local.largest, self._local.ssds.values()), default=0)
         sentence = rule.why_not(
@@ -325,6 +340,7 @@ class Holdings:
                 draw=self._board.random.random(),
                 ssd=seek.ssd,
                 with_reserve=with_reserve,
+                mirror=row.mirror,
                 granted=granted,
             )
         )

@@ -6,7 +6,7 @@ destroyed. What the medium reports bounds it: others may write to the same file 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.messages import SsdReport
@@ -57,20 +57,32 @@ class LocalSpace:
         unseen = max(self.used(ssd.name) - ssd.promised, 0)  # not there yet when it was measured
         return max(min(self.free(ssd), ssd.largest - unseen), 0)
 
-    def best(self, size: int, *, with_reserve: bool, only: str | None = None) -> SsdReport | None:
+    def best(
+        self,
+        size: int,
+        *,
+        with_reserve: bool,
+        only: str | None = None,
+        without: Collection[str] = (),
+    ) -> SsdReport | None:
         """The SSD for a new namespace: of those that hold it the one with the most free space.
 
         Args:
             with_reserve: whether the reserve may be used up.
             only: this SSD or none.
+            without: not these, where other copies of it are.
         """
+        if self._board.draining:
+            return None
         room = sum(self.free(ssd) for ssd in self.ssds.values())
         if not with_reserve:
             room -= self._board.options.reserve
         fitting = [
             ssd
             for ssd in self.ssds.values()
-            if only in (None, ssd.name) and self.largest(ssd) >= self.footprint(size, ssd) <= room
+            if only in (None, ssd.name)
+            and ssd.name not in without
+            and self.largest(ssd) >= self.footprint(size, ssd) <= room
         ]
         return max(fitting, key=lambda ssd: (self.free(ssd), ssd.name), default=None)
 
@@ -84,6 +96,11 @@ class LocalSpace:
             self.largest(each) - (need if each is ssd else 0) >= self.footprint(size, each) <= room
             for each in self.ssds.values()
         )
+
+    def ssds_with_copies(self, mirror: str) -> set[str]:
+        """The own SSDs that have a copy of this namespace, or are to have one."""
+        copies = [row.uuid for row in self._board.copies_of(mirror)]
+        return {self._board.spaces[uuid].ssd for uuid in copies if uuid in self._board.spaces}
 
     def can_grow(self, row: SpaceRow, size: int, *, with_reserve: bool) -> bool:
         """Whether the account allows it; the medium may still refuse."""
@@ -124,10 +141,13 @@ class LocalSpace:
                     largest=min(self.largest(ssd), free - reserved),
                     healthy=ssd.healthy,
                     reason=ssd.reason,
+                    failing=ssd.failing,
                 )
             )
         tenants = {row.owner for row in self._board.spaces.values()} - {me}
-        return OfferRecord(name=me, ssds=tuple(offers), tenants=len(tenants))
+        return OfferRecord(
+            name=me, ssds=tuple(offers), tenants=len(tenants), draining=self._board.draining
+        )
 
     def uses(self) -> UsesRecord:
         """What own VMs have of own SSDs."""

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vhostnvme.cluster.records import PRIORITY_DEFAULT
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow
+from vhostnvme.cluster.commands import Command
+from vhostnvme.cluster.mirror_messages import MirrorEffect, MirrorSeen
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, MirrorRow
 from vhostnvme.cluster.store.base import Change, Compare, Entry, Operation
 from vhostnvme.storage.catalog import Deleted, Gone, Row
 
@@ -68,6 +69,7 @@ class SsdReport:
     healthy: bool = True
     reason: str = ""
     can_clone: bool = False
+    failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,143 +111,8 @@ class HostGone:
     device: str
 
 
-# --- Commands; each is answered by one Reply ---
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One namespace of a device. `placement`: `auto`, `local`, `remote` or a card's name."""
-
-    size: int
-    placement: str = "auto"
-    block_size: int = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """`command` is the number that the Reply will have."""
-
-    command: int
-
-
-@dataclass(frozen=True, slots=True)
-class CreateDevice(Command):
-    """All of the parts, or nothing. `name` None: one is made. `wait_s`: wait so long for space.
-
-    Answer: the device's name.
-    """
-
-    vm: str
-    parts: tuple[Part, ...]
-    name: str | None = None
-    priority: int = PRIORITY_DEFAULT
-    wait_s: float = 0.0
-    release_on_disconnect: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AddNamespace(Command):
-    """One more namespace for a device. Answer: its UUID."""
-
-    device: str
-    part: Part
-    priority: int = PRIORITY_DEFAULT
-    wait_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class CreateNamespace(Command):
-    """A namespace of an own SSD that no device has yet. Answer: its UUID."""
-
-    vm: str
-    size: int
-    block_size: int = 512
-    ssd: str | None = None
-    priority: int = PRIORITY_DEFAULT
-
-
-@dataclass(frozen=True, slots=True)
-class CloneNamespace(Command):
-    """A copy, as of now, of a namespace of an own SSD whose file system shares blocks.
-
-    Answer: the UUID of the copy, which no device has yet.
-    """
-
-    uuid: str
-    vm: str
-    read_only: bool = False  # a snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class AttachNamespace(Command):
-    """Gives a device a namespace that none has. Answer: its NSID."""
-
-    uuid: str
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
-class ResizeNamespace(Command):
-    """Answer: the size that it has then."""
-
-    uuid: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteNamespace(Command):
-    """Answer: a Released."""
-
-    uuid: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteDevice(Command):
-    """With all its namespaces. Answer: a Released."""
-
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteVm(Command):
-    """All devices and namespaces of a VM on this card. Answer: a Released."""
-
-    vm: str
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptDevice(Command):
-    """Takes over the remote namespaces of a device whose card `owner` is no member any more.
-
-    Answer: the device's name.
-    """
-
-    device: str
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetCard(Command):
-    """A card that will not come back: what it held is released, what it gave is lost.
-
-    Answer: how many records that were.
-    """
-
-    card: str
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """What a deletion has come to. `pending`: namespaces whose giver has not confirmed yet."""
-
-    devices: tuple[str, ...] = ()
-    namespaces: tuple[str, ...] = ()
-    pending: tuple[str, ...] = ()
-    already: bool = False  # there was nothing left to delete
-
-
 Message = (
-    Tick | Synced | Changed | StoreLost | SsdsSeen | Done | HostGone | Command
+    Tick | Synced | Changed | StoreLost | SsdsSeen | Done | HostGone | MirrorSeen | Command
 )  # fmt: skip
 
 # --- What comes out ---
@@ -401,7 +268,7 @@ class Refit:
     """A device's namespace has another size now: its guest is told."""
 
     op: int
-    holding: HoldingRow
+    row: HoldingRow | MirrorRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,7 +298,7 @@ class EndCard:
 Effect = (
     Write | Txn | ListStore | GrantLease | KeepAlive | RevokeLease | Carve | Clone | Stretch
     | Destroy | Export | Unexport | StartDevice | StopDevice | Attach | Detach | Refit | Reply
-    | Log | EndCard
+    | MirrorEffect | Log | EndCard
 )  # fmt: skip
 
 
@@ -450,5 +317,6 @@ class CardOptions:
     contention_s: float = 0.5  # who asks for the last space waits so long for better requests
     aging_s: float = 10.0  # a request gains a priority for each that it has waited
     release_wait_s: float = 5.0  # a deletion waits so long for givers to confirm
+    replace_after_s: float = 60.0  # a copy that has been away for so long is replaced
     seed: int = 0  # of the draw between equal priorities
     version: str = field(default="")

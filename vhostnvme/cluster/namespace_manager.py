@@ -19,11 +19,7 @@ from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.clones import Clones
 from vhostnvme.cluster.cluster_manager import ClusterManager
 from vhostnvme.cluster.coherence_manager import CoherenceManager
-from vhostnvme.cluster.deletions import Deletions
-from vhostnvme.cluster.devices import Devices
-from vhostnvme.cluster.holdings import Holdings
-from vhostnvme.cluster.local_space import LocalSpace, check_size
-from vhostnvme.cluster.messages import (
+from vhostnvme.cluster.commands import (
     AddNamespace,
     AttachNamespace,
     CloneNamespace,
@@ -33,16 +29,30 @@ from vhostnvme.cluster.messages import (
     DeleteDevice,
     DeleteNamespace,
     DeleteVm,
-    HostGone,
+    DrainCard,
+    MoveNamespace,
     Part,
+    PromoteCopy,
     ResizeNamespace,
 )
+from vhostnvme.cluster.deletions import Deletions
+from vhostnvme.cluster.devices import Devices
+from vhostnvme.cluster.holdings import Holdings
+from vhostnvme.cluster.local_space import LocalSpace, check_size
+from vhostnvme.cluster.messages import HostGone
+from vhostnvme.cluster.mirrors import Mirrors
+from vhostnvme.cluster.moves import Moves
+from vhostnvme.cluster.new_units import new_unit
 from vhostnvme.cluster.records import PRIORITY_MAX, PRIORITY_MIN, check_name, serial_of
+from vhostnvme.cluster.repairs import Repairs
 from vhostnvme.cluster.resizes import Resizes
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, Leg, MirrorRow, RowState
+from vhostnvme.cluster.space_store import SpaceStore
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 from vhostnvme.storage.catalog import Gone, Row
 from vhostnvme.storage.common import BLOCK_SIZES
+from vhostnvme.storage.mirror import LEGS_MAX
+from vhostnvme.storage.mirror_record import Standing
 
 NAMESPACES_MAX = 256  # of a device
 
@@ -53,7 +63,7 @@ class Creation:
 
     command: int
     device: str
-    uuid: str | None = None  # one namespace of a device that is there
+    nsid: int | None = None  # one namespace of a device that is there
     adds: bool = False  # that namespace goes when it cannot be had
     adopts_until: float | None = None  # what is taken over is not undone, only answered
     give_up_at: float | None = None  # set once all space is there
@@ -69,14 +79,18 @@ class NamespaceManager:
         coherence: CoherenceManager,
         local: LocalSpace,
         holdings: Holdings,
+        store: SpaceStore,
     ) -> None:
         self._board = board
         self._cluster = cluster
         self._coherence = coherence
         self._local = local
         self._holdings = holdings
-        self.devices = Devices(board, self._device_stopped)
+        self.mirrors = Mirrors(board, cluster, store, self._mirror_lost)
+        self.devices = Devices(board, self.mirrors, self._device_stopped)
+        self.repairs = Repairs(board, cluster, local, holdings, self.mirrors, self.devices)
         self._deletions = Deletions(board, holdings, self.devices)
+        moves = Moves(board, cluster, local, self.mirrors, self.devices, self.repairs)
         self._resizes = Resizes(board, coherence, local, holdings)
         self._creations: list[Creation] = []
         self._commands: dict[type[Command], Callable[..., None]] = {
@@ -89,6 +103,9 @@ class NamespaceManager:
             DeleteNamespace: self._deletions.delete_namespace,
             DeleteDevice: self._deletions.delete_device,
             DeleteVm: self._deletions.delete_vm,
+            MoveNamespace: moves.move,
+            DrainCard: moves.drain,
+            PromoteCopy: moves.promote,
         }
 
     # --- What happens ---
@@ -99,6 +116,11 @@ class NamespaceManager:
         for row in list(self._board.holdings.values()):
             if row.state is HoldingState.HELD and ("namespace", row.uuid) in self._board.deleted:
                 self._deletions.drop(row)  # it was answered, and had not been detached yet
+        for mirror in list(self._board.mirrors.values()):
+            undone = mirror.state is RowState.MAKING and not self._board.can_attach(mirror)
+            if undone or ("namespace", mirror.uuid) in self._board.deleted:
+                self._deletions.drop(mirror)
+            self.mirrors.act_on(mirror.uuid)
         for device in list(self._board.devices.values()):
             if device.state is RowState.MAKING:
                 self._board.write(msgspec.structs.replace(device, state=RowState.DELETING))
@@ -123,6 +145,8 @@ class NamespaceManager:
 
     def tick(self) -> None:
         self._holdings.tick()
+        self.mirrors.tick()
+        self.repairs.tick()
         self.devices.tick()
         self.settle()
 
@@ -130,6 +154,8 @@ class NamespaceManager:
         """A row, a record or what runs of this UUID or device has changed."""
         self._holdings.act_on(key)
         self._resizes.follow(key)
+        self.mirrors.act_on(key)
+        self.repairs.act_on(key)
         self.devices.act_on(key)
 
     def settle(self) -> None:
@@ -157,28 +183,42 @@ class NamespaceManager:
             serial=serial_of(f"{command.vm}/{name}"),
             release_on_disconnect=command.release_on_disconnect,
         )
-        rows = [
-            self._holding(device, nsid, part, command.priority)
+        units = [
+            new_unit(device, nsid, part, command.priority, self._holdings.new_uuid)
             for nsid, part in enumerate(command.parts, 1)
         ]
-        self._board.write(device, *rows)
+        self._board.write(device, *(row for unit in units for row in unit))
         creation = Creation(command.command, name)
         self._creations.append(creation)
-        for row in rows:
+        for unit in units:
+            self._seek(creation, unit, command.wait_s)
+
+    def _seek(self, creation: Creation, unit: list[HoldingRow | MirrorRow], wait_s: float) -> None:
+        """Finds the space of one namespace, copy by copy."""
+        for number, row in enumerate(row for row in unit if isinstance(row, HoldingRow)):
             if creation not in self._creations:
                 return  # one of them has failed at once
-            self._holdings.seek(row.uuid, command.wait_s, partial(self._found, creation))
+            self._holdings.seek(row.uuid, wait_s, partial(self._found, creation, number))
 
     def adopted(self, command: int, device: str) -> None:
         """A device whose rows have been written is to be reported when it is whole."""
         until = self._board.now + self._board.options.ask_timeout_s
         self._creations.append(Creation(command, device, adopts_until=until))
 
-    def _found(self, creation: Creation, row: HoldingRow | None, error: Exception | None) -> None:
-        if row is not None:
-            self._board.dirty.add(row.uuid)
-        else:
+    def _found(
+        self,
+        creation: Creation,
+        number: int,
+        row: HoldingRow | None,
+        error: Exception | None,
+    ) -> None:
+        if row is None:
             self._fail(creation, error or NoSpace("no card has the space"))
+            return
+        self._board.dirty.add(row.uuid)
+        mirror = self._board.mirrors.get(row.mirror)
+        if mirror is not None and mirror.state is RowState.MAKING:
+            self._board.write(mirror.with_leg(number, Leg(row.uuid, Standing.IN_SYNC)))
 
     def _settle_creation(self, creation: Creation) -> None:
         device = self._board.devices.get(creation.device)
@@ -192,8 +232,10 @@ class NamespaceManager:
             self._end(creation, error=error)
             return
         rows = self._board.holdings_of(creation.device)
-        if creation.uuid is not None:
-            rows = [row for row in rows if row.uuid == creation.uuid]
+        units = self._board.units_of(creation.device)
+        if creation.nsid is not None:
+            rows = [row for row in rows if row.nsid == creation.nsid]
+            units = [unit for unit in units if unit.nsid == creation.nsid]
         wanted = [row for row in rows if row.state is HoldingState.WANTED]
         if wanted:
             if creation.adopts_until is not None and self._board.now >= creation.adopts_until:
@@ -201,16 +243,16 @@ class NamespaceManager:
                 why = f"card {who} has not let this card in yet; it goes on when that card answers"
                 self._end(creation, error=ClusterError(f"device {creation.device}: {why}"))
             return
-        if not rows:
+        if not units:
             self._fail(creation, ClusterError(f"device {creation.device}: its space has gone"))
             return
         now = self._board.now
         if creation.give_up_at is None:
             creation.give_up_at = now + self._board.options.ask_timeout_s
-        if all(self.devices.is_attached(row) for row in rows):
+        if all(self.devices.is_attached(unit) for unit in units):
             if device.state is RowState.MAKING:
                 self._board.write(msgspec.structs.replace(device, state=RowState.READY))
-            self._end(creation, creation.uuid or creation.device)
+            self._end(creation, creation.device if creation.nsid is None else units[0].uuid)
         elif now >= creation.give_up_at:
             why = self.devices.failure(creation.device) or "it does not answer"
             self._fail(creation, ClusterError(f"device {creation.device} cannot be used: {why}"))
@@ -225,8 +267,10 @@ class NamespaceManager:
             self._end(creation, error=error)
             return
         self._creations.remove(creation)
-        uuid = creation.uuid or "" if creation.adds else None
-        self._deletions.undo(creation.command, creation.device, uuid, error)
+        units = self._board.units_of(creation.device)
+        uuid = next((unit.uuid for unit in units if unit.nsid == creation.nsid), "")
+        one = uuid if creation.adds else None
+        self._deletions.undo(creation.command, creation.device, one, error)
 
     def _end(
         self, creation: Creation, value: object = None, error: Exception | None = None
@@ -237,12 +281,18 @@ class NamespaceManager:
 
     def _device_stopped(self, device: DeviceRow) -> None:
         changes: list[Row | Gone] = [Gone(DeviceRow, device.name)]
+        for unit in self._board.units_of(device.name):
+            changes += self._deletions.releases(unit)
         for row in self._board.holdings_of(device.name):
-            changes += self._holdings.releases(row)
+            if row.mirror and row.mirror not in self._board.mirrors:
+                changes += self._holdings.releases(row)
         self._board.write(*changes)
 
     def lost(self, row: HoldingRow) -> None:
         """Another card has taken it over, or its giver has lost it: this card lets go of it."""
+        if row.mirror:
+            self._copy_lost(row)
+            return
         what = f"namespace {row.uuid} of VM {row.vm!r} on card {row.giver!r}"
         if row.adopting:
             text = f"{what} could not be taken over"
@@ -250,8 +300,32 @@ class NamespaceManager:
             text = f"{what} is not this card's any more: device {row.device} loses it"
         self._board.log(logging.WARNING, text)
         self._board.write(Gone(HoldingRow, row.uuid))
-        device = self._board.devices.get(row.device)
-        if device is not None and not self._board.holdings_of(device.name):
+        self._end_if_empty(row.device)
+
+    def _copy_lost(self, row: HoldingRow) -> None:
+        """The rest follows from that, unless nothing of what was to be taken over is left."""
+        self._board.write(Gone(HoldingRow, row.uuid))
+        if row.adopting and not self._board.copies_of(row.mirror):
+            self._board.log(logging.WARNING, f"namespace {row.mirror} could not be taken over")
+            self._board.write(Gone(MirrorRow, row.mirror))
+            self._end_if_empty(row.device)
+
+    def _mirror_lost(self, row: MirrorRow) -> None:
+        """Another card has taken it over, and with it the right to say which copies count."""
+        if ("namespace", row.uuid) in self._board.deleted:
+            return
+        self._board.log(
+            logging.WARNING,
+            f"namespace {row.uuid} of VM {row.vm!r} is not this card's any more: device"
+            f" {row.device} loses it",
+        )
+        self._deletions.drop(row)
+        self._end_if_empty(row.device)
+
+    def _end_if_empty(self, name: str) -> None:
+        device = self._board.devices.get(name)
+        units = [("namespace", unit.uuid) for unit in self._board.units_of(name)]
+        if device is not None and self._board.deleted.issuperset(units):
             self._deletions.mark(device)
 
     # --- Namespaces ---
@@ -259,16 +333,12 @@ class NamespaceManager:
     def _add_namespace(self, command: AddNamespace) -> None:
         device = self._device(command.device)
         self._check_part(command.part, command.priority)
-        row = self._holding(device, self._free_nsid(device), command.part, command.priority)
-        self._board.write(row)
-        creation = Creation(command.command, device.name, row.uuid, adds=True)
+        nsid = self._free_nsid(device)
+        unit = new_unit(device, nsid, command.part, command.priority, self._holdings.new_uuid)
+        self._board.write(*unit)
+        creation = Creation(command.command, device.name, nsid, adds=True)
         self._creations.append(creation)
-
-        def found(held: HoldingRow | None, error: Exception | None) -> None:
-            creation.uuid = held.uuid if held else None
-            self._found(creation, held, error)
-
-        self._holdings.seek(row.uuid, command.wait_s, found)
+        self._seek(creation, unit, command.wait_s)
 
     def _create_namespace(self, command: CreateNamespace) -> None:
         check_name("VM", command.vm)
@@ -304,12 +374,16 @@ class NamespaceManager:
             raise ConfigError(f"namespace {row.uuid} belongs to device {row.device} already")
         nsid = self._free_nsid(device)
         self._board.write(msgspec.structs.replace(row, device=device.name, nsid=nsid))
-        self._creations.append(Creation(command.command, device.name, row.uuid))
+        self._creations.append(Creation(command.command, device.name, nsid))
 
     # --- Helpers ---
 
     def _check_part(self, part: Part, priority: int) -> None:
         check_size(part.size, part.block_size)
+        if not 1 <= part.copies < LEGS_MAX:
+            raise ConfigError(
+                f"a namespace is kept as 1 or {LEGS_MAX - 1} copies, not {part.copies}"
+            )
         if part.block_size not in BLOCK_SIZES:
             raise ConfigError(f"a block has 512 or 4096 bytes, not {part.block_size}")
         if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
@@ -330,18 +404,6 @@ class NamespaceManager:
         if not free:
             raise ConfigError(f"device {device.name} has {NAMESPACES_MAX} namespaces already")
         return min(free)
-
-    def _holding(self, device: DeviceRow, nsid: int, part: Part, priority: int) -> HoldingRow:
-        return HoldingRow(
-            uuid=self._holdings.new_uuid(),
-            vm=device.vm,
-            device=device.name,
-            nsid=nsid,
-            size=part.size,
-            block_size=part.block_size,
-            placement=part.placement,
-            priority=priority,
-        )
 
     def _new_name(self, vm: str) -> str:
         while True:

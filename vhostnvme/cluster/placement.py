@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vhostnvme.cluster.cluster_manager import PeerView
 from vhostnvme.errors import ConfigError
@@ -30,35 +30,63 @@ def check_placement(placement: str, me: str, peers: Sequence[PeerView]) -> None:
         )
 
 
+def placement_of_copy(placement: str, number: int) -> str:
+    """Where the copies after the first go, when the first goes as `placement` says."""
+    return placement if number == 0 or placement in (AUTO, LOCAL, REMOTE) else AUTO
+
+
 def candidates(
-    placement: str, size: int, me: str, *, fits_here: bool, peers: Sequence[PeerView]
+    placement: str,
+    size: int,
+    me: str,
+    *,
+    fits_here: bool,
+    peers: Sequence[PeerView],
+    taken: Collection[str] = (),
 ) -> list[str]:
     """The cards to ask for a namespace, the best first.
 
     This card, if its SSDs hold it and stay above the reserve; then the peers that are healthy and
     say that they hold it: the most free space first, then the fewest tenants, then by name. A card
-    that was named is asked whatever it has said, while it is healthy.
+    that was named is asked whatever it has said, while it is healthy. A card that is being emptied
+    is not asked. A copy goes to no card that has another one (`taken`); to this one, onto another
+    SSD, when there is no other way.
     """
     if placement in (LOCAL, me):
         return [me]
-    if placement not in (AUTO, REMOTE):
-        return [peer.name for peer in peers if (peer.name, peer.health) == (placement, "online")]
-    able = [
+    peers = [
         peer
         for peer in peers
         if peer.health == "online"
-        and peer.addresses
-        and peer.offer is not None
-        and peer.offer.largest >= size
+        and peer.name not in taken
+        and not (peer.offer is not None and peer.offer.draining)
+    ]
+    if placement not in (AUTO, REMOTE):
+        return [peer.name for peer in peers if peer.name == placement]
+    able = [
+        peer
+        for peer in peers
+        if peer.addresses and peer.offer is not None and peer.offer.largest >= size
     ]
     able.sort(key=_rank)
     here = [me] if placement == AUTO and fits_here else []
-    return [*here, *(peer.name for peer in able)]
+    others = [peer.name for peer in able]
+    return [*others, *here] if me in taken else [*here, *others]
 
 
 def _rank(peer: PeerView) -> tuple[int, int, str]:
     assert peer.offer is not None
     return (-peer.offer.free, peer.offer.tenants, peer.name)
+
+
+def why_no_copy(size: int, taken: Collection[str], peers: Sequence[PeerView]) -> str:
+    """A sentence for people: why there is no place for one more copy."""
+    lost = sorted(peer.name for peer in peers if peer.health != "online")
+    away = f" ({', '.join(lost)} cannot be asked now)" if lost else ""
+    return (
+        f"no space for a copy of {format_size(size)} beside {', '.join(sorted(taken))}: each copy"
+        f" needs another card, or another SSD of this one{away}; ask for fewer copies, or free some"
+    )
 
 
 def why_not(

@@ -15,16 +15,14 @@ from vhostnvme.cluster.adoptions import Adoptions
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.cluster_manager import ClusterManager, PeerView
 from vhostnvme.cluster.coherence_manager import CoherenceManager
+from vhostnvme.cluster.commands import AdoptDevice, Command, ForgetCard
 from vhostnvme.cluster.holdings import Holdings
 from vhostnvme.cluster.local_space import LocalSpace
 from vhostnvme.cluster.messages import (
-    AdoptDevice,
     CardOptions,
     Changed,
-    Command,
     Done,
     Effect,
-    ForgetCard,
     HostGone,
     Message,
     SsdReport,
@@ -33,9 +31,10 @@ from vhostnvme.cluster.messages import (
     Synced,
     Tick,
 )
+from vhostnvme.cluster.mirror_messages import MirrorSeen
 from vhostnvme.cluster.namespace_manager import NamespaceManager
-from vhostnvme.cluster.records import HELD, SPACE, OfferRecord, UsesRecord
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, SpaceRow
+from vhostnvme.cluster.records import HELD, MIRRORS, SPACE, OfferRecord, UsesRecord
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, MirrorRow, SpaceRow
 from vhostnvme.cluster.space_store import SpaceStore
 from vhostnvme.storage.catalog import Deleted, Row
 
@@ -67,7 +66,12 @@ class Pool:
             self._board, self._cluster, self._coherence, self._local, self._store, self._lost
         )
         self._namespaces = NamespaceManager(
-            self._board, self._cluster, self._coherence, self._local, self._holdings
+            self._board,
+            self._cluster,
+            self._coherence,
+            self._local,
+            self._holdings,
+            self._store,
         )
         self._adoptions = Adoptions(
             self._board, self._cluster, self._holdings, self._namespaces, self._store
@@ -91,6 +95,27 @@ class Pool:
     @property
     def holdings(self) -> Mapping[str, HoldingRow]:
         return self._board.holdings
+
+    @property
+    def mirrors(self) -> Mapping[str, MirrorRow]:
+        return self._board.mirrors
+
+    @property
+    def draining(self) -> bool:
+        """Whether this card is being emptied."""
+        return self._board.draining
+
+    def mirror_seen(self, uuid: str) -> MirrorSeen | None:
+        """What runs of a mirror; None: no device has it now."""
+        return self._namespaces.mirrors.seen(uuid)
+
+    def mirror_failure(self, uuid: str) -> str:
+        """Why there is no place for one more copy; "" when nothing is wrong."""
+        return self._namespaces.repairs.failure(uuid)
+
+    def copy_is_wanted(self, row: HoldingRow) -> bool:
+        """Whether a copy may stay where it is: its card is not emptied, its SSD not failing."""
+        return self._namespaces.repairs.is_wanted(row)
 
     @property
     def member(self) -> bool:
@@ -149,12 +174,15 @@ class Pool:
             case Synced(revision, entries):
                 self._saw(self._board.view.sync(revision, entries))
                 self._board.dirty |= self._board.spaces.keys() | self._board.holdings.keys()
+                self._board.dirty |= self._board.mirrors.keys()
             case StoreLost():
                 self._board.view.synced = False
             case SsdsSeen(ssds):
                 self._local.see(ssds)
             case HostGone():
                 self._namespaces.host_gone(message)
+            case MirrorSeen():
+                self._namespaces.mirrors.saw(message)
             case AdoptDevice() | ForgetCard():
                 self._adoptions.command(message)
             case Command():
@@ -165,7 +193,7 @@ class Pool:
     def _saw(self, keys: set[str]) -> None:
         self._cluster.check_membership(keys)
         for key in keys:
-            if key.startswith((SPACE, HELD)):
+            if key.startswith((SPACE, HELD, MIRRORS)):
                 self._board.dirty.add(key.rpartition("/")[2])
 
     def _lost(self, row: HoldingRow) -> None:

@@ -8,6 +8,7 @@
     uses/<name>              which own VMs have how much of them     the same; nobody watches it
     space/<giver>/<uuid>     space asked of a card, or given by it   durable
     held/<owner>/<uuid>      the same record, for its owner          always written together
+    mirrors/<owner>/<uuid>   which copies of a namespace count       durable; who has it owns all
 
 The store puts the prefix of the cluster in front of each key.
 """
@@ -22,6 +23,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from vhostnvme.errors import ConfigError, ProtocolError
+from vhostnvme.storage.mirror_record import Standing
 
 CARDS: Final = "cards/"
 MEMBERS: Final = "members/"
@@ -29,6 +31,7 @@ OFFERS: Final = "offers/"
 USES: Final = "uses/"
 SPACE: Final = "space/"
 HELD: Final = "held/"
+MIRRORS: Final = "mirrors/"
 
 EXPORTED_NSID: Final = 1  # a subsystem of a giver has one namespace
 PRIORITY_MIN: Final = 0
@@ -96,6 +99,7 @@ class SsdOffer(msgspec.Struct, frozen=True):
     largest: int  # the largest single namespace that fits
     healthy: bool = True
     reason: str = ""
+    failing: bool = False
 
 
 class VmUse(msgspec.Struct, frozen=True):
@@ -106,11 +110,15 @@ class VmUse(msgspec.Struct, frozen=True):
 
 
 class OfferRecord(msgspec.Struct, frozen=True):
-    """What a card has for others; all cards hear of it. `tenants` counts those that have some."""
+    """What a card has for others; all cards hear of it. `tenants` counts those that have some.
+
+    `draining`: it is being emptied; what others have here is to be moved away.
+    """
 
     name: str
     ssds: tuple[SsdOffer, ...] = ()
     tenants: int = 0
+    draining: bool = False
 
     @property
     def free(self) -> int:
@@ -177,6 +185,33 @@ class SpaceRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, state=state)
 
 
+class CopyRecord(msgspec.Struct, frozen=True):
+    """A copy: the namespace `uuid` of the card `giver`."""
+
+    uuid: str
+    giver: str
+    standing: Standing
+
+
+class MirrorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A namespace that is kept as copies, of which some are on other cards than its owner's.
+
+    A copy counts when it is IN_SYNC here; nothing is acknowledged without one that does.
+    """
+
+    uuid: str
+    owner: str
+    vm: str
+    device: str
+    device_nsid: int
+    size: int
+    block_size: int
+    copies: int
+    placement: str
+    priority: int
+    legs: tuple[CopyRecord, ...]
+
+
 def card_key(name: str) -> str:
     return CARDS + name
 
@@ -199,6 +234,10 @@ def space_key(giver: str, uuid: str) -> str:
 
 def held_key(owner: str, uuid: str) -> str:
     return f"{HELD}{owner}/{uuid}"
+
+
+def mirror_key(owner: str, uuid: str) -> str:
+    return f"{MIRRORS}{owner}/{uuid}"
 
 
 def encode(record: msgspec.Struct) -> bytes:

@@ -37,6 +37,7 @@ class Request:
     draw: float  # decides between equals
     ssd: str | None = None
     with_reserve: bool = False
+    mirror: str = ""
     granted: Granted | None = None
 
     def rank(self, now: float, aging_s: float) -> tuple[float, float]:
@@ -106,7 +107,12 @@ class Requests:
             return None
         now, options = self._board.now, self._board.options
         first = max(waiting, key=lambda each: each.rank(now, options.aging_s))
-        ssd = self._local.best(first.size, with_reserve=first.with_reserve, only=first.ssd)
+        ssd = self._local.best(
+            first.size,
+            with_reserve=first.with_reserve,
+            only=first.ssd,
+            without=self._local.ssds_with_copies(first.mirror),
+        )
         early = now < min(each.since for each in waiting) + options.contention_s
         if ssd is not None and early and not self._fits_again(first, ssd):
             return None

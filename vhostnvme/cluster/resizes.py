@@ -9,9 +9,10 @@ import msgspec
 from vhostnvme.cluster import placement as rule
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.coherence_manager import CoherenceManager
+from vhostnvme.cluster.commands import ResizeNamespace
 from vhostnvme.cluster.holdings import Holdings
 from vhostnvme.cluster.local_space import LocalSpace, check_size
-from vhostnvme.cluster.messages import Failure, ResizeNamespace
+from vhostnvme.cluster.messages import Failure
 from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState, SpaceRow
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 
@@ -40,6 +41,8 @@ class Resizes:
 
     def resize(self, command: ResizeNamespace) -> None:
         row = self._board.holdings.get(command.uuid)
+        if command.uuid in self._board.mirrors or (row is not None and row.mirror):
+            raise ConfigError(f"namespace {command.uuid} is kept as copies: it keeps its size")
         if row is None or row.state is not HoldingState.HELD:
             raise ConfigError(f"this card has no namespace {command.uuid}")
         check_size(command.size, row.block_size)

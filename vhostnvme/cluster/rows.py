@@ -1,7 +1,7 @@
 """What a card's catalog remembers: the space on its SSDs, its devices, and what these hold.
 
 Sizes in bytes. A row is changed only by the manager that owns its table: spaces by the coherence
-manager, devices and holdings by the namespace manager.
+manager, devices, holdings and mirrors by the namespace manager.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import msgspec
 
 from vhostnvme.cluster.records import PRIORITY_DEFAULT, SpaceRecord
 from vhostnvme.storage.catalog import Row
+from vhostnvme.storage.mirror import LEGS_MAX
+from vhostnvme.storage.mirror_record import Standing
 
 
 class RowState(enum.StrEnum):
@@ -71,7 +73,8 @@ class DeviceRow(Row, frozen=True, kw_only=True):
 class HoldingRow(Row, frozen=True, kw_only=True):
     """A namespace that this card has for a VM, or asks for. `device` "": no device has it.
 
-    A local one (`giver` is this card) has its space in a SpaceRow of the same UUID.
+    A local one (`giver` is this card) has its space in a SpaceRow of the same UUID. `mirror`: it is
+    a copy of the namespace of that UUID, and guests see it as a part of that.
     """
 
     TABLE: ClassVar[str] = "holdings"
@@ -93,6 +96,7 @@ class HoldingRow(Row, frozen=True, kw_only=True):
     remote_nsid: int = 0
     addresses: tuple[str, ...] = ()
     read_only: bool = False
+    mirror: str = ""
 
     def key(self) -> str:
         return self.uuid
@@ -114,6 +118,89 @@ class HoldingRow(Row, frozen=True, kw_only=True):
             remote_nsid=record.nsid,
             addresses=record.addresses,
         )
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """A copy of a namespace: the holding `uuid`. "": nothing is here. `leaving`: it shall go."""
+
+    uuid: str = ""
+    standing: Standing = Standing.NEW
+    leaving: bool = False
+
+
+class Recorded(enum.StrEnum):
+    """What the store has of a mirror. NOWHERE: it need not know, all copies are on this card."""
+
+    NOWHERE = "nowhere"
+    NOT_YET = "not-yet"
+    BEHIND = "behind"
+    SAME = "same"
+
+
+class MirrorRow(Row, frozen=True, kw_only=True):
+    """A namespace of a device that is kept as copies, each a holding: one, two or three.
+
+    MAKING until its device has had it once: until then all copies hold zeros. A copy whose standing
+    is IN_SYNC counts: nothing is acknowledged without it. `to`: where the copies that are leaving
+    go, a card or an SSD of this card.
+    """
+
+    TABLE: ClassVar[str] = "mirrors"
+
+    uuid: str
+    vm: str
+    device: str
+    nsid: int
+    size: int
+    block_size: int
+    copies: int
+    placement: str = "auto"
+    priority: int = PRIORITY_DEFAULT
+    state: RowState = RowState.MAKING
+    legs: tuple[Leg, ...] = (Leg(),) * LEGS_MAX
+    recorded: Recorded = Recorded.NOWHERE
+    to: str = ""
+
+    def key(self) -> str:
+        return self.uuid
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether nobody can take a copy for a good one that is none by this row."""
+        return self.recorded in (Recorded.NOWHERE, Recorded.SAME)
+
+    def uuids(self) -> set[str]:
+        """The holdings that are its copies now."""
+        return {leg.uuid for leg in self.legs if leg.uuid}
+
+    def number_of(self, uuid: str) -> int | None:
+        """Which of the legs this holding is."""
+        return next((n for n, leg in enumerate(self.legs) if uuid and leg.uuid == uuid), None)
+
+    def in_sync(self) -> list[int]:
+        """The numbers of the legs that count."""
+        return [
+            number
+            for number, leg in enumerate(self.legs)
+            if leg.uuid and leg.standing is Standing.IN_SYNC
+        ]
+
+    def with_leg(self, number: int, leg: Leg) -> MirrorRow:
+        """The same with another leg; the store does not know yet."""
+        legs = (*self.legs[:number], leg, *self.legs[number + 1 :])
+        known = self.recorded in (Recorded.NOWHERE, Recorded.NOT_YET)
+        return msgspec.structs.replace(
+            self, legs=legs, recorded=self.recorded if known else Recorded.BEHIND
+        )
+
+
+class DrainRow(Row, frozen=True, kw_only=True):
+    """It is there while this card is being emptied: nothing new comes here, what is here goes."""
+
+    TABLE: ClassVar[str] = "draining"
+
+    def key(self) -> str:
+        return "card"
 
 
 class SsdRow(Row, frozen=True, kw_only=True):
@@ -141,4 +228,6 @@ class StoreRow(Row, frozen=True, kw_only=True):
         return "store"
 
 
-KINDS = (SpaceRow, DeviceRow, HoldingRow, SsdRow, StoreRow)
+# Of the managers, then of others.
+POOL_KINDS = (SpaceRow, DeviceRow, HoldingRow, MirrorRow, DrainRow)
+KINDS = (*POOL_KINDS, SsdRow, StoreRow)

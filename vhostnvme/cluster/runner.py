@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from vhostnvme.cluster.commands import Command
 from vhostnvme.cluster.messages import (
     TICK_S,
     Changed,
-    Command,
     Done,
     Effect,
     EndCard,
@@ -38,7 +38,7 @@ from vhostnvme.cluster.messages import (
     Write,
 )
 from vhostnvme.cluster.pool import Pool
-from vhostnvme.cluster.records import CARDS, HELD, MEMBERS, OFFERS, SPACE
+from vhostnvme.cluster.records import CARDS, HELD, MEMBERS, MIRRORS, OFFERS, SPACE
 from vhostnvme.cluster.store.base import Snapshot, Store, TxnResult
 from vhostnvme.errors import (
     ClusterError,
@@ -216,7 +216,7 @@ class Runner:
     async def _follow(self, store: Store) -> None:
         """Lists and watches what concerns this card, again and again."""
         me = self._pool.name
-        prefixes = (CARDS, MEMBERS, OFFERS, f"{SPACE}{me}/", f"{HELD}{me}/")
+        prefixes = (CARDS, MEMBERS, OFFERS, f"{SPACE}{me}/", f"{HELD}{me}/", f"{MIRRORS}{me}/")
         delay_s = FOLLOW_AGAIN_S
         while True:
             try:

@@ -1,19 +1,24 @@
-"""Space records in the store, as transactions: both copies together, by compare-and-swap."""
+"""Space and mirror records in the store, as transactions, by compare-and-swap.
+
+Both copies of a space record are written together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.cluster_manager import ClusterManager
 from vhostnvme.cluster.messages import Failure, Txn
 from vhostnvme.cluster.records import (
+    MirrorRecord,
     SpaceRecord,
     decode,
     encode,
     held_key,
     member_key,
+    mirror_key,
     space_key,
 )
 from vhostnvme.cluster.store.base import (
@@ -34,6 +39,14 @@ class Versioned:
     """A record, and the revision that a change of it compares."""
 
     record: SpaceRecord
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionedMirror:
+    """The same of a mirror."""
+
+    record: MirrorRecord
     revision: int
 
 
@@ -88,6 +101,53 @@ class SpaceStore:
         # Both copies have the revision of the transaction that wrote them.
         return ModifiedAt(space_key(old.record.giver, old.record.uuid), old.revision)
 
+    # --- Mirrors ---
+
+    def mirror(self, uuid: str) -> VersionedMirror | None:
+        """Of this card as the owner."""
+        key = mirror_key(self._board.me, uuid)
+        seen = self._board.view.get(key)
+        if seen is None or seen.value is None:
+            return None
+        try:
+            return VersionedMirror(decode(key, seen.value, MirrorRecord), seen.revision)
+        except ProtocolError:
+            return None
+
+    def put_mirror(self, old: VersionedMirror | None, new: MirrorRecord, told: Told) -> None:
+        key = mirror_key(new.owner, new.uuid)
+        compare = ModifiedAt(key, old.revision) if old else Absent(key)
+        self._txn((compare,), (Put(key, encode(new)),), told)
+
+    def delete_mirror(
+        self, old: VersionedMirror, told: Told, compare: tuple[Compare, ...] = ()
+    ) -> None:
+        key = mirror_key(old.record.owner, old.record.uuid)
+        self._txn((ModifiedAt(key, old.revision), *compare), (Delete(key),), told)
+
+    def adopt(
+        self,
+        mirror: tuple[VersionedMirror, MirrorRecord] | None,
+        spaces: Sequence[tuple[Versioned, SpaceRecord]],
+        compare: tuple[Compare, ...],
+        told: Told,
+    ) -> None:
+        """Gives records, together, another owner: all of them or none."""
+        compares: list[Compare] = list(compare)
+        then: list[Operation] = []
+        if mirror is not None:
+            old_mirror, new_mirror = mirror
+            key = mirror_key(old_mirror.record.owner, new_mirror.uuid)
+            compares.append(ModifiedAt(key, old_mirror.revision))
+            new_key = mirror_key(new_mirror.owner, new_mirror.uuid)
+            then += [Delete(key), Put(new_key, encode(new_mirror))]
+        for old, new in spaces:
+            compares.append(self._same(old))
+            then += [*_puts(new), Delete(held_key(old.record.owner, new.uuid))]
+        self._txn(tuple(compares), tuple(then), told)
+
+    # --- Transactions ---
+
     def _txn(self, compare: tuple[Compare, ...], then: tuple[Operation, ...], told: Told) -> None:
         def done(result: TxnResult | None, failure: Failure | None) -> None:
             if failure is not None or result is None:
@@ -102,7 +162,8 @@ class SpaceStore:
 
     def _watched(self, operations: tuple[Operation, ...]) -> list[Operation]:
         """Those of this card's prefixes: the view has no others."""
-        mine = (space_key(self._board.me, ""), held_key(self._board.me, ""))
+        me = self._board.me
+        mine = (space_key(me, ""), held_key(me, ""), mirror_key(me, ""))
         return [each for each in operations if each.key.startswith(mine)]
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import vhostnvme
-from vhostnvme.cluster import messages
-from vhostnvme.cluster.messages import Command, Part, Released
+from vhostnvme.cluster import commands
+from vhostnvme.cluster.commands import Command, Part, Released
 from vhostnvme.cluster.records import SpaceRecord, UsesRecord, check_name
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow
 from vhostnvme.config import CardConfig
@@ -167,7 +167,7 @@ class _Does:
 
     async def namespace_create(self, params: CreateNamespaceParams) -> NamespaceInfo:
         uuid = await self._card.run(
-            lambda number: messages.CreateNamespace(
+            lambda number: commands.CreateNamespace(
                 number,
                 vm=params.vm,
                 size=params.size,
@@ -182,7 +182,7 @@ class _Does:
         source = self._held(params.uuid)
         vm = params.vm or source.vm
         uuid = await self._card.run(
-            lambda number: messages.CloneNamespace(number, source.uuid, vm, params.read_only)
+            lambda number: commands.CloneNamespace(number, source.uuid, vm, params.read_only)
         )
         return self._namespace(uuid)
 
@@ -191,7 +191,7 @@ class _Does:
         part = _part(params.part)
         _check_wait(params.wait_s)
         uuid = await self._card.run(
-            lambda number: messages.AddNamespace(
+            lambda number: commands.AddNamespace(
                 number,
                 device=params.device,
                 part=part,
@@ -205,18 +205,18 @@ class _Does:
         row = self._held(params.uuid)
         self._device_row(params.device)
         await self._card.run(
-            lambda number: messages.AttachNamespace(number, row.uuid, params.device)
+            lambda number: commands.AttachNamespace(number, row.uuid, params.device)
         )
         return self._namespace(row.uuid)
 
     async def namespace_resize(self, params: ResizeNamespaceParams) -> NamespaceInfo:
         row = self._held(params.uuid)
-        await self._card.run(lambda number: messages.ResizeNamespace(number, row.uuid, params.size))
+        await self._card.run(lambda number: commands.ResizeNamespace(number, row.uuid, params.size))
         return self._namespace(row.uuid)
 
     async def namespace_delete(self, params: NamespaceParams) -> ReleasedInfo:
         uuid = views.find_uuid(self._me, self._pool, params.uuid)
-        return await self._release(lambda number: messages.DeleteNamespace(number, uuid))
+        return await self._release(lambda number: commands.DeleteNamespace(number, uuid))
 
     # --- Devices and VMs -------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class _Does:
         parts = tuple(_part(each) for each in params.parts)
         _check_wait(params.wait_s)
         name = await self._card.run(
-            lambda number: messages.CreateDevice(
+            lambda number: commands.CreateDevice(
                 number,
                 vm=params.vm,
                 parts=parts,
@@ -238,19 +238,19 @@ class _Does:
         return self._created(name)
 
     async def device_delete(self, params: DeviceParams) -> ReleasedInfo:
-        return await self._release(lambda number: messages.DeleteDevice(number, params.device))
+        return await self._release(lambda number: commands.DeleteDevice(number, params.device))
 
     async def device_adopt(self, params: AdoptDeviceParams) -> CreatedDevice:
         name = await self._card.run(
-            lambda number: messages.AdoptDevice(number, params.device, params.owner)
+            lambda number: commands.AdoptDevice(number, params.device, params.owner)
         )
         return self._created(name)
 
     async def vm_delete(self, params: VmParams) -> ReleasedInfo:
-        return await self._release(lambda number: messages.DeleteVm(number, params.vm))
+        return await self._release(lambda number: commands.DeleteVm(number, params.vm))
 
     async def cluster_forget(self, params: CardParams) -> ForgottenCard:
-        records = await self._card.run(lambda number: messages.ForgetCard(number, params.card))
+        records = await self._card.run(lambda number: commands.ForgetCard(number, params.card))
         return ForgottenCard(card=params.card, records=records)
 
     # --- Of use to several -----------------------------------------------------------------------

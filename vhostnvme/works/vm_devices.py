@@ -113,7 +113,7 @@ class VmDevices:
             device.remove_namespace(effect.nsid)
 
     async def refit(self, effect: Refit) -> None:
-        row = effect.holding
+        row = effect.row
         device = self._devices.get(row.device)
         if device is not None and device.has(row.nsid):
             device.resize_namespace(row.nsid, row.size)

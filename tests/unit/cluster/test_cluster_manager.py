@@ -5,14 +5,8 @@ from __future__ import annotations
 import pytest
 from tests_pool import GIB, World
 
-from vhostnvme.cluster.messages import (
-    CreateDevice,
-    ForgetCard,
-    KeepAlive,
-    Part,
-    StartDevice,
-    Txn,
-)
+from vhostnvme.cluster.commands import CreateDevice, ForgetCard, Part
+from vhostnvme.cluster.messages import KeepAlive, StartDevice, Txn
 from vhostnvme.cluster.records import MemberRecord, decode
 from vhostnvme.errors import ClusterError, ConfigError
 

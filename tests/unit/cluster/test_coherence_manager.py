@@ -5,20 +5,22 @@ from __future__ import annotations
 import pytest
 from tests_pool import GIB, TestCard, World
 
-from vhostnvme.cluster.messages import (
+from vhostnvme.cluster.commands import (
     AdoptDevice,
-    Attach,
-    Carve,
     CreateDevice,
     DeleteDevice,
     DeleteNamespace,
+    Part,
+    ResizeNamespace,
+)
+from vhostnvme.cluster.messages import (
+    Attach,
+    Carve,
     Destroy,
     Export,
     Failure,
     FailureKind,
     ListStore,
-    Part,
-    ResizeNamespace,
     Unexport,
     Write,
 )

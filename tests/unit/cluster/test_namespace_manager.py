@@ -5,26 +5,28 @@ from __future__ import annotations
 import pytest
 from tests_pool import GIB, MIB, World, ssd
 
-from vhostnvme.cluster.messages import (
+from vhostnvme.cluster.commands import (
     AddNamespace,
-    Attach,
     AttachNamespace,
-    Carve,
     CloneNamespace,
     CreateDevice,
     CreateNamespace,
     DeleteDevice,
     DeleteNamespace,
     DeleteVm,
+    Part,
+    Released,
+    ResizeNamespace,
+)
+from vhostnvme.cluster.messages import (
+    Attach,
+    Carve,
     Destroy,
     Detach,
     Failure,
     FailureKind,
     HostGone,
-    Part,
     Refit,
-    Released,
-    ResizeNamespace,
     StartDevice,
     StopDevice,
     Stretch,
@@ -215,7 +217,7 @@ def test_a_namespace_grows_in_use_and_shrinks_only_out_of_it(world: World) -> No
     (row,) = card.holdings_of(name)
     assert card.do(lambda n: ResizeNamespace(n, row.uuid, 2 * GIB)) == 2 * GIB
     assert [each.size for each in card.begun(Stretch)] == [2 * GIB]
-    assert card.begun(Refit)[-1].holding.size == 2 * GIB
+    assert card.begun(Refit)[-1].row.size == 2 * GIB
     with pytest.raises(ConfigError, match="it can only grow"):
         card.do(lambda n: ResizeNamespace(n, row.uuid, GIB))
     with pytest.raises(NoSpace):

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from vhostnvme.cluster.commands import CreateDevice, DeleteDevice, Part
 from vhostnvme.cluster.messages import (
     Attach,
     CardOptions,
     Carve,
-    CreateDevice,
-    DeleteDevice,
     Destroy,
-    Part,
     SsdReport,
     StartDevice,
     StopDevice,

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from vhostnvme.cluster import messages
+from vhostnvme.cluster import commands
 from vhostnvme.cluster.cluster_manager import PeerView
-from vhostnvme.cluster.messages import Command, Part, Released
+from vhostnvme.cluster.commands import Command, Part, Released
 from vhostnvme.cluster.records import (
     OfferRecord,
     SpaceRecord,
@@ -201,32 +201,32 @@ COMMANDS: list[tuple[str, object, Command]] = [
     (
         methods.NAMESPACE_CREATE,
         CreateNamespaceParams(vm="v", size=1, block_size=4096, ssd="ssd0", priority=7),
-        messages.CreateNamespace(1, "v", 1, 4096, "ssd0", 7),
+        commands.CreateNamespace(1, "v", 1, 4096, "ssd0", 7),
     ),
     (
         methods.NAMESPACE_CLONE,
         CloneNamespaceParams(uuid="cccc", read_only=True),
-        messages.CloneNamespace(1, LOOSE, "vm1", True),
+        commands.CloneNamespace(1, LOOSE, "vm1", True),
     ),
     (
         methods.NAMESPACE_CLONE,
         CloneNamespaceParams(uuid=LOOSE, vm="v"),
-        messages.CloneNamespace(1, LOOSE, "v", False),
+        commands.CloneNamespace(1, LOOSE, "v", False),
     ),
     (
         methods.NAMESPACE_ADD,
         AddNamespaceParams(device="d1", part=PartParams(1, "b", 4096), priority=9, wait_s=2.0),
-        messages.AddNamespace(1, "d1", Part(1, "b", 4096), 9, 2.0),
+        commands.AddNamespace(1, "d1", Part(1, "b", 4096), 9, 2.0),
     ),
     (
         methods.NAMESPACE_ATTACH,
         AttachNamespaceParams(uuid=LOOSE.upper(), device="d1"),
-        messages.AttachNamespace(1, LOOSE, "d1"),
+        commands.AttachNamespace(1, LOOSE, "d1"),
     ),
     (
         methods.NAMESPACE_RESIZE,
         ResizeNamespaceParams(uuid="cccc0", size=5),
-        messages.ResizeNamespace(1, LOOSE, 5),
+        commands.ResizeNamespace(1, LOOSE, 5),
     ),
 ]
 
@@ -250,7 +250,7 @@ async def test_a_device_is_created(config: CardConfig) -> None:
         )
         made = await ask(methods.DEVICE_CREATE, params, dict)
         assert card.asked == [
-            messages.CreateDevice(1, "vm1", (Part(4096), Part(8192, "b")), name="d1", wait_s=1.0)
+            commands.CreateDevice(1, "vm1", (Part(4096), Part(8192, "b")), name="d1", wait_s=1.0)
         ]
     socket = f"{config.folder}/d1/cntrl"
     assert list(made) == ["device", "vm", "card", "socket", "qemu_args", "namespaces"]
@@ -270,7 +270,7 @@ async def test_adopting_and_forgetting(config: CardConfig) -> None:
         adopted = await ask(methods.DEVICE_ADOPT, AdoptDeviceParams("d1", "c"), CreatedDevice)
         card.value = 4
         forgotten = await ask(methods.CLUSTER_FORGET, CardParams("c"), ForgottenCard)
-        assert card.asked == [messages.AdoptDevice(1, "d1", "c"), messages.ForgetCard(1, "c")]
+        assert card.asked == [commands.AdoptDevice(1, "d1", "c"), commands.ForgetCard(1, "c")]
     assert adopted.device == "d1"
     assert forgotten == ForgottenCard("c", 4)
 
@@ -278,9 +278,9 @@ async def test_adopting_and_forgetting(config: CardConfig) -> None:
 @pytest.mark.parametrize(
     ("method", "params", "command"),
     [
-        (methods.DEVICE_DELETE, DeviceParams("gone"), messages.DeleteDevice(1, "gone")),
-        (methods.VM_DELETE, VmParams("v"), messages.DeleteVm(1, "v")),
-        (methods.NAMESPACE_DELETE, NamespaceParams("dddd"), messages.DeleteNamespace(1, GIVEN)),
+        (methods.DEVICE_DELETE, DeviceParams("gone"), commands.DeleteDevice(1, "gone")),
+        (methods.VM_DELETE, VmParams("v"), commands.DeleteVm(1, "v")),
+        (methods.NAMESPACE_DELETE, NamespaceParams("dddd"), commands.DeleteNamespace(1, GIVEN)),
     ],
 )
 async def test_deletions(config: CardConfig, method: str, params: object, command: Command) -> None:

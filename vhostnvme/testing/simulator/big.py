@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from vhostnvme.cluster.messages import Part
+from vhostnvme.cluster.commands import Part
 from vhostnvme.cluster.records import PRIORITY_DEFAULT
 from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator import settled

@@ -50,8 +50,8 @@ def _release_at_once(self: Any, row: HoldingRow) -> list[Any]:
     ]
 
 
-def _adopt_anyway(self: Any, old: Any, row: HoldingRow, _compare: Any) -> None:
-    _adopt(self, old, row, ())
+def _adopt_anyway(self: Any, mirror: Any, pairs: Any, _compare: Any) -> None:
+    _adopt(self, mirror, pairs, ())
 
 
 def _no_unexport(self: Any, row: SpaceRow) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vhostnvme.cluster import messages as msg
 from vhostnvme.cluster.messages import CardOptions, Done, Effect, Failure, FailureKind, Message
-from vhostnvme.cluster.rows import HoldingRow
+from vhostnvme.cluster.rows import HoldingRow, MirrorRow
 from vhostnvme.storage.catalog import Deleted, Row
 from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator.catalog import Rows
@@ -51,7 +51,7 @@ class Trap:
 class SimDevice:
     """A device that runs: what it has, by UUID."""
 
-    attached: dict[str, HoldingRow] = field(default_factory=dict)
+    attached: dict[str, HoldingRow | MirrorRow] = field(default_factory=dict)
 
 
 class Card:
@@ -357,10 +357,10 @@ class Card:
             case msg.Attach():
                 return self._attach(effect.holding)
             case msg.Refit():
-                device = self.devices.get(effect.holding.device)
-                if device is None or effect.holding.uuid not in device.attached:
+                device = self.devices.get(effect.row.device)
+                if device is None or effect.row.uuid not in device.attached:
                     return Failure(FailureKind.FAILED, "the device has no such namespace")
-                device.attached[effect.holding.uuid] = effect.holding
+                device.attached[effect.row.uuid] = effect.row
         return None
 
     def _attach(self, holding: HoldingRow) -> Failure | None:

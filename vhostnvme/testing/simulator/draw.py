@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from vhostnvme.cluster.messages import Part
+from vhostnvme.cluster.commands import Part
 from vhostnvme.cluster.records import PRIORITY_DEFAULT
 from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator.events import MIB, TTL_S

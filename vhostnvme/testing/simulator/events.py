@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
-from vhostnvme.cluster.messages import Part
+from vhostnvme.cluster.commands import Part
 
 MIB = 1 << 20
 TTL_S = 2.0  # of leases: short, so that a history holds many lives of one

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vhostnvme.cluster import commands
 from vhostnvme.cluster import messages as msg
 from vhostnvme.cluster.records import member_key
 from vhostnvme.cluster.rows import HoldingRow, HoldingState
@@ -54,7 +55,7 @@ class Order:
     number: int
     card: str
     life: int
-    command: msg.Command
+    command: commands.Command
     given_at: float
     then: Callable[[msg.Reply], None]
 
@@ -88,7 +89,7 @@ class Orders:
     def give(
         self,
         card: Card,
-        make: Callable[[int], msg.Command],
+        make: Callable[[int], commands.Command],
         then: Callable[[msg.Reply], None] = lambda reply: None,
     ) -> None:
         number = next(self._numbers)
@@ -104,7 +105,7 @@ class Orders:
         outcome = type(reply.error).__name__ if reply.error else "ok"
         key = f"{type(order.command).__name__} {outcome}"
         self.answers[key] = self.answers.get(key, 0) + 1
-        if isinstance(order.command, msg.CreateDevice) and reply.error is None:
+        if isinstance(order.command, commands.CreateDevice) and reply.error is None:
             self.create_s.append(self._world.engine.now - order.given_at)
         order.then(reply)
 
@@ -187,7 +188,7 @@ class Orders:
 
         self.give(
             card,
-            lambda number: msg.CreateDevice(
+            lambda number: commands.CreateDevice(
                 number, event.vm, event.parts, name or None, event.priority, event.wait_s,
                 event.throw_away,
             ),
@@ -222,7 +223,7 @@ class Orders:
                 self.promises[event.ident] = promise
                 self._promise_part(promise, card.rows.holdings[reply.value])
 
-        self.give(card, lambda number: msg.CreateNamespace(number, event.vm, event.size), then)
+        self.give(card, lambda number: commands.CreateNamespace(number, event.vm, event.size), then)
 
     def delete(
         self,
@@ -244,9 +245,9 @@ class Orders:
             for other in self.promises.values():  # a device may have it by now
                 if other.parts.pop(promise.uuid, None) is not None:
                     other.count = None
-            self.give(card, lambda number: msg.DeleteNamespace(number, promise.uuid), then)
+            self.give(card, lambda number: commands.DeleteNamespace(number, promise.uuid), then)
         elif promise.device:
-            self.give(card, lambda number: msg.DeleteDevice(number, promise.device), then)
+            self.give(card, lambda number: commands.DeleteDevice(number, promise.device), then)
 
     def delete_vm(self, card: Card, vm: str) -> None:
         mine = [each for each in self.promises.values() if (each.card, each.vm) == (card.name, vm)]
@@ -263,7 +264,7 @@ class Orders:
                     self.gone.update(dict.fromkeys(each.parts, each.device))
             self.gone.update(dict.fromkeys(reply.value.namespaces, ""))
 
-        self.give(card, lambda number: msg.DeleteVm(number, vm), then)
+        self.give(card, lambda number: commands.DeleteVm(number, vm), then)
 
     def _add(self, card: Card, promise: Promise, event: ev.Add) -> None:
         promise.count = None
@@ -275,7 +276,7 @@ class Orders:
 
         self.give(
             card,
-            lambda number: msg.AddNamespace(
+            lambda number: commands.AddNamespace(
                 number, promise.device, event.part, event.priority, event.wait_s
             ),
             then,
@@ -293,7 +294,7 @@ class Orders:
                 self._promise_part(device, row)
 
         self.give(
-            card, lambda number: msg.AttachNamespace(number, promise.uuid, device.device), then
+            card, lambda number: commands.AttachNamespace(number, promise.uuid, device.device), then
         )
 
     def _on_part(
@@ -310,7 +311,7 @@ class Orders:
             self._resize(card, promise, uuid, event.size)
         elif isinstance(event, ev.Clone):
             vm, read_only = promise.vm, event.read_only
-            self.give(card, lambda number: msg.CloneNamespace(number, uuid, vm, read_only))
+            self.give(card, lambda number: commands.CloneNamespace(number, uuid, vm, read_only))
         else:
             self._delete_part(card, promise, uuid)
 
@@ -325,7 +326,7 @@ class Orders:
             elif born is not None:
                 promise.parts[uuid] = born  # it said no: nothing may have happened
 
-        self.give(card, lambda number: msg.DeleteNamespace(number, uuid), then)
+        self.give(card, lambda number: commands.DeleteNamespace(number, uuid), then)
 
     def _resize(self, card: Card, promise: Promise, uuid: str, size: int) -> None:
         promise.sizes.pop(uuid, None)
@@ -341,7 +342,7 @@ class Orders:
                 if uuid in promise.parts and self._resized[uuid] == 1:  # else: of which?
                     promise.sizes[uuid] = size
 
-        self.give(card, lambda number: msg.ResizeNamespace(number, uuid, size), then)
+        self.give(card, lambda number: commands.ResizeNamespace(number, uuid, size), then)
 
     # --- Cards that have gone ---
 
@@ -358,7 +359,7 @@ class Orders:
                 rows = card.rows.holdings_of(device)
                 self.adopted[device] = (card.name, tuple(row.uuid for row in rows))
 
-        self.give(card, lambda number: msg.AdoptDevice(number, device, promise.card), then)
+        self.give(card, lambda number: commands.AdoptDevice(number, device, promise.card), then)
 
     def _forget(self, card: Card, event: ev.Forget) -> None:
         victim = self._world.cards.get(event.victim)
@@ -368,7 +369,7 @@ class Orders:
         if victim.left:
             self.forget(card, victim)
         elif victim.running and there and victim.link.reachable:
-            self.give(card, lambda number: msg.ForgetCard(number, victim.name), self._refused)
+            self.give(card, lambda number: commands.ForgetCard(number, victim.name), self._refused)
 
     def _refused(self, reply: msg.Reply) -> None:
         if reply.error is None:
@@ -380,4 +381,4 @@ class Orders:
         for promise in self.promises.values():
             if promise.card == victim.name:
                 promise.whole, promise.count = False, None
-        self.give(card, lambda number: msg.ForgetCard(number, victim.name))
+        self.give(card, lambda number: commands.ForgetCard(number, victim.name))

@@ -113,7 +113,10 @@ class World:
         def write() -> None:
             if card.running:
                 held = [
-                    each for device in card.devices.values() for each in device.attached.values()
+                    each
+                    for device in card.devices.values()
+                    for each in device.attached.values()
+                    if isinstance(each, HoldingRow)
                 ]
                 if held:
                     self._write(card, rng.choice(held), rng)
