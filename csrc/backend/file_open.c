@@ -338,9 +338,11 @@ static bool can_punch(const struct opening *o) {
     return bytes > 0;
 }
 
-static bool is_in_memory(int fd) {
+/* Of a block device statfs says where its name lies, and /dev is in memory too. */
+static bool is_in_memory(const struct opening *o) {
     struct statfs fs;
-    return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+    return S_ISREG(o->stat.st_mode) && fstatfs(o->file->fd, &fs) == 0 &&
+           (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
 static int prepare(struct opening *o) {
@@ -348,7 +350,7 @@ static int prepare(struct opening *o) {
     int err = set_size(o);
     if (err)
         return err;
-    file->in_memory = is_in_memory(file->fd);
+    file->in_memory = is_in_memory(o);
     set_direct(o);
     file->backend.volatile_cache = true; /* the disk below has one, and the file system's own records wait in memory */
     file->backend.deallocates = !file->backend.read_only && can_punch(o);
@@ -369,7 +371,7 @@ static void undo(const struct opening *o) {
                 strerror(errno));
 }
 
-int vn_file_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size) {
+static int open_file(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size) {
     struct vn_file *file = calloc(1, sizeof(*file));
     struct opening o = {.opts = opts, .file = file, .error = error, .error_size = error_size};
     if (!file)
@@ -397,5 +399,15 @@ int vn_file_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *e
     else if (file->fd >= 0)
         close(file->fd);
     free(file);
+    return err;
+}
+
+int vn_file_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *error, uint32_t error_size) {
+    bool is_window = opts->flags & VN_NS_WINDOW;
+    if (is_window)
+        vn_file_windows_begin();
+    int err = open_file(opts, out, error, error_size);
+    if (is_window)
+        vn_file_windows_end();
     return err;
 }
