@@ -38,9 +38,10 @@ from vhostnvme.cluster.messages import (
     Stretch,
     Unexport,
 )
+from vhostnvme.cluster.mirror_messages import AttachMirror, LegCounts, LegDrop, LegIn, LegOut
 from vhostnvme.cluster.pool import Pool
 from vhostnvme.cluster.records import SpaceRecord, UsesRecord
-from vhostnvme.cluster.rows import KINDS, DeviceRow, HoldingRow, RowState
+from vhostnvme.cluster.rows import KINDS, POOL_KINDS, DeviceRow, HoldingRow, RowState
 from vhostnvme.cluster.runner import Runner, Work
 from vhostnvme.cluster.store.base import Store
 from vhostnvme.config import CardConfig
@@ -66,8 +67,9 @@ from vhostnvme.works.card_store import (
     uses_of_all,
 )
 from vhostnvme.works.exports import Exports
+from vhostnvme.works.mirrors import VmMirrors
 from vhostnvme.works.ssds import Ssds
-from vhostnvme.works.vm_devices import VmDevices
+from vhostnvme.works.vm_devices import VmDevices, remote_spec
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class Card:
         self._ssds: Ssds
         self._running: Services
         self._exports: Exports | None = None
+        self._mirrors: VmMirrors
         self._devices: VmDevices
         self._runner: Runner
         self._store: Store | None = None
@@ -122,10 +125,18 @@ class Card:
             enter.push_async_callback(self._leave)
         self._running = await enter.enter_async_context(services(config.runtime))
         self._listen()
-        self._devices = VmDevices(
-            self._running, config.name, config.folder, config.device, self._local_disk, self._gone
+        self._mirrors = VmMirrors(
+            self._running,
+            config.name,
+            config.state_dir / "bitmaps",
+            self._disk,
+            lambda seen: self._runner.post(seen),
+            config.recovery,
         )
-        rows = [row for kind in KINDS[:3] for row in self._catalog.all(kind)]
+        self._devices = VmDevices(
+            self._running, config.folder, config.device, self._mirrors, self._disk, self._gone
+        )
+        rows = [row for kind in POOL_KINDS for row in self._catalog.all(kind)]
         self._pool = Pool(
             self._options(),
             [*rows, *self._catalog.deleted()],
@@ -136,8 +147,8 @@ class Card:
         enter.push_async_callback(self._runner.stop)
         self._ssds.changed = lambda reports: self._runner.post(SsdsSeen(tuple(reports)))
         self._runner.start()
-        watching = asyncio.create_task(self._ssds.watch())
-        enter.callback(watching.cancel)
+        for watch in (self._ssds.watch(), self._mirrors.watch(self._is_known)):
+            enter.callback(asyncio.create_task(watch).cancel)
         control = ControlServer(config.control, connections_max=card_control.CONNECTIONS_MAX)
         card_control.register(control, self)
         await enter.enter_async_context(control)
@@ -187,6 +198,7 @@ class Card:
     def _options(self) -> CardOptions:
         config, cluster = self.config, self.config.cluster
         times = {"ttl_s": cluster.ttl_s, "contention_s": cluster.contention_s} if cluster else {}
+        times["replace_after_s"] = config.recovery.replace_after_s
         return CardOptions(
             name=config.name,
             uuid=self._catalog.card_uuid,
@@ -210,6 +222,11 @@ class Card:
             Attach: self._devices.attach,
             Detach: self._devices.detach,
             Refit: self._devices.refit,
+            AttachMirror: self._devices.attach_mirror,
+            LegOut: self._mirrors.out,
+            LegIn: self._mirrors.bring_in,
+            LegCounts: self._mirrors.counts,
+            LegDrop: self._mirrors.drop,
             Export: self._export,
             Unexport: self._unexport,
         }
@@ -236,10 +253,15 @@ class Card:
     async def _export_disk(self, effect: Export) -> DiskSpec:
         return await self._ssds.disk(effect.ssd, effect.uuid, effect.size, effect.block_size)
 
-    async def _local_disk(self, row: HoldingRow) -> DiskSpec:
+    async def _disk(self, row: HoldingRow) -> DiskSpec:
+        if row.giver != self.config.name:
+            return remote_spec(self.config.name, row)
         return await self._ssds.disk(
             row.ssd, row.uuid, row.size, row.block_size, read_only=row.read_only
         )
+
+    def _is_known(self, uuid: str) -> bool:
+        return uuid in self.pool.mirrors or uuid in self.pool.holdings
 
     def _gone(self, name: str) -> None:
         self._runner.post(HostGone(name))

@@ -26,6 +26,9 @@ from vhostnvme.units import parse_duration_us, parse_size
 
 TTL_S_DEFAULT = 10.0
 CONTENTION_S_DEFAULT = 0.5
+# Of a copy, of which QEMU and the guest shall not notice more than a pause.
+LEG_TIMEOUT_MS_DEFAULT = 2000
+REPLACE_AFTER_S_DEFAULT = 60.0
 SSDS_MAX = 256
 REACTORS_MAX = 16
 
@@ -97,6 +100,15 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryConfig:
+    """What is done about copies that fail. `rebuild_rate` in bytes a second, 0: no limit."""
+
+    leg_timeout_ms: int = LEG_TIMEOUT_MS_DEFAULT
+    replace_after_s: float = REPLACE_AFTER_S_DEFAULT
+    rebuild_rate: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CardConfig:
     """A card. `cluster` None: it is alone, and has only its own SSDs."""
 
@@ -108,6 +120,7 @@ class CardConfig:
     target: TargetConfig = TargetConfig()
     cluster: ClusterConfig | None = None
     device: DeviceConfig = DeviceConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     @property
@@ -165,6 +178,7 @@ def load_card(path: Path) -> CardConfig:
         target=_target(top.table("target")),
         cluster=cluster if clustered else None,
         device=_device(top.table("device")),
+        recovery=_recovery(top.table("recovery")),
         runtime=runtime,
     )
     top.finish()
@@ -270,6 +284,18 @@ def _device(table: Table) -> DeviceConfig:
     )
     table.finish()
     return config
+
+
+def _recovery(table: Table) -> RecoveryConfig:
+    timeout_s = table.parse("leg_timeout", partial(_seconds, 0.1, 3), like="2s")
+    replace_after_s = table.parse("replace_after", partial(_seconds, 1, 86400), like="60s")
+    rate = table.parse("rebuild_rate", _size_or_none, like="200M")
+    table.finish()
+    return RecoveryConfig(
+        leg_timeout_ms=LEG_TIMEOUT_MS_DEFAULT if timeout_s is None else round(timeout_s * 1000),
+        replace_after_s=REPLACE_AFTER_S_DEFAULT if replace_after_s is None else replace_after_s,
+        rebuild_rate=rate or 0,
+    )
 
 
 def _path(folder: Path, text: str) -> Path:

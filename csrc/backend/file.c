@@ -565,10 +565,13 @@ static void file_chan_close(struct vn_chan *chan) {
 static void file_close(struct vn_backend *backend) {
     struct vn_file *file = (struct vn_file *)backend;
     munmap((void *)(uintptr_t)file->zeros, VN_FILE_ZEROS);
-    if (file->share)
+    if (file->share) {
+        vn_file_windows_begin();
         vn_file_share_leave(file->share, file);
-    else
+        vn_file_windows_end();
+    } else {
         close(file->fd);
+    }
     free(file);
 }
 

@@ -35,7 +35,10 @@ struct vn_file {
 
 extern const struct vn_backend_ops vn_file_ops;
 
-/* file_window.c. That file or device as it is open in windows already; NULL: it is not. */
+/* file_window.c. All of the following between these two: whoever looks, decides and enters does so alone. */
+void vn_file_windows_begin(void);
+void vn_file_windows_end(void);
+/* That file or device as it is open in windows already; NULL: it is not. */
 struct vn_file_share *vn_file_share_find(const struct stat *stat);
 /* Takes fd over, which has been locked; NULL: out of memory. It ends with the last window that leaves. */
 struct vn_file_share *vn_file_share_new(const struct stat *stat, int fd, int flags);

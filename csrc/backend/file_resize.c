@@ -44,7 +44,7 @@ static int lengthen(const struct vn_file *file, uint64_t before, uint64_t size) 
     return err;
 }
 
-int vn_file_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size) {
+static int resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size) {
     struct vn_file *file = (struct vn_file *)backend;
     uint64_t end = file->start + size, bytes = 0;
     bool is_file = false, is_whole = !file->share;
@@ -65,4 +65,14 @@ int vn_file_resize(struct vn_backend *backend, uint64_t size, char *error, uint3
     return err ? vn_backend_fail(error, error_size, err, "its file cannot have %llu bytes: %s", (unsigned long long)end,
                                  strerror(err))
                : 0;
+}
+
+int vn_file_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size) {
+    bool is_window = ((struct vn_file *)backend)->share;
+    if (is_window)
+        vn_file_windows_begin();
+    int err = resize(backend, size, error, error_size);
+    if (is_window)
+        vn_file_windows_end();
+    return err;
 }

@@ -1,10 +1,12 @@
 /* Windows of one file or block device: who serves which bytes of it in this process. All windows of a file share the
  * descriptor that holds its lock, so that other processes keep out while this one has several of them.
- * Control thread. Used by file_open.c, file.c closes.
+ * Control threads: namespaces may be made by several at once, and so the list has a mutex; no reactor ever takes it.
+ * Used by file_open.c and file_resize.c; file.c closes.
  */
 #include "backend/file.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -17,6 +19,15 @@ struct vn_file_share {
 };
 
 static struct vn_file_share *shares;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+void vn_file_windows_begin(void) {
+    pthread_mutex_lock(&mutex);
+}
+
+void vn_file_windows_end(void) {
+    pthread_mutex_unlock(&mutex);
+}
 
 static bool is_of(const struct vn_file_share *share, const struct stat *stat) {
     bool device = S_ISBLK(stat->st_mode);

@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         of_card=False,
     )
     check.add_argument("file", type=Path, metavar="CARD.toml")
+    line = "empty a card's SSDs for maintenance: what lies there moves away while its VMs run"
+    drain = add_verb(verbs, "drain", _drain, line, "card drain b")
+    drain.add_argument(
+        "name", nargs="?", metavar="CARD", help="a card of this machine (default: that of --card)"
+    )
+    drain.add_argument("--cancel", action="store_true", help="the card is emptied no more")
+    drain.add_argument("--no-wait", action="store_true", help="do not wait until it is empty")
     add_verb(verbs, "status", _status, "show how a running card is", "--card a card status")
 
 
@@ -71,3 +78,15 @@ def _status(args: argparse.Namespace) -> int:
     from vhostnvme.inspect.show_card import show_card
 
     return tell(args, ask(args, CARD_STATUS, NoParams(), CardStatus), show_card)
+
+
+def _drain(args: argparse.Namespace) -> int:
+    from vhostnvme.cli.moving import wait_for_drain
+    from vhostnvme.control.card import CARD_DRAIN, DrainInfo, DrainParams
+    from vhostnvme.inspect.show_card import show_drain
+
+    args.card = args.name or args.card
+    drain = ask(args, CARD_DRAIN, DrainParams(on=not args.cancel), DrainInfo)
+    if drain.draining and not args.no_wait:
+        drain.left = wait_for_drain(args, drain.left)
+    return tell(args, drain, show_drain)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vhostnvme.control.card import PartParams
 
 PRIORITIES = (0, 100)
+COPIES_MAX = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adopt.add_argument("device", metavar="DEVICE")
     adopt.add_argument(
         "--from", dest="owner", required=True, metavar="CARD", help="the card that had it"
+    )
+    adopt.add_argument(
+        "--force",
+        action="store_true",
+        help="take also a copy that is known to lack the last writes, when there is no better one:"
+        " what it lacks is lost",
     )
 
 
@@ -78,6 +85,14 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
 def add_request(parser: argparse.ArgumentParser) -> None:
     """What requests for space have."""
     parser.add_argument(
+        "--copies",
+        type=arguments.whole_number(1, COPIES_MAX),
+        default=1,
+        metavar="N",
+        help="2: keep each namespace on two cards, or two SSDs of this one, so that its VM goes on"
+        " when one of them fails (default: 1)",
+    )
+    parser.add_argument(
         "--priority",
         type=arguments.whole_number(*PRIORITIES),
         default=50,
@@ -106,7 +121,12 @@ def part(args: argparse.Namespace, sized: tuple[int, str | None]) -> PartParams:
     from vhostnvme.control.card import PartParams
 
     size, placement = sized
-    return PartParams(size=size, placement=placement or args.placement, block_size=args.block)
+    return PartParams(
+        size=size,
+        placement=placement or args.placement,
+        block_size=args.block,
+        copies=args.copies,
+    )
 
 
 def _create(args: argparse.Namespace) -> int:
@@ -154,5 +174,5 @@ def _adopt(args: argparse.Namespace) -> int:
     from vhostnvme.control.card import DEVICE_ADOPT, SLOW_S, AdoptDeviceParams, CreatedDevice
     from vhostnvme.inspect.show_card import show_device
 
-    params = AdoptDeviceParams(device=args.device, owner=args.owner)
+    params = AdoptDeviceParams(device=args.device, owner=args.owner, force=args.force)
     return tell(args, ask(args, DEVICE_ADOPT, params, CreatedDevice, SLOW_S), show_device)

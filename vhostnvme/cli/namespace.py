@@ -42,6 +42,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     resize = add_verb(verbs, "resize", _resize, line, "namespace resize 1b9d6bcd --size 2G")
     resize.add_argument("uuid", metavar="UUID")
     resize.add_argument("--size", required=True, type=arguments.size, metavar="SIZE")
+    line = "move a namespace, or a copy of it, to another card or SSD while its VM runs"
+    move = add_verb(verbs, "move", _move, line, "namespace move 1b9d6bcd --to b")
+    move.add_argument("uuid", metavar="UUID")
+    where = move.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", metavar="CARD|SSD", help="a card, or an SSD of this one")
+    where.add_argument("--cancel", action="store_true", help="what is moving stays where it is")
+    move.add_argument(
+        "--from", dest="source", metavar="CARD|SSD", help="of several copies, the one there"
+    )
+    move.add_argument("--no-wait", action="store_true", help="do not wait until it is there")
+    line = "trust a copy again that lacks something, when none that counts will come back"
+    promote = add_verb(
+        verbs, "promote", _promote, line, "namespace promote 1b9d6bcd --copy 5e7eb39c --force"
+    )
+    promote.add_argument("uuid", metavar="UUID")
+    promote.add_argument("--copy", required=True, metavar="UUID", help="the copy")
+    promote.add_argument(
+        "--force", action="store_true", help="needed: what the copy lacks is lost for good"
+    )
     line = "delete a namespace, safe to repeat"
     delete = add_verb(verbs, "delete", _delete, line, "namespace delete 1b9d6bcd")
     delete.add_argument("uuid", metavar="UUID")
@@ -78,8 +97,10 @@ def _list(args: argparse.Namespace) -> int:
 def _create(args: argparse.Namespace) -> int:
     if args.device is not None and args.ssd is not None:
         raise ConfigError("--ssd goes with --vm; where a device's namespace lives says --placement")
-    if args.vm is not None and (args.placement is not None or args.wait):
-        raise ConfigError("--placement and --wait go with --device: with --vm it is made here, now")
+    if args.vm is not None and (args.placement is not None or args.wait or args.copies > 1):
+        raise ConfigError(
+            "--placement, --copies and --wait go with --device: with --vm it is made here, now"
+        )
     method, params = _create_params(args)
     return _one(args, method, params, args.wait)
 
@@ -122,6 +143,30 @@ def _resize(args: argparse.Namespace) -> int:
     from vhostnvme.control.card import NAMESPACE_RESIZE, ResizeNamespaceParams
 
     return _one(args, NAMESPACE_RESIZE, ResizeNamespaceParams(uuid=args.uuid, size=args.size))
+
+
+def _move(args: argparse.Namespace) -> int:
+    from vhostnvme.cli.moving import wait_for_move
+    from vhostnvme.control.card import NAMESPACE_MOVE, MovedInfo, MoveNamespaceParams
+    from vhostnvme.inspect.show_card import show_moved
+
+    if args.cancel and args.source:
+        raise ConfigError("--from goes with --to")
+    params = MoveNamespaceParams(uuid=args.uuid, to=args.to, source=args.source)
+    moved = ask(args, NAMESPACE_MOVE, params, MovedInfo)
+    if moved.begun and args.to and not args.no_wait:
+        moved.namespace = wait_for_move(args, moved.namespace)
+    return tell(args, moved, show_moved)
+
+
+def _promote(args: argparse.Namespace) -> int:
+    from vhostnvme.control.card import NAMESPACE_PROMOTE, PromoteCopyParams
+
+    if not args.force:
+        raise ConfigError(
+            "what a copy lacks that was not in sync is lost when it is trusted again: say --force"
+        )
+    return _one(args, NAMESPACE_PROMOTE, PromoteCopyParams(uuid=args.uuid, copy=args.copy))
 
 
 def _delete(args: argparse.Namespace) -> int:

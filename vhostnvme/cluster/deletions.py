@@ -29,13 +29,17 @@ STOP_WAIT_S = 30.0  # a device whose SSD does not answer is not waited for any l
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A command that waits until these are gone; `error`: it has failed, and they are its rest."""
+    """A command that waits until these are gone; `error`: it has failed, and they are its rest.
+
+    `copies`: those of them that are copies of others.
+    """
 
     command: int
     devices: tuple[str, ...]
     uuids: tuple[str, ...]
     begun: float
     error: Exception | None = None
+    copies: frozenset[str] = frozenset()
 
 
 class Deletions:
@@ -188,7 +192,12 @@ class Deletions:
         uuids: tuple[str, ...],
         error: Exception | None = None,
     ) -> None:
-        self._waiting.append(Deletion(command, devices, uuids, self._board.now, error))
+        copies = frozenset(
+            uuid
+            for uuid in uuids
+            if uuid in self._board.holdings and self._board.holdings[uuid].mirror not in ("", uuid)
+        )
+        self._waiting.append(Deletion(command, devices, uuids, self._board.now, error, copies))
 
     def settle(self) -> None:
         """Releases what has been detached, and answers who waits for no more."""
@@ -210,7 +219,8 @@ class Deletions:
         if deletion.error is not None:
             self._board.reply(deletion.command, error=deletion.error)
             return
-        released = Released(deletion.devices, deletion.uuids, pending=left)
+        uuids = tuple(uuid for uuid in deletion.uuids if uuid not in deletion.copies)
+        released = Released(deletion.devices, uuids, pending=left)
         self._board.reply(deletion.command, released)
 
     def _rest(self, devices: tuple[str, ...], uuids: tuple[str, ...]) -> tuple[str, ...]:

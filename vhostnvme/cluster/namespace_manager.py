@@ -38,20 +38,18 @@ from vhostnvme.cluster.commands import (
 from vhostnvme.cluster.deletions import Deletions
 from vhostnvme.cluster.devices import Devices
 from vhostnvme.cluster.holdings import Holdings
-from vhostnvme.cluster.local_space import LocalSpace, check_size
+from vhostnvme.cluster.local_space import LocalSpace
 from vhostnvme.cluster.messages import HostGone
 from vhostnvme.cluster.mirrors import Mirrors
 from vhostnvme.cluster.moves import Moves
-from vhostnvme.cluster.new_units import new_unit
-from vhostnvme.cluster.records import PRIORITY_MAX, PRIORITY_MIN, check_name, serial_of
+from vhostnvme.cluster.new_units import check_part, new_unit
+from vhostnvme.cluster.records import check_name, serial_of
 from vhostnvme.cluster.repairs import Repairs
 from vhostnvme.cluster.resizes import Resizes
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, Leg, MirrorRow, RowState
 from vhostnvme.cluster.space_store import SpaceStore
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 from vhostnvme.storage.catalog import Gone, Row
-from vhostnvme.storage.common import BLOCK_SIZES
-from vhostnvme.storage.mirror import LEGS_MAX
 from vhostnvme.storage.mirror_record import Standing
 
 NAMESPACES_MAX = 256  # of a device
@@ -379,17 +377,7 @@ class NamespaceManager:
     # --- Helpers ---
 
     def _check_part(self, part: Part, priority: int) -> None:
-        check_size(part.size, part.block_size)
-        if not 1 <= part.copies < LEGS_MAX:
-            raise ConfigError(
-                f"a namespace is kept as 1 or {LEGS_MAX - 1} copies, not {part.copies}"
-            )
-        if part.block_size not in BLOCK_SIZES:
-            raise ConfigError(f"a block has 512 or 4096 bytes, not {part.block_size}")
-        if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
-            raise ConfigError(
-                f"a priority is from {PRIORITY_MIN} to {PRIORITY_MAX}, not {priority}"
-            )
+        check_part(part, priority)
         rule.check_placement(part.placement, self._board.me, self._cluster.peers())
 
     def _device(self, name: str) -> DeviceRow:

@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 from vhostnvme.cluster import placement as rule
 from vhostnvme.cluster.commands import Part
+from vhostnvme.cluster.local_space import check_size
+from vhostnvme.cluster.records import PRIORITY_MAX, PRIORITY_MIN
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, MirrorRow
+from vhostnvme.errors import ConfigError
+from vhostnvme.storage.common import BLOCK_SIZES
+from vhostnvme.storage.mirror import LEGS_MAX
 
 
 def new_unit(
@@ -42,3 +47,17 @@ def new_unit(
         priority=priority,
     )
     return [row, *copies]
+
+
+def check_part(part: Part, priority: int) -> None:
+    """
+    Raises:
+        ConfigError: no namespace can be like this.
+    """
+    check_size(part.size, part.block_size)
+    if not 1 <= part.copies < LEGS_MAX:
+        raise ConfigError(f"a namespace is kept as 1 or {LEGS_MAX - 1} copies, not {part.copies}")
+    if part.block_size not in BLOCK_SIZES:
+        raise ConfigError(f"a block has 512 or 4096 bytes, not {part.block_size}")
+    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
+        raise ConfigError(f"a priority is from {PRIORITY_MIN} to {PRIORITY_MAX}, not {priority}")

@@ -10,6 +10,7 @@ import msgspec
 from vhostnvme.cluster.records import PRIORITY_DEFAULT
 
 CARD_STATUS = "card.status"
+CARD_DRAIN = "card.drain"
 SSD_LIST = "ssd.list"
 NAMESPACE_LIST = "namespace.list"
 NAMESPACE_CREATE = "namespace.create"
@@ -18,6 +19,8 @@ NAMESPACE_ATTACH = "namespace.attach"
 NAMESPACE_ADD = "namespace.add"
 NAMESPACE_RESIZE = "namespace.resize"
 NAMESPACE_DELETE = "namespace.delete"
+NAMESPACE_MOVE = "namespace.move"
+NAMESPACE_PROMOTE = "namespace.promote"
 DEVICE_CREATE = "device.create"
 DEVICE_LIST = "device.list"
 DEVICE_SHOW = "device.show"
@@ -45,6 +48,7 @@ class PartParams(_Params):
     size: int
     placement: str = "auto"
     block_size: int = 512
+    copies: int = 1
 
 
 class CreateDeviceParams(_Params):
@@ -99,6 +103,27 @@ class NamespaceParams(_Params):
     uuid: str
 
 
+class MoveNamespaceParams(_Params):
+    """`to`: a card or an SSD of this one; None: what moves stays. `source`: whose copy moves."""
+
+    uuid: str
+    to: str | None = None
+    source: str | None = None
+
+
+class PromoteCopyParams(_Params):
+    """`copy`: the UUID of a copy, or the beginning of it, that is to be trusted again."""
+
+    uuid: str
+    copy: str
+
+
+class DrainParams(_Params):
+    """`on` False: the card is emptied no more."""
+
+    on: bool = True
+
+
 class ListParams(_Params):
     """None: all."""
 
@@ -111,10 +136,14 @@ class DeviceParams(_Params):
 
 
 class AdoptDeviceParams(_Params):
-    """`owner`: the card that had the device, and is no member any more."""
+    """`owner`: the card that had the device, and is no member any more.
+
+    `force`: take also a copy that lacks something.
+    """
 
     device: str
     owner: str
+    force: bool = False
 
 
 class VmParams(_Params):
@@ -148,6 +177,8 @@ class CardStatus(msgspec.Struct):
     namespaces: int
     given: int
     remarks: list[str]
+    draining: bool = False
+    spaces: int = 0  # namespaces and copies on its SSDs
 
 
 class SsdInfo(msgspec.Struct):
@@ -171,6 +202,22 @@ class SsdInfo(msgspec.Struct):
     reason: str
 
 
+class CopyInfo(msgspec.Struct):
+    """A copy of a namespace; `uuid` names its space on the SSD.
+
+    `standing`: `in-sync` (it counts), `stale` (it lacks what was written since) or `new` (it lacks
+    everything). `state`: as it runs now: `in-sync`, `rebuilding`, `out`, `failed`, or `none`.
+    `moving`: it is to go elsewhere.
+    """
+
+    uuid: str
+    card: str
+    ssd: str
+    standing: str
+    state: str
+    moving: bool
+
+
 class NamespaceInfo(msgspec.Struct):
     """`card` and `ssd`: where its space is; `owner`: the card whose VM has it.
 
@@ -190,10 +237,17 @@ class NamespaceInfo(msgspec.Struct):
     state: str
     epoch: int
     read_only: bool = False
+    copies: list[CopyInfo] = []
 
 
-class DeviceNamespace(msgspec.Struct):
-    """A namespace of a device."""
+class DeviceNamespace(msgspec.Struct, omit_defaults=True):
+    """A namespace of a device. `card`, `ssd`: where it is read from.
+
+    What follows `placement` is there for one that is kept as copies, or moves. `safety`: `safe`,
+    `at risk` (one more failure, and it is lost or waits), `waiting` (no copy that counts can be
+    reached) or `lost`; `words` say why, and what is being done. `progress`: of the copy that is
+    being brought up to date, from 0 to 1; None: there is none.
+    """
 
     nsid: int
     uuid: str
@@ -201,6 +255,10 @@ class DeviceNamespace(msgspec.Struct):
     card: str
     ssd: str
     placement: str
+    copies: list[CopyInfo] = []
+    safety: str = ""
+    words: str = ""
+    progress: float | None = None
 
 
 class CreatedDevice(msgspec.Struct):
@@ -285,6 +343,21 @@ class ClusterCard(msgspec.Struct):
     tenants: int
     vms: dict[str, int]
     holds: list[HeldSpace] | None
+
+
+class MovedInfo(msgspec.Struct):
+    """`begun`: something moves now, or does not any more; False: there was nothing to do."""
+
+    begun: bool
+    namespace: NamespaceInfo
+
+
+class DrainInfo(msgspec.Struct):
+    """A card that is being emptied, or is not any more; `left`: namespaces that lie on it."""
+
+    card: str
+    draining: bool
+    left: int
 
 
 class ForgottenCard(msgspec.Struct):

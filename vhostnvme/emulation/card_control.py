@@ -31,11 +31,16 @@ from vhostnvme.control.card import (
     CreateNamespaceParams,
     DeviceInfo,
     DeviceParams,
+    DrainInfo,
+    DrainParams,
     ForgottenCard,
     ListParams,
+    MovedInfo,
+    MoveNamespaceParams,
     NamespaceInfo,
     NamespaceParams,
     PartParams,
+    PromoteCopyParams,
     ReleasedInfo,
     ResizeNamespaceParams,
     SsdInfo,
@@ -76,6 +81,7 @@ def register(server: ControlServer, card: Card) -> None:
     does = _Does(card)
     known: tuple[tuple[str, type[Any], Callable[[Any], object]], ...] = (
         (methods.CARD_STATUS, NoParams, does.card_status),
+        (methods.CARD_DRAIN, DrainParams, does.card_drain),
         (methods.SSD_LIST, NoParams, does.ssd_list),
         (methods.NAMESPACE_LIST, ListParams, does.namespace_list),
         (methods.NAMESPACE_CREATE, CreateNamespaceParams, does.namespace_create),
@@ -84,6 +90,8 @@ def register(server: ControlServer, card: Card) -> None:
         (methods.NAMESPACE_ATTACH, AttachNamespaceParams, does.namespace_attach),
         (methods.NAMESPACE_RESIZE, ResizeNamespaceParams, does.namespace_resize),
         (methods.NAMESPACE_DELETE, NamespaceParams, does.namespace_delete),
+        (methods.NAMESPACE_MOVE, MoveNamespaceParams, does.namespace_move),
+        (methods.NAMESPACE_PROMOTE, PromoteCopyParams, does.namespace_promote),
         (methods.DEVICE_CREATE, CreateDeviceParams, does.device_create),
         (methods.DEVICE_LIST, ListParams, does.device_list),
         (methods.DEVICE_SHOW, DeviceParams, does.device_show),
@@ -128,7 +136,13 @@ class _Does:
             namespaces=len(pool.holdings),
             given=sum(row.owner != self._me for row in pool.spaces.values()),
             remarks=config.remarks(),
+            draining=pool.draining,
+            spaces=len(pool.spaces),
         )
+
+    async def card_drain(self, params: DrainParams) -> DrainInfo:
+        left = await self._card.run(lambda number: commands.DrainCard(number, params.on))
+        return DrainInfo(card=self._me, draining=params.on, left=left)
 
     def ssd_list(self, _: NoParams) -> list[SsdInfo]:
         return views.own_ssds(self._card.config, self._pool)
@@ -210,13 +224,28 @@ class _Does:
         return self._namespace(row.uuid)
 
     async def namespace_resize(self, params: ResizeNamespaceParams) -> NamespaceInfo:
-        row = self._held(params.uuid)
-        await self._card.run(lambda number: commands.ResizeNamespace(number, row.uuid, params.size))
-        return self._namespace(row.uuid)
+        uuid = views.find_uuid(self._me, self._pool, params.uuid)
+        if uuid not in self._pool.mirrors:
+            uuid = self._held(uuid).uuid
+        await self._card.run(lambda number: commands.ResizeNamespace(number, uuid, params.size))
+        return self._namespace(uuid)
 
     async def namespace_delete(self, params: NamespaceParams) -> ReleasedInfo:
         uuid = views.find_uuid(self._me, self._pool, params.uuid)
         return await self._release(lambda number: commands.DeleteNamespace(number, uuid))
+
+    async def namespace_move(self, params: MoveNamespaceParams) -> MovedInfo:
+        uuid = views.find_uuid(self._me, self._pool, params.uuid)
+        begun = await self._card.run(
+            lambda number: commands.MoveNamespace(number, uuid, params.to, params.source)
+        )
+        return MovedInfo(begun=begun, namespace=self._namespace(uuid))
+
+    async def namespace_promote(self, params: PromoteCopyParams) -> NamespaceInfo:
+        uuid = views.find_uuid(self._me, self._pool, params.uuid)
+        copy = views.find_uuid(self._me, self._pool, params.copy)
+        await self._card.run(lambda number: commands.PromoteCopy(number, uuid, copy))
+        return self._namespace(uuid)
 
     # --- Devices and VMs -------------------------------------------------------------------------
 
@@ -242,7 +271,7 @@ class _Does:
 
     async def device_adopt(self, params: AdoptDeviceParams) -> CreatedDevice:
         name = await self._card.run(
-            lambda number: commands.AdoptDevice(number, params.device, params.owner)
+            lambda number: commands.AdoptDevice(number, params.device, params.owner, params.force)
         )
         return self._created(name)
 
@@ -310,7 +339,7 @@ class _Does:
 
 
 def _part(params: PartParams) -> Part:
-    return Part(params.size, params.placement, params.block_size)
+    return Part(params.size, params.placement, params.block_size, params.copies)
 
 
 def _check_wait(wait_s: float) -> None:

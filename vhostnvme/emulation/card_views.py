@@ -8,8 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from vhostnvme.cluster.mirror_messages import MirrorSeen
 from vhostnvme.cluster.records import OfferRecord, SpaceRecord, SsdOffer, UsesRecord, VmUse
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
+from vhostnvme.cluster.rows import (
+    DeviceRow,
+    HoldingRow,
+    HoldingState,
+    MirrorRow,
+    RowState,
+    SpaceRow,
+)
 from vhostnvme.config import CardConfig
 from vhostnvme.control.card import (
     ClusterCard,
@@ -21,8 +29,10 @@ from vhostnvme.control.card import (
     SsdInfo,
     VmInfo,
 )
+from vhostnvme.emulation import safety
 from vhostnvme.errors import ConfigError
 from vhostnvme.guest.qemu import vfio_user_device
+from vhostnvme.storage.mirror_record import Standing
 
 UUID_CHARACTERS_MIN = 4  # of the beginning of one, by which people may name it
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -50,6 +60,13 @@ class Pool(Protocol):
     def devices(self) -> Mapping[str, DeviceRow]: ...
     @property
     def holdings(self) -> Mapping[str, HoldingRow]: ...
+    @property
+    def mirrors(self) -> Mapping[str, MirrorRow]: ...
+    @property
+    def draining(self) -> bool: ...
+    def mirror_seen(self, uuid: str) -> MirrorSeen | None: ...
+    def mirror_failure(self, uuid: str) -> str: ...
+    def copy_is_wanted(self, row: HoldingRow) -> bool: ...
     @property
     def member(self) -> bool: ...
     @property
@@ -87,8 +104,11 @@ def _ssd(card: str, offer: SsdOffer, path: str = "") -> SsdInfo:
 def namespaces(
     me: str, pool: Pool, vm: str | None = None, device: str | None = None
 ) -> list[NamespaceInfo]:
-    """What this card holds, and what it has given to others: by owner, VM, device and NSID."""
-    found = [*_held(me, pool), *_given(me, pool)]
+    """What this card holds, and what it has given to others: by owner, VM, device and NSID.
+
+    What is kept as copies is there once, at the place that it is read from.
+    """
+    found = [*_held(me, pool), *_kept(me, pool), *_given(me, pool)]
     return sorted(
         (each for each in found if vm in (None, each.vm) and device in (None, each.device)),
         key=lambda each: (each.owner != me, each.owner, each.vm, each.device, each.nsid or 0),
@@ -97,6 +117,8 @@ def namespaces(
 
 def _held(me: str, pool: Pool) -> Iterator[NamespaceInfo]:
     for row in pool.holdings.values():
+        if row.mirror and row.state is not HoldingState.RELEASING:
+            continue
         space = pool.spaces.get(row.uuid)
         yield NamespaceInfo(
             card=row.giver,
@@ -112,6 +134,31 @@ def _held(me: str, pool: Pool) -> Iterator[NamespaceInfo]:
             state=row.state,
             epoch=row.epoch,
             read_only=row.read_only,
+        )
+
+
+def _kept(me: str, pool: Pool) -> Iterator[NamespaceInfo]:
+    for row in pool.mirrors.values():
+        copies = safety.copies(pool, row)
+        counting = [copy for copy in copies if copy.standing == Standing.IN_SYNC]
+        first = next((copy for copy in counting if copy.card == me), None) or next(
+            iter(counting or copies), None
+        )
+        card = first.card if first else ""
+        yield NamespaceInfo(
+            card=card,
+            ssd=first.ssd if first else "",
+            vm=row.vm,
+            device=row.device,
+            nsid=row.nsid,
+            uuid=row.uuid,
+            size=row.size,
+            block_size=row.block_size,
+            placement=_placement(me, card),
+            owner=me,
+            state=row.state,
+            epoch=0,
+            copies=copies,
         )
 
 
@@ -152,7 +199,7 @@ def find_uuid(me: str, pool: Pool, text: str) -> str:
     text = text.lower()
     if _UUID.fullmatch(text):
         return text
-    known = pool.holdings.keys() | pool.spaces.keys()
+    known = pool.mirrors.keys() | pool.holdings.keys() | pool.spaces.keys()
     found = [uuid for uuid in known if uuid.startswith(text)]
     if len(text) < UUID_CHARACTERS_MIN or not found:
         raise ConfigError(
@@ -173,17 +220,29 @@ def created(me: str, pool: Pool, row: DeviceRow, socket: Path) -> CreatedDevice:
         socket=str(socket),
         qemu_args=vfio_user_device(socket),
         namespaces=[
-            DeviceNamespace(
-                nsid=each.nsid,
-                uuid=each.uuid,
-                size=each.size,
-                card=each.card,
-                ssd=each.ssd,
-                placement=each.placement,
-            )
+            _namespace_of_device(pool, each, each.nsid)
             for each in namespaces(me, pool, device=row.name)
-            if each.owner == me and each.nsid is not None and each.state != HoldingState.RELEASING
+            if each.owner == me
+            and each.nsid is not None
+            and each.state not in (HoldingState.RELEASING, RowState.DELETING)
         ],
+    )
+
+
+def _namespace_of_device(pool: Pool, info: NamespaceInfo, nsid: int) -> DeviceNamespace:
+    row = pool.mirrors.get(info.uuid)
+    word, words = safety.safety(pool, row) if row else ("", "")
+    return DeviceNamespace(
+        nsid=nsid,
+        uuid=info.uuid,
+        size=info.size,
+        card=info.card,
+        ssd=info.ssd,
+        placement=info.placement,
+        copies=info.copies,
+        safety=word,
+        words=words,
+        progress=safety.progress(pool, row) if row else None,
     )
 
 

@@ -12,7 +12,9 @@ from vhostnvme.control.card import (
     ClusterCard,
     CreatedDevice,
     DeviceInfo,
+    DrainInfo,
     ForgottenCard,
+    MovedInfo,
     NamespaceInfo,
     ReleasedInfo,
     SsdInfo,
@@ -54,7 +56,8 @@ def show_namespaces(namespaces: Sequence[NamespaceInfo]) -> None:
             each.vm,
             each.device or "-",
             "-" if each.nsid is None else str(each.nsid),
-            _place(each.card, each.ssd),
+            ", ".join(_place(copy.card, copy.ssd) for copy in each.copies)
+            or _place(each.card, each.ssd),
             each.owner,
             each.state + (", read-only" if each.read_only else ""),
         )
@@ -110,6 +113,14 @@ def show_device(device: CreatedDevice) -> None:
             f"  namespace {one.nsid}: {rounded_size(one.size)} on {_place(one.card, one.ssd)}"
             f"{f' ({one.placement})' if one.placement else ''}, UUID {one.uuid}"
         )
+        lines += [
+            f"    copy on {_place(copy.card, copy.ssd)}: {copy.standing}"
+            f"{', is to move' if copy.moving else ''}, UUID {copy.uuid}"
+            for copy in one.copies
+        ]
+        if one.safety:
+            share = "" if one.progress is None else f" ({one.progress:.0%} is the same)"
+            lines.append(f"    {one.safety}: {one.words}{share}")
     memory = attach_arguments(device.socket, memory=MEMORY_EXAMPLE)[: -len(device.qemu_args)]
     lines += [
         f"QEMU options for it (memory of {MEMORY_EXAMPLE} as an example; it must be shared):",
@@ -130,6 +141,25 @@ def show_namespace(namespace: NamespaceInfo) -> None:
             f" {_place(namespace.card, namespace.ssd)}, for VM {namespace.vm}, {of}"
         ]
     )
+
+
+def show_moved(moved: MovedInfo) -> None:
+    """What has come of a move."""
+    if not moved.begun:
+        _say([f"namespace {moved.namespace.uuid}: there is nothing to move"])
+        return
+    show_namespace(moved.namespace)
+
+
+def show_drain(drain: DrainInfo) -> None:
+    """A card that is being emptied."""
+    if not drain.draining:
+        _say([f"card {drain.card} is not emptied any more: it takes namespaces again"])
+    elif drain.left:
+        left = _count(drain.left, "namespace")
+        _say([f"card {drain.card} is being emptied: {left} left, nothing new comes"])
+    else:
+        _say([f"card {drain.card} is empty, and takes nothing new until `card drain --cancel`"])
 
 
 def show_released(what: str, released: ReleasedInfo) -> None:

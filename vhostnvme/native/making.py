@@ -44,14 +44,8 @@ class Making:
         lib.vn_ns_close(handle)
 
     async def arun(self) -> None:
-        """The same without blocking the event loop.
-
-        A part of a file is made at once all the same: the library keeps a list of those.
-        """
-        if _is_part(self.options):
-            self.run()
-        else:
-            await asyncio.get_running_loop().run_in_executor(_threads, self.run)
+        """The same without blocking the event loop."""
+        await asyncio.get_running_loop().run_in_executor(_threads, self.run)
 
     def take(self) -> Any:
         """The C handle, which is the caller's from now on."""
@@ -67,11 +61,6 @@ class Making:
             handle, self._handle = self._handle, None
         if handle is not None:
             lib.vn_ns_close(handle)
-
-
-def _is_part(options: NamespaceOptions) -> bool:
-    legs = options.mirror.legs if options.mirror is not None else ()
-    return options.offset is not None or any(leg.offset is not None for leg in legs)
 
 
 def _make(options: NamespaceOptions) -> Any:
@@ -117,10 +106,11 @@ def _native_mirror(mirror: MirrorOptions) -> tuple[Any, list[Any]]:
     opts = ffi.new("struct vn_mirror_opts *")
     alive = [opts, path := _path(mirror.bitmap_path)]
     for number, (leg, state) in enumerate(zip(mirror.legs, mirror.states, strict=True)):
-        of_leg, kept = _native(leg)
-        opts.legs[number] = of_leg
-        alive += [of_leg, *kept]
         opts.states[number] = state
+        if leg is not None:
+            of_leg, kept = _native(leg)
+            opts.legs[number] = of_leg
+            alive += [of_leg, *kept]
     opts.bitmap_path = path
     opts.uuid = mirror.uuid.bytes
     opts.preferred = mirror.preferred

@@ -43,7 +43,7 @@ class Namespace(Handle):
     async def aopen(cls, runtime: Runtime, options: NamespaceOptions) -> Namespace:
         """The same without blocking the event loop, which a remote namespace does for seconds.
 
-        Cancelled, it leaves nothing behind. A part of a file is opened at once all the same.
+        Cancelled, it leaves nothing behind.
 
         Raises:
             NativeError: as from the constructor, or the runtime has been closed meanwhile.

@@ -154,13 +154,13 @@ class RemoteOptions(RawKeys):
 class MirrorOptions:
     """What a mirror stands on, up to three legs; 0 stands for the library's defaults.
 
-    A leg that is not IN_SYNC is not opened. `uuid` names the mirror in its bitmap's file. `same`: a
-    new bitmap begins empty, because all legs hold the same; else all is copied from one leg.
-    `rebuild_rate` in bytes a second. `direct_reads`: reads of local disks are not copied, and one
-    that hangs holds its command.
+    A leg that is not IN_SYNC is not opened, and may be None. `uuid` names the mirror in its
+    bitmap's file. `same`: a new bitmap begins empty, because all legs hold the same; else all is
+    copied from one leg. `rebuild_rate` in bytes a second. `direct_reads`: reads of local disks are
+    not copied, and one that hangs holds its command.
     """
 
-    legs: tuple[NamespaceOptions, ...]
+    legs: tuple[NamespaceOptions | None, ...]
     states: tuple[LegState, ...]
     bitmap_path: str
     uuid: uuid.UUID

@@ -86,6 +86,7 @@ class KeptMirror(Mirror):
         """
         assert self.options.mirror is not None
         options = self.options.mirror.legs[leg]
+        assert options is not None
         full = self._record.standing(leg) is Standing.NEW
         try:
             if options.backend == "forward" and self.mirror_info().legs[leg].open:

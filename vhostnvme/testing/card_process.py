@@ -24,7 +24,11 @@ from vhostnvme.control.card import (
     CreateDeviceParams,
     DeviceInfo,
     DeviceParams,
+    DrainInfo,
+    DrainParams,
     ListParams,
+    MovedInfo,
+    MoveNamespaceParams,
     NamespaceInfo,
     PartParams,
     ReleasedInfo,
@@ -64,6 +68,7 @@ class CardPlan:
     ttl_s: float = 10.0
     contention_s: float | None = None
     store: str | None = None
+    replace_after_s: float | None = None
     program: Sequence[str] = ("-m", "vhostnvme", "card", "run")
     devices: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
@@ -105,6 +110,9 @@ class CardProcess:
         lines += [_line("ttl", f"{round(plan.ttl_s * 1000)}ms")]
         if plan.contention_s is not None:
             lines.append(_line("contention", f"{round(plan.contention_s * 1000)}ms"))
+        if plan.replace_after_s is not None:
+            after = f"{round(plan.replace_after_s * 1000)}ms"
+            lines += ["[recovery]", _line("replace_after", after)]
         return "\n".join(lines) + "\n"
 
     # --- The process ---
@@ -249,10 +257,13 @@ class CardProcess:
         priority: int = 50,
         wait_s: float = 0.0,
         release_on_disconnect: bool = False,
+        copies: int = 1,
     ) -> CreatedDevice:
         """A device with a namespace of each size; `placements`: of each, in their stead."""
         where = placements or [placement] * len(sizes)
-        parts = [PartParams(size, place) for size, place in zip(sizes, where, strict=True)]
+        parts = [
+            PartParams(size, place, copies=copies) for size, place in zip(sizes, where, strict=True)
+        ]
         params = CreateDeviceParams(
             vm=vm,
             parts=parts,
@@ -264,8 +275,18 @@ class CardProcess:
         timeout_s = methods.SLOW_S + wait_s
         return self.call(methods.DEVICE_CREATE, params, CreatedDevice, timeout_s)
 
-    def adopt_device(self, device: str, owner: str) -> CreatedDevice:
-        params = AdoptDeviceParams(device, owner)
+    def show_device(self, device: str) -> DeviceInfo:
+        return self.call(methods.DEVICE_SHOW, DeviceParams(device), DeviceInfo)
+
+    def move_namespace(self, uuid: str, to: str | None, source: str | None = None) -> MovedInfo:
+        params = MoveNamespaceParams(uuid, to, source)
+        return self.call(methods.NAMESPACE_MOVE, params, MovedInfo)
+
+    def drain(self, on: bool = True) -> DrainInfo:
+        return self.call(methods.CARD_DRAIN, DrainParams(on), DrainInfo)
+
+    def adopt_device(self, device: str, owner: str, force: bool = False) -> CreatedDevice:
+        params = AdoptDeviceParams(device, owner, force)
         return self.call(methods.DEVICE_ADOPT, params, CreatedDevice, methods.SLOW_S)
 
     def delete_device(self, device: str) -> ReleasedInfo:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from vhostnvme.cluster.messages import Attach, Detach, Refit, StartDevice, StopDevice
+from vhostnvme.cluster.mirror_messages import AttachMirror
 from vhostnvme.cluster.records import host_nqn_of
-from vhostnvme.cluster.rows import HoldingRow
+from vhostnvme.cluster.rows import HoldingRow, MirrorRow
 from vhostnvme.config import DeviceConfig
 from vhostnvme.control.paths import SOCKET_NAME
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.server import Services
 from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import parse_address
-from vhostnvme.native import Event, EventType
+from vhostnvme.native import Event, EventType, Namespace
 from vhostnvme.storage.common import DiskSpec
 from vhostnvme.storage.disk import open_disk_async
+from vhostnvme.storage.mirror import MirrorSpec
 from vhostnvme.storage.remote import RemoteSpec
+from vhostnvme.works.mirrors import SpecOf, VmMirrors
 
 _log = logging.getLogger(__name__)
 
@@ -32,25 +35,27 @@ class VmDevices:
     """Of one card, in one folder.
 
     Args:
-        local: what the data path opens of a namespace of this card.
+        mirrors: of the same card.
+        spec: what the data path opens of a holding.
         gone: is told the name of a device whose VM has let go of it.
     """
 
     def __init__(
         self,
         running: Services,
-        me: str,
         folder: Path,
         config: DeviceConfig,
-        local: Callable[[HoldingRow], Awaitable[DiskSpec]],
+        mirrors: VmMirrors,
+        spec: SpecOf,
         gone: Callable[[str], None],
     ) -> None:
         self._running = running
-        self._me = me
         self._folder = folder
         self._config = config
-        self._local = local
+        self._mirrors = mirrors
+        self._spec = spec
         self._gone = gone
+        self._units: dict[tuple[str, int], str] = {}  # the UUIDs by device and NSID
         self._devices: dict[str, Device] = {}
         running.listeners.append(self._on_event)
 
@@ -83,6 +88,8 @@ class VmDevices:
         if device is not None:
             await self._running.remove_device(device)
             del self._devices[effect.device]
+            for key in [key for key in self._units if key[0] == effect.device]:
+                self._mirrors.closed(self._units.pop(key))
         socket = self.socket(effect.device)
         with suppress(OSError):  # what a life of the card that was killed has left
             socket.unlink(missing_ok=True)
@@ -94,32 +101,57 @@ class VmDevices:
             NativeError, ConfigError: it cannot be opened here and now.
         """
         row = effect.holding
-        device = self._devices.get(row.device)
+        device = self._device(row.device)
+        if not device.has(row.nsid):
+            spec = await self._spec(row)
+            self._give(device, row, spec, await open_disk_async(self._running.runtime, spec))
+
+    async def attach_mirror(self, effect: AttachMirror) -> None:
+        """
+        Raises:
+            NativeError, ConfigError: it cannot be opened here and now.
+        """
+        row = effect.mirror
+        device = self._device(row.device)
+        if not device.has(row.nsid):
+            spec = MirrorSpec(
+                legs=tuple([await self._spec(leg) for leg in effect.legs if leg is not None]),
+                bitmap=row.uuid,
+                size=row.size,
+                block_size=row.block_size,
+            )
+            self._give(device, row, spec, await self._mirrors.open(effect))
+        self._mirrors.opened(row.uuid)
+
+    def _device(self, name: str) -> Device:
+        device = self._devices.get(name)
         if device is None:
-            raise ConfigError(f"device {row.device} does not run")
-        if device.has(row.nsid):
-            return
-        spec = await self._spec(row)
-        namespace = await open_disk_async(self._running.runtime, spec)
+            raise ConfigError(f"device {name} does not run")
+        return device
+
+    def _give(
+        self, device: Device, row: HoldingRow | MirrorRow, spec: DiskSpec, namespace: Namespace
+    ) -> None:
         try:
             device.attach(row.nsid, spec, namespace)
         except BaseException:
+            self._mirrors.closed(row.uuid)
             namespace.close()
             raise
+        self._units[row.device, row.nsid] = row.uuid
 
     async def detach(self, effect: Detach) -> None:
         device = self._devices.get(effect.device)
         if device is not None and device.has(effect.nsid):
             device.remove_namespace(effect.nsid)
+            self._units.pop((effect.device, effect.nsid), None)
+            self._mirrors.closed(effect.uuid)
 
     async def refit(self, effect: Refit) -> None:
         row = effect.row
         device = self._devices.get(row.device)
         if device is not None and device.has(row.nsid):
             device.resize_namespace(row.nsid, row.size)
-
-    async def _spec(self, row: HoldingRow) -> DiskSpec:
-        return await self._local(row) if row.giver == self._me else remote_spec(self._me, row)
 
     def _on_event(self, event: Event) -> None:
         if event.type is not EventType.CLIENT_DETACHED:

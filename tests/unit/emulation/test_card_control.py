@@ -15,6 +15,7 @@ import pytest
 from vhostnvme.cluster import commands
 from vhostnvme.cluster.cluster_manager import PeerView
 from vhostnvme.cluster.commands import Command, Part, Released
+from vhostnvme.cluster.mirror_messages import MirrorSeen
 from vhostnvme.cluster.records import (
     OfferRecord,
     SpaceRecord,
@@ -23,7 +24,14 @@ from vhostnvme.cluster.records import (
     UsesRecord,
     VmUse,
 )
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, RowState, SpaceRow
+from vhostnvme.cluster.rows import (
+    DeviceRow,
+    HoldingRow,
+    HoldingState,
+    MirrorRow,
+    RowState,
+    SpaceRow,
+)
 from vhostnvme.config import CardConfig, ClusterConfig, SsdConfig
 from vhostnvme.control import card as methods
 from vhostnvme.control import client
@@ -126,6 +134,23 @@ class ScriptedPool:
             PeerView("b", "u", "online", ("127.0.0.1:2",), offer("b")),
             PeerView("c", "u", "lost", (), None),
         ]
+
+    @property
+    def mirrors(self) -> Mapping[str, MirrorRow]:
+        return {}
+
+    @property
+    def draining(self) -> bool:
+        return False
+
+    def mirror_seen(self, uuid: str) -> MirrorSeen | None:
+        return None
+
+    def mirror_failure(self, uuid: str) -> str:
+        return ""
+
+    def copy_is_wanted(self, row: HoldingRow) -> bool:
+        return True
 
     def device_failure(self, name: str) -> str:
         return "card b does not answer" if name == "d1" else ""
