@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +24,13 @@ from vhostnvme.guest.protocol import Channel, FrameType
 from vhostnvme.guest.provision import Artifacts, provision
 from vhostnvme.guest.qemu import MachineOptions
 
+_log = logging.getLogger(__name__)
+
 OUTPUT_BYTES_MAX = 64 << 20
 BOOT_TIMEOUT_S = 180.0
 POWERDOWN_TIMEOUT_S = 30.0
+BOOTS_MAX = 3  # of one start, when QEMU has lost an instruction
+_LOST_TRAP = re.compile(r"\bint3: 0000 \[#1\]")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,19 @@ class CommandResult:
                 f"A command in the guest failed with exit code {self.exit_code}: {said[0]}"
             )
         return self
+
+
+class LostTrap(GuestError):
+    """The guest's kernel fell over a breakpoint of its own while it was changing its code.
+
+    Linux puts one there for as long as that takes, and QEMU's translator, with several processors,
+    may show it to one of them when it is not there any more. Nothing of ours has run by then.
+    """
+
+
+def is_lost_trap(console: str) -> bool:
+    """Whether a guest that has panicked did so for that."""
+    return _LOST_TRAP.search(console) is not None
 
 
 class Guest:
@@ -101,6 +120,8 @@ class Guest:
     async def start(self) -> None:
         """Starts QEMU and returns when the agent in the guest has greeted.
 
+        A kernel that QEMU itself has led astray (see LostTrap) is booted again.
+
         Raises GuestError when QEMU dies, the kernel panics, or boot_timeout has passed;
         ProvisionError when there is no QEMU or no image. Nothing runs any more then.
         """
@@ -110,9 +131,18 @@ class Guest:
             self.accel = await asyncio.to_thread(
                 choose_accel, self.artifacts.qemu, self.artifacts.kernel
             )
+        for attempt in range(BOOTS_MAX):
+            try:
+                await self._boot(self.artifacts, self.accel.name)
+                return
+            except LostTrap as error:
+                if attempt == BOOTS_MAX - 1:
+                    raise
+                _log.warning("%s; booting it again", error)
+
+    async def _boot(self, artifacts: Artifacts, accel: str) -> None:
         started = time.monotonic()
-        options = replace(self.options, accel=self.accel.name)
-        self._machine = await Machine.start(self.artifacts, options)
+        self._machine = await Machine.start(artifacts, replace(self.options, accel=accel))
         try:
             await self._wait_booted(started)
         except BaseException:
@@ -151,6 +181,10 @@ class Guest:
             if not done:
                 raise GuestError(
                     f"The guest did not boot within {self.boot_timeout:g} s{machine.last_words()}"
+                )
+            if panicked in done and is_lost_trap(machine.console_log):
+                raise LostTrap(
+                    f"QEMU lost a breakpoint of the guest's kernel{machine.last_words()}"
                 )
             if panicked in done:
                 raise GuestError(f"The guest's kernel panicked{machine.last_words()}")

@@ -30,6 +30,7 @@ class SimSpace:
         half: a crash has interrupted its making or its end.
         let_in: the newest owner that may write, and its epoch; 0 for VMs of the card itself.
         stamp: the last write.
+        content: what guests have written to it, by region: the version; 0 where there is none.
     """
 
     uuid: str
@@ -38,6 +39,7 @@ class SimSpace:
     half: bool = False
     let_in: tuple[str, int] | None = None
     stamp: int = 0
+    content: dict[int, int] = field(default_factory=dict)
 
     def admit(self, owner: str, epoch: int) -> None:
         """
@@ -58,22 +60,34 @@ class SimSpace:
         Raises:
             RuleBroken: somebody else has been let in: two write.
         """
+        self._check(owner, epoch)
+        self.stamp = stamp
+
+    def put(self, owner: str, epoch: int, region: int, version: int) -> None:
+        """The same, of a region of it."""
+        self._check(owner, epoch)
+        self.content[region] = version
+
+    def _check(self, owner: str, epoch: int) -> None:
         if self.let_in != (owner, epoch):
             raise RuleBroken(
                 f"a write of {owner} at epoch {epoch} reaches {self.uuid}, which belongs to"
                 f" {self.let_in}: a namespace has one writer"
             )
-        self.stamp = stamp
 
 
 @dataclass(slots=True)
 class SimSsd:
-    """`foreign`: what others have written to the same file system. `fault`: `vanish` or `error`."""
+    """`foreign`: what others have written to the same file system.
+
+    `fault`: `vanish`, `error` or `hang`; "" for none. `failing`: it says that it will not last.
+    """
 
     plan: SsdPlan
     spaces: dict[str, SimSpace] = field(default_factory=dict)
     foreign: int = 0
     fault: str = ""
+    failing: bool = False
 
     def taken(self, size: int) -> int:
         granule = self.plan.granule
@@ -101,6 +115,7 @@ class SimSsd:
             healthy=there,
             reason="" if there else "it has vanished",
             can_clone=plan.can_clone,
+            failing=self.failing,
         )
 
 
@@ -121,6 +136,13 @@ class Medium:
             if uuid in ssd.spaces:
                 return None if there and ssd.fault == "vanish" else ssd.spaces[uuid]
         return None
+
+    def fault_of(self, uuid: str) -> str:
+        """What is wrong with the SSD of a namespace; "" also when there is no such namespace."""
+        return next((ssd.fault for ssd in self.ssds.values() if uuid in ssd.spaces), "")
+
+    def hangs(self, name: str) -> bool:
+        return name in self.ssds and self.ssds[name].fault == "hang"
 
     def do(self, effect: SsdEffect) -> Failure | None:
         """Does it wholly, or says why not."""

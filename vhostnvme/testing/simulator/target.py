@@ -28,6 +28,7 @@ class SimExport:
     open: bool = False
     under_way: int = 0
     turn: int = 0  # of the last change that was begun
+    token: int = 0  # the connection of its host: commands of an earlier one are not carried out
 
 
 class Target:
@@ -130,3 +131,49 @@ class Target:
 
         slow = self.slow and self._rng.random() < 0.7
         self._engine.after(self._rng.uniform(0.1, 1.5) if slow else 0.002, apply)
+
+    # --- Commands of mirrors ---
+
+    def connect(self, owner: str, uuid: str, epoch: int, token: int) -> bool:
+        """A host's new connection; not while commands of an older one are under way."""
+        if not self.lets_in(owner, uuid, epoch) or self._exports[uuid].under_way:
+            return False
+        self._exports[uuid].token = token
+        return True
+
+    def command(
+        self,
+        owner: str,
+        uuid: str,
+        epoch: int,
+        token: int,
+        region: int,
+        version: int | None,
+        ended: Callable[[bool, int], None],
+    ) -> bool:
+        """Reads, or writes a version; False: this connection has ended."""
+        if not self.lets_in(owner, uuid, epoch) or self._exports[uuid].token != token:
+            return False
+        export = self._exports[uuid]
+        export.under_way += 1
+
+        def act() -> None:
+            if self._exports.get(uuid) is not export:
+                return
+            fault = self._medium.fault_of(uuid)
+            if fault == "hang":
+                self._engine.after(0.1, act)
+                return
+            export.under_way -= 1
+            space = self._medium.find(uuid)
+            if space is None or fault:
+                ended(False, 0)
+            elif version is None:
+                ended(True, space.content.get(region, 0))
+            else:
+                space.put(owner, epoch, region, version)
+                ended(True, version)
+
+        slow = self.slow and self._rng.random() < 0.3
+        self._engine.after(self._rng.uniform(0.1, 0.8) if slow else 0.002, act)
+        return True
