@@ -183,7 +183,8 @@ static void on_written(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
         map->page_due[map->page_at / 64] |= 1ull << (map->page_at % 64);
     } else {
         map->broken = true; /* what the file says of that page is not known any more */
-        vn_backend_latch(&mirror->backend, res < 0 ? -res : EIO);
+        if (vn_mirror_alone(mirror) < 0) /* else nobody is in need of it */
+            vn_backend_latch(&mirror->backend, res < 0 ? -res : EIO);
     }
     if (next_due(map) < 0 && !map->broken && map->all_set) {
         map->all_set = false;
@@ -202,8 +203,10 @@ bool vn_bitmap_write(struct vn_mirror_chan *mc) {
     if (page < 0)
         return true;
     struct io_uring_sqe *sqe = vn_reactor_sqe(mc->chan.reactor, &map->op);
-    if (!sqe)
+    if (!sqe) {
+        vn_mirror_wake(mc);
         return false;
+    }
     uint64_t word = (uint64_t)page * PAGE_BYTES / 8;
     memcpy(map->page, &map->dirty[word], PAGE_BYTES);
     for (uint64_t w = 0; w < PAGE_BYTES / 8; w++) /* what is being cleared does not count from now on */
@@ -265,26 +268,29 @@ static int sync_folder(const char *path) {
     return err;
 }
 
+static int write_bits(const struct vn_bitmap *map) {
+    size_t bytes = map->nr_words * sizeof(uint64_t);
+    errno = 0;
+    return pwrite(map->fd, map->dirty, bytes, PAGE_BYTES) == (ssize_t)bytes && fsync(map->fd) == 0 ? 0 : errno ? -errno : -EIO;
+}
+
 /* The bits first and then the head: a file without a head is none. */
-static int make(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size) {
+static int make(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, bool alone) {
     uint64_t region = opts->region_bytes ? opts->region_bytes : default_region(size);
     int err = set_up(map, size, region);
     if (err)
         return err;
-    if (!(opts->flags & VN_MIRROR_SAME))
+    if (alone || !(opts->flags & VN_MIRROR_SAME))
         vn_bitmap_set_all(map, map->dirty);
-    size_t bytes = map->nr_words * sizeof(uint64_t);
-    errno = 0;
-    if (ftruncate(map->fd, 0) < 0 || pwrite(map->fd, map->dirty, bytes, PAGE_BYTES) != (ssize_t)bytes ||
-        fsync(map->fd) < 0)
-        return errno ? -errno : -EIO;
+    err = ftruncate(map->fd, 0) < 0 ? -errno : write_bits(map);
     map->generation = 1;
-    err = write_head(map, opts->uuid);
+    if (!err)
+        err = write_head(map, opts->uuid);
     return err ? err : sync_folder(opts->bitmap_path);
 }
 
-static int take(struct vn_bitmap *map, const struct vn_mirror_opts *opts, const struct head *head, uint64_t size, char *error,
-                uint32_t error_size) {
+static int take(struct vn_bitmap *map, const struct vn_mirror_opts *opts, const struct head *head, uint64_t size, bool alone,
+                char *error, uint32_t error_size) {
     uint64_t region = head->region_bytes;
     if (memcmp(head->uuid, opts->uuid, 16) != 0)
         return vn_backend_fail(error, error_size, ESTALE, "the bitmap %s is of another mirror: name its own one, or remove it "
@@ -306,14 +312,19 @@ static int take(struct vn_bitmap *map, const struct vn_mirror_opts *opts, const 
         map->dirty[map->nr_regions / 64] &= ~0ull >> (64 - tail);
     for (uint64_t w = (map->nr_regions + 63) / 64; w < map->nr_words; w++)
         map->dirty[w] = 0;
+    if (alone && vn_bitmap_count(map, map->dirty) != map->nr_regions) {
+        vn_bitmap_set_all(map, map->dirty);
+        err = write_bits(map);
+    }
     map->generation = head->generation + 1;
-    err = write_head(map, opts->uuid);
+    if (!err)
+        err = write_head(map, opts->uuid);
     return err ? vn_backend_fail(error, error_size, -err, "the bitmap %s cannot be written: %s", opts->bitmap_path,
                                  strerror(-err))
                : 0;
 }
 
-int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, char *error,
+int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, bool alone, char *error,
                    uint32_t error_size) {
     uint64_t region = opts->region_bytes;
     map->fd = -1;
@@ -334,19 +345,20 @@ int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uin
     struct head head = {.version = 0};
     int err;
     if (pread(map->fd, &head, sizeof(head), 0) == sizeof(head) && is_head(&head)) {
-        err = take(map, opts, &head, size, error, error_size);
+        err = take(map, opts, &head, size, alone, error, error_size);
     } else if (memcmp(&head, &(struct head){.version = 0}, sizeof(head)) != 0) {
         return vn_backend_fail(error, error_size, ESTALE, "%s is no bitmap of a mirror, or is damaged: remove it, and all is "
                                "copied anew", opts->bitmap_path);
     } else {
-        err = make(map, opts, size);
+        err = make(map, opts, size, alone);
         if (err)
             return vn_backend_fail(error, error_size, -err, "cannot make the bitmap %s: %s", opts->bitmap_path, strerror(-err));
     }
     if (err)
         return err;
     memcpy(map->disk, map->dirty, map->nr_words * sizeof(uint64_t));
-    memcpy(map->unsure, map->dirty, map->nr_words * sizeof(uint64_t)); /* whatever was under way then */
+    if (!alone)
+        memcpy(map->unsure, map->dirty, map->nr_words * sizeof(uint64_t)); /* whatever was under way then */
     return 0;
 }
 

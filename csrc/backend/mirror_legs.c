@@ -21,6 +21,7 @@ static void set_state(struct vn_mirror *mirror, uint32_t index, enum vn_leg_stat
     assert(may_follow);
     (void)may_follow;
     mirror->legs[index].state = state;
+    vn_mirror_see_alone(mirror);
 }
 
 static void tell(const struct vn_mirror *mirror, enum vn_event_type type, uint32_t leg, const char *what) {
@@ -163,6 +164,8 @@ static int check_in(struct leg_call *call) {
         return FAIL(call, EROFS, "the mirror is read-only: nothing is copied");
     if (vn_mirror_in(mirror, 1u << VN_LEG_REBUILDING))
         return FAIL(call, EBUSY, "another leg is being rebuilt: one after the other");
+    if (mirror->map.broken)
+        return FAIL(call, EIO, "the mirror's bitmap could not be written: open the mirror anew");
     if (leg->uncovered && !call->flag)
         return FAIL(call, EINVAL, "leg %u lacks more than the bitmap knows: it needs VN_MIRROR_FULL", call->leg);
     if (!leg->backend && !call->backend)
@@ -201,6 +204,7 @@ static int bring_in(void *arg) {
         call->mc->copy_cursor = 0;
         vn_bitmap_write(call->mc);
         vn_copy_kick(call->mc);
+        vn_clean_kick(call->mc);
     }
     return 0;
 }
@@ -216,6 +220,17 @@ static int count(void *arg) {
     return 0;
 }
 
+/* If one leg is left: nothing is marked from now on. So all is, once, whoever may come. */
+static void be_alone(struct vn_mirror *mirror, struct vn_mirror_chan *mc) {
+    if (vn_mirror_alone(mirror) < 0)
+        return;
+    vn_bitmap_dirty_all(&mirror->map);
+    if (mc) {
+        vn_copy_again(mc, 0, mirror->map.nr_regions);
+        vn_bitmap_write(mc);
+    }
+}
+
 static int close_leg(void *arg) {
     struct leg_call *call = arg;
     struct vn_mirror *mirror = call->mirror;
@@ -226,6 +241,7 @@ static int close_leg(void *arg) {
     if (!err && call->flag && state == VN_LEG_OUT) {
         set_state(mirror, call->leg, VN_LEG_NONE);
         mirror->legs[call->leg].uncovered = true;
+        be_alone(mirror, call->mc);
         if (call->mc)
             vn_clean_kick(call->mc);
     }
@@ -243,14 +259,15 @@ static int look(void *arg) {
     struct leg_call *call = arg;
     const struct vn_mirror *mirror = call->mirror;
     const struct vn_bitmap *map = &mirror->map;
+    bool alone = vn_mirror_alone(mirror) >= 0; /* then there is nobody to differ from */
     *call->info = (struct vn_mirror_info){.preferred = mirror->preferred,
                                           .attached = call->mc != NULL,
                                           .size = mirror->backend.size,
                                           .generation = map->generation,
                                           .region_bytes = map->region_bytes,
                                           .nr_regions = map->nr_regions,
-                                          .nr_dirty = vn_bitmap_count(map, map->dirty),
-                                          .nr_left = vn_bitmap_count_todo(map),
+                                          .nr_dirty = alone ? 0 : vn_bitmap_count(map, map->dirty),
+                                          .nr_left = alone ? 0 : vn_bitmap_count_todo(map),
                                           .copied_bytes = mirror->copied_bytes};
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
         call->info->legs[leg] = (struct vn_leg_info){.state = mirror->legs[leg].state,
