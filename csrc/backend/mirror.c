@@ -163,6 +163,8 @@ static void mirror_close(struct vn_backend *backend) {
 const struct vn_backend_ops vn_mirror_ops = {
     .name = "mirror",
     .close = mirror_close,
+    .full_size = vn_mirror_full_size,
+    .resize = vn_mirror_resize,
     .chan_open = mirror_chan_open,
     .chan_close = mirror_chan_close,
     .submit = vn_mirror_submit,
@@ -304,7 +306,7 @@ int vn_mirror_open(const struct vn_ns_opts *opts, struct vn_backend **out, char 
     if (!err)
         err = take_facts(opts, mirror, error, error_size);
     if (!err)
-        err = vn_bitmap_open(&mirror->map, mopts, mirror->backend.size, vn_mirror_alone(mirror) >= 0, error, error_size);
+        err = vn_bitmap_open(mirror, mopts, error, error_size);
     if (err) {
         free_mirror(mirror);
         return err;

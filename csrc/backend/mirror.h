@@ -27,6 +27,7 @@ struct vn_mio;
 /* Bits, one a region, in words of 64. */
 struct vn_bitmap {
     int fd;
+    uint8_t uuid[16];
     uint64_t size, region_bytes, nr_regions, nr_words, nr_pages, generation;
     uint32_t region_shift;
     uint64_t *dirty;     /* legs may differ there, or soon will; what the file is to say */
@@ -44,9 +45,13 @@ struct vn_bitmap {
     struct vn_uring_op op;
 };
 
-/* alone: nothing is kept for anybody, and all bits are set. */
-int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, bool alone, char *error,
-                   uint32_t error_size);
+/* Of the mirror, whose legs and size are known. Where a leg is alone all bits are set. */
+int vn_bitmap_open(struct vn_mirror *mirror, const struct vn_mirror_opts *opts, char *error, uint32_t error_size);
+/* Another size in two steps: the file, and memory in next, on the control thread; then the bits, where they are in use.
+ * After that, or in place of it, vn_bitmap_close(next). */
+int vn_bitmap_prepare(const struct vn_bitmap *map, uint64_t size, struct vn_bitmap *next, char *error, uint32_t error_size);
+void vn_bitmap_take_size(struct vn_bitmap *map, struct vn_bitmap *next);
+int vn_bitmap_keep_size(const struct vn_bitmap *map); /* in place of the second step: the file is as before */
 void vn_bitmap_close(struct vn_bitmap *map);
 /* The size that the file says, bytes; 0: there is none. */
 uint64_t vn_bitmap_size_of(const char *path);
@@ -194,6 +199,11 @@ static inline uint32_t vn_mirror_attached(const struct vn_mirror *mirror) {
 static inline uint32_t vn_mirror_in_sync(const struct vn_mirror *mirror) {
     return vn_mirror_in(mirror, 1u << VN_LEG_IN_SYNC);
 }
+/* There are several, which can be made the same. */
+static inline bool vn_mirror_has_two(const struct vn_mirror *mirror) {
+    uint32_t legs = vn_mirror_attached(mirror);
+    return legs & (legs - 1);
+}
 static inline bool vn_mirror_holds(const struct vn_mirror *mirror) {
     return vn_mirror_in(mirror, 1u << VN_LEG_FAILED);
 }
@@ -248,12 +258,19 @@ bool vn_mirror_before_sleep(struct vn_poller *poller);
 bool vn_mirror_can_rest(struct vn_poller *poller);
 void vn_mirror_on_check(struct vn_timer *timer); /* looks for what a leg has for too long */
 
+/* mirror_resize.c; on the control thread */
+int vn_mirror_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size);
+uint64_t vn_mirror_full_size(struct vn_backend *backend);
+int vn_mirror_resize_leg(struct vn_mirror *mirror, uint32_t leg, uint64_t size, char *error, uint32_t error_size);
+
 /* mirror_legs.c; on the channel's reactor, or without one on the control thread */
 /* The leg has not done what it was to do. True: it is not used any more. False: it is the last. */
 bool vn_leg_fail(struct vn_mirror *mirror, struct vn_mirror_chan *mc, uint32_t leg, vn_status why);
 void vn_leg_lose(struct vn_mirror *mirror, struct vn_mirror_chan *mc, uint32_t leg, vn_status why, const char *what);
 void vn_mirror_told(struct vn_backend *backend);
 void vn_leg_is_ready(struct vn_mirror_chan *mc, uint32_t leg);
+/* Has fn run where the state of the mirror lives now. Control thread. */
+int vn_mirror_call(struct vn_mirror *mirror, int (*fn)(void *arg), void *arg, char *error, uint32_t error_size);
 /* For api_mirror.c, on the control thread. */
 int vn_mirror_out(struct vn_mirror *mirror, uint32_t leg, char *error, uint32_t error_size);
 int vn_mirror_break(struct vn_mirror *mirror, uint32_t leg, char *error, uint32_t error_size);

@@ -91,6 +91,10 @@ static bool is_zero(const uint8_t *buf, uint64_t bytes) {
 static void write_piece(struct vn_mirror_chan *mc, struct vn_copy_job *job, uint32_t source) {
     struct vn_mirror *mirror = mc->mirror;
     uint32_t legs = vn_bitmap_has(mirror->map.unsure, job->region) ? vn_mirror_attached(mirror) : rebuilding(mirror);
+    if (!vn_mirror_has_two(mirror)) { /* who was unsure is so still, when another leg comes */
+        give_up(mc, job, 0);
+        return;
+    }
     if (!(legs & ~VN_LEG_BIT(source))) { /* nobody is left who needs it */
         piece_done(mc, job);
         return;
@@ -212,7 +216,7 @@ static void flush_last(struct vn_mirror_chan *mc) {
 
 /* What was passed on while a leg was alone has no range: it ends first. */
 static bool may_copy(const struct vn_mirror_chan *mc) {
-    return !mc->closing && !mc->alone && !mc->nr_passed && !mc->mirror->backend.read_only;
+    return !mc->closing && vn_mirror_has_two(mc->mirror) && !mc->nr_passed && !mc->mirror->backend.read_only;
 }
 
 void vn_copy_on_timer(struct vn_timer *timer) {

@@ -100,17 +100,19 @@ struct leg_call {
 
 #define FAIL(call, err, ...) vn_backend_fail((call)->error, (call)->error_size, (err), __VA_ARGS__)
 
-/* Where the state of the mirror lives now. */
+int vn_mirror_call(struct vn_mirror *mirror, int (*fn)(void *arg), void *arg, char *error, uint32_t error_size) {
+    if (mirror->chan)
+        return vn_reactor_call(mirror->chan->chan.reactor, fn, arg);
+    if (__atomic_load_n(&mirror->nr_chans, __ATOMIC_ACQUIRE))
+        return vn_backend_fail(error, error_size, EBUSY, "the mirror is just being detached: try again");
+    return fn(arg);
+}
+
 static int run(struct leg_call *call, int (*fn)(void *call)) {
-    struct vn_mirror *mirror = call->mirror;
     if (call->leg >= VN_MIRROR_MAX_LEGS)
         return FAIL(call, EINVAL, "there is no leg %u", call->leg);
-    call->mc = mirror->chan;
-    if (call->mc)
-        return vn_reactor_call(call->mc->chan.reactor, fn, call);
-    if (__atomic_load_n(&mirror->nr_chans, __ATOMIC_ACQUIRE))
-        return FAIL(call, EBUSY, "the mirror is just being detached: try again");
-    return fn(call);
+    call->mc = call->mirror->chan;
+    return vn_mirror_call(call->mirror, fn, call, call->error, call->error_size);
 }
 
 static int out(void *arg) {
@@ -172,7 +174,7 @@ static int check_in(struct leg_call *call) {
         return FAIL(call, EINVAL, "leg %u has nothing open: give it something", call->leg);
     if (has_commands(call))
         return FAIL(call, EBUSY, "leg %u still has commands in flight: try again", call->leg);
-    return call->backend ? vn_mirror_check_leg(mirror, call->backend, call->error, call->error_size) : 0;
+    return vn_mirror_check_leg(mirror, call->backend ? call->backend : leg->backend, call->error, call->error_size);
 }
 
 static int bring_in(void *arg) {
@@ -267,7 +269,7 @@ static int look(void *arg) {
                                           .region_bytes = map->region_bytes,
                                           .nr_regions = map->nr_regions,
                                           .nr_dirty = alone ? 0 : vn_bitmap_count(map, map->dirty),
-                                          .nr_left = alone ? 0 : vn_bitmap_count_todo(map),
+                                          .nr_left = vn_mirror_has_two(mirror) ? vn_bitmap_count_todo(map) : 0,
                                           .copied_bytes = mirror->copied_bytes};
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
         call->info->legs[leg] = (struct vn_leg_info){.state = mirror->legs[leg].state,
@@ -292,9 +294,13 @@ int vn_mirror_in_again(struct vn_mirror *mirror, uint32_t leg, struct vn_backend
                        uint32_t error_size) {
     struct leg_call call = {.mirror = mirror, .leg = leg, .backend = backend, .flag = full, .error = error,
                             .error_size = error_size};
+    int err = 0;
     if (backend && mirror->backend.events)
         vn_backend_tell_to(backend, mirror->backend.events, mirror->backend.events_id);
-    int err = run(&call, bring_in);
+    if (!backend && leg < VN_MIRROR_MAX_LEGS && mirror->legs[leg].backend) /* the mirror may have grown meanwhile */
+        err = vn_mirror_resize_leg(mirror, leg, mirror->backend.size, error, error_size);
+    if (!err)
+        err = run(&call, bring_in);
     vn_backend_close(call.old);
     return err;
 }

@@ -42,6 +42,8 @@ struct vn_mirror_opts {
  * another server has open is an error, -EBUSY.
  * One controller, or one subsystem of a target, can have a mirror attached: another attach is refused with -EBUSY, and
  * the controller keeps its reactor. It is copied and cleaned up only while it is attached.
+ * vn_ns_resize makes the legs larger that get writes, each by its own way, then the mirror: -EAGAIN: the target of one has not
+ * grown yet. What a leg is given must read as zeros. Smaller: only with one leg; else -EINVAL.
  * The last leg in sync never fails: what it answers is passed on. While there is no other leg at all it costs next to nothing. */
 
 /* The leg has been recorded as stale: what is held goes on without it. It stays open, and is left alone.
