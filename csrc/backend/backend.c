@@ -108,8 +108,12 @@ void vn_backend_latch(struct vn_backend *backend, int err) {
     __atomic_compare_exchange_n(&bottom->latched, &none, err, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
 
+const int *vn_backend_latch_of(const struct vn_backend *backend) {
+    return &bottom_of(backend)->latched;
+}
+
 int vn_backend_latched(const struct vn_backend *backend) {
-    return __atomic_load_n(&bottom_of(backend)->latched, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(vn_backend_latch_of(backend), __ATOMIC_ACQUIRE);
 }
 
 void vn_backend_tell_to(struct vn_backend *backend, struct vn_event_queue *events, uint64_t id) {
@@ -136,8 +140,9 @@ struct vn_backend vn_backend_above(struct vn_backend *next, const struct vn_back
 /* --- The checked hops --- */
 
 /* Summing up the iovecs on every hop is for test builds; the other checks cost a few instructions and stay. */
-#if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
 static void check_iov(const struct vn_req *req) {
+    if (!VN_CHECKS_ALL_HOPS)
+        return;
     if (req->op != VN_OP_READ && req->op != VN_OP_WRITE && req->op != VN_OP_COMPARE)
         return;
     uint64_t sum = 0;
@@ -145,11 +150,6 @@ static void check_iov(const struct vn_req *req) {
         sum += req->iov[i].iov_len;
     assert(sum == req->length);
 }
-#else
-static void check_iov(const struct vn_req *req) {
-    (void)req;
-}
-#endif
 
 static void check_contract(const struct vn_chan *chan, const struct vn_req *req) {
     const struct vn_backend *backend = chan->backend;

@@ -84,6 +84,7 @@ uint64_t vn_backend_full_size(struct vn_backend *backend); /* see full_size */
  * hop, and it stays so until the backend is opened anew (Linux reports a failed write-back once, then forgets it). */
 void vn_backend_latch(struct vn_backend *backend, int err);
 int vn_backend_latched(const struct vn_backend *backend); /* that errno, or 0; any thread */
+const int *vn_backend_latch_of(const struct vn_backend *backend); /* where that is, for who asks often; atomic */
 
 /* Before the first channel is opened. */
 void vn_backend_tell_to(struct vn_backend *backend, struct vn_event_queue *events, uint64_t id);
@@ -97,6 +98,11 @@ int vn_backend_fail(char *error, uint32_t error_size, int err, const char *forma
     __attribute__((format(printf, 4, 5)));
 
 /* Checked wrappers: they assert the contract on every hop. */
+#if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
+#define VN_CHECKS_ALL_HOPS 1 /* also those that cost too much, or that were checked just before */
+#else
+#define VN_CHECKS_ALL_HOPS 0
+#endif
 int vn_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out);
 void vn_chan_close(struct vn_chan *chan);
 enum vn_submit vn_chan_submit(struct vn_chan *chan, struct vn_req *req);

@@ -74,9 +74,10 @@ void vn_mirror_chan_look(struct vn_mirror_chan *mc) {
 
 static void mirror_chan_close(struct vn_chan *chan) {
     struct vn_mirror_chan *mc = (struct vn_mirror_chan *)chan;
-    assert(!mc->nr_host);
+    assert(!mc->nr_host && !mc->nr_passed);
     mc->mirror->chan = NULL;
     mc->closing = true;
+    vn_mirror_wake(mc);
     vn_timer_disarm(chan->reactor, &mc->clean_timer);
     for (uint32_t i = 0; i < VN_MIRROR_NR_COPIES; i++) {
         if (mc->jobs[i].busy)
@@ -93,14 +94,7 @@ static int make_ios(struct vn_mirror_chan *mc) {
     for (mc->nr_bounce = 0; mc->nr_bounce < VN_MIRROR_NR_BOUNCE; mc->nr_bounce++)
         mc->free_bounce[mc->nr_bounce] = mc->bounces + (size_t)mc->nr_bounce * VN_MIRROR_BOUNCE;
     mc->ios = calloc(VN_MIRROR_NR_IOS, sizeof(*mc->ios));
-    if (!mc->ios)
-        return -ENOMEM;
-    for (uint32_t i = 0; i < VN_MIRROR_NR_IOS; i++) {
-        mc->ios[i].mc = mc;
-        mc->ios[i].next = mc->free;
-        mc->free = &mc->ios[i];
-    }
-    return 0;
+    return mc->ios ? 0 : -ENOMEM; /* pages of zeros, which are no memory until they are used */
 }
 
 static int mirror_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out) {
@@ -128,10 +122,12 @@ static int mirror_chan_open(struct vn_backend *backend, struct vn_reactor *react
     mc->clean_timer.fn = vn_clean_on_timer;
     mc->copy_timer.fn = vn_copy_on_timer;
     mc->end_timer.fn = on_end;
-    mc->poller = (struct vn_poller){.poll = vn_mirror_poll, .before_sleep = vn_mirror_before_sleep};
+    mc->poller = (struct vn_poller){.poll = vn_mirror_poll, .before_sleep = vn_mirror_before_sleep,
+                                    .can_rest = vn_mirror_can_rest};
     vn_poller_add(reactor, &mc->poller);
     mirror->chan = mirror->live = mc;
     __atomic_store_n(&mirror->nr_chans, 1, __ATOMIC_RELEASE);
+    vn_mirror_see_alone(mirror);
     vn_bitmap_write(mc); /* what changed while there was none */
     vn_copy_kick(mc);
     vn_clean_kick(mc);
@@ -167,6 +163,8 @@ static void mirror_close(struct vn_backend *backend) {
 const struct vn_backend_ops vn_mirror_ops = {
     .name = "mirror",
     .close = mirror_close,
+    .full_size = vn_mirror_full_size,
+    .resize = vn_mirror_resize,
     .chan_open = mirror_chan_open,
     .chan_close = mirror_chan_close,
     .submit = vn_mirror_submit,
@@ -180,13 +178,15 @@ struct vn_mirror *vn_mirror_of(struct vn_backend *backend) {
     return backend->ops == &vn_mirror_ops ? (struct vn_mirror *)backend : NULL;
 }
 
-/* A hole reads as zeros on all legs, or is written as such. */
+/* A hole reads as zeros on all legs, or is written as such; unless the host was told otherwise, and nobody has to be the same. */
 void vn_mirror_facts(struct vn_mirror *mirror) {
     mirror->zeroes_for_deallocate = false;
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++) {
         const struct vn_backend *backend = mirror->legs[leg].backend;
         mirror->zeroes_for_deallocate |= backend && (!backend->deallocates || backend->deallocated_stays);
     }
+    if (mirror->backend.deallocated_stays && vn_mirror_alone(mirror) >= 0)
+        mirror->zeroes_for_deallocate = !mirror->legs[vn_mirror_alone(mirror)].backend->deallocates;
 }
 
 int vn_mirror_check_leg(const struct vn_mirror *mirror, const struct vn_backend *backend, char *error, uint32_t error_size) {
@@ -271,7 +271,9 @@ static int take_facts(const struct vn_ns_opts *opts, struct vn_mirror *mirror, c
         backend->read_only |= of_leg->read_only;
         backend->deallocates &= of_leg->deallocates;
         backend->direct &= of_leg->direct;
+        backend->deallocated_stays |= of_leg->deallocated_stays;
     }
+    backend->deallocated_stays &= vn_mirror_alone(mirror) >= 0;
     if (!backend->size && vn_mirror_holds(mirror))
         return vn_backend_fail(error, error_size, ENODEV, "a leg of the new mirror cannot be opened, and its size is not known: "
                                "give the size");
@@ -299,11 +301,12 @@ int vn_mirror_open(const struct vn_ns_opts *opts, struct vn_backend **out, char 
     mirror->clean_ns = vn_or_default(mopts->clean_ms, DEFAULT_CLEAN_MS) * 1000000ull;
     mirror->rebuild_rate = mopts->rebuild_rate;
     mirror->direct_reads = mopts->flags & VN_MIRROR_DIRECT_READS;
+    mirror->has_filters = opts->error_ppm || opts->delay_us || opts->record_path;
     err = open_legs(mopts, mirror, error, error_size);
     if (!err)
         err = take_facts(opts, mirror, error, error_size);
     if (!err)
-        err = vn_bitmap_open(&mirror->map, mopts, mirror->backend.size, error, error_size);
+        err = vn_bitmap_open(mirror, mopts, error, error_size);
     if (err) {
         free_mirror(mirror);
         return err;

@@ -1,5 +1,6 @@
-/* What the parts of the mirror share: mirror.c (open, close, channels), mirror_io.c (commands on their way to the legs),
- * mirror_legs.c (who counts), mirror_bitmap.c (what may differ, durably) and mirror_copy.c (rebuild, repair).
+/* What the parts of the mirror share: mirror.c (open, close, channels), mirror_alone.c (commands to the only leg),
+ * mirror_io.c (commands on their way to several), mirror_legs.c (who counts), mirror_bitmap.c (what may differ, durably) and
+ * mirror_copy.c (rebuild, repair).
  * The rules: docs/decisions/0013-mirror.md. A mirror has one channel at a time; its reactor owns everything here while
  * there is one, and the control thread otherwise.
  */
@@ -26,6 +27,7 @@ struct vn_mio;
 /* Bits, one a region, in words of 64. */
 struct vn_bitmap {
     int fd;
+    uint8_t uuid[16];
     uint64_t size, region_bytes, nr_regions, nr_words, nr_pages, generation;
     uint32_t region_shift;
     uint64_t *dirty;     /* legs may differ there, or soon will; what the file is to say */
@@ -43,8 +45,13 @@ struct vn_bitmap {
     struct vn_uring_op op;
 };
 
-int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, char *error,
-                   uint32_t error_size);
+/* Of the mirror, whose legs and size are known. Where a leg is alone all bits are set. */
+int vn_bitmap_open(struct vn_mirror *mirror, const struct vn_mirror_opts *opts, char *error, uint32_t error_size);
+/* Another size in two steps: the file, and memory in next, on the control thread; then the bits, where they are in use.
+ * After that, or in place of it, vn_bitmap_close(next). */
+int vn_bitmap_prepare(const struct vn_bitmap *map, uint64_t size, struct vn_bitmap *next, char *error, uint32_t error_size);
+void vn_bitmap_take_size(struct vn_bitmap *map, struct vn_bitmap *next);
+int vn_bitmap_keep_size(const struct vn_bitmap *map); /* in place of the second step: the file is as before */
 void vn_bitmap_close(struct vn_bitmap *map);
 /* The size that the file says, bytes; 0: there is none. */
 uint64_t vn_bitmap_size_of(const char *path);
@@ -124,13 +131,19 @@ struct vn_mirror_chan {
     struct vn_chan chan; /* first */
     struct vn_mirror *mirror;
     struct vn_leg_chan legs[VN_MIRROR_MAX_LEGS];
+    struct vn_chan *alone;         /* of the leg that is alone: requests go straight there; NULL: none is */
+    const int *alone_latched;      /* of its engine: see vn_backend_latch */
+    struct vn_chan *passed;        /* where they have gone */
+    uint64_t nr_passed;            /* and are now */
     struct vn_mio *ios, *free;     /* by next */
+    uint32_t nr_used;              /* of ios; the others have not been touched yet */
     struct vn_mio *ranges;         /* have their range, by after */
     struct vn_mio_list blocked;    /* wait for a range, in order */
     struct vn_mio_list unmarked;   /* have it, and wait for the bitmap */
     struct vn_mio_list held;       /* done, and wait for vn_mirror_leg_out */
     struct vn_mio_list ending;     /* cancelled: end on the next turn */
     struct vn_poller poller;
+    bool awake;                    /* it has something to look at: vn_mirror_wake */
     struct vn_timer check_timer, clean_timer, copy_timer, end_timer;
     struct vn_mio flush;       /* before bits are cleared */
     bool flushing;
@@ -165,6 +178,7 @@ struct vn_mirror {
     uint64_t leg_timeout_ns, clean_ns, rebuild_rate;
     uint64_t copied_bytes;
     bool direct_reads;
+    bool has_filters;           /* above it */
     bool zeroes_for_deallocate; /* so that all legs read the same afterwards */
     struct vn_mirror_chan *chan; /* control thread; NULL: none, or it is ending */
     struct vn_mirror_chan *live; /* its reactor; until it has ended */
@@ -185,8 +199,22 @@ static inline uint32_t vn_mirror_attached(const struct vn_mirror *mirror) {
 static inline uint32_t vn_mirror_in_sync(const struct vn_mirror *mirror) {
     return vn_mirror_in(mirror, 1u << VN_LEG_IN_SYNC);
 }
+/* There are several, which can be made the same. */
+static inline bool vn_mirror_has_two(const struct vn_mirror *mirror) {
+    uint32_t legs = vn_mirror_attached(mirror);
+    return legs & (legs - 1);
+}
 static inline bool vn_mirror_holds(const struct vn_mirror *mirror) {
     return vn_mirror_in(mirror, 1u << VN_LEG_FAILED);
+}
+/* The only leg that there is, and that counts: nothing has to be remembered for another one. -1: it is not so. */
+static inline int vn_mirror_alone(const struct vn_mirror *mirror) {
+    uint32_t counts = vn_mirror_in_sync(mirror);
+    if (vn_mirror_in(mirror, ~(1u << VN_LEG_IN_SYNC | 1u << VN_LEG_NONE)) || !counts || counts & (counts - 1))
+        return -1;
+    int leg = __builtin_ctz(counts);
+    bool shares_scratch = mirror->has_filters && mirror->legs[leg].backend->next; /* of requests: filters have it once */
+    return shares_scratch ? -1 : leg;
 }
 /* The one that is read. There is always one. */
 static inline uint32_t vn_mirror_source(const struct vn_mirror *mirror) {
@@ -208,9 +236,15 @@ void vn_leg_chan_close(struct vn_mirror_chan *mc, uint32_t leg);
 /* Whether it can be the leg of this mirror; a sentence in error. */
 int vn_mirror_check_leg(const struct vn_mirror *mirror, const struct vn_backend *backend, char *error, uint32_t error_size);
 
-/* mirror_io.c */
+/* mirror_alone.c */
 enum vn_submit vn_mirror_submit(struct vn_chan *chan, struct vn_req *req);
 void vn_mirror_cancel(struct vn_chan *chan, struct vn_req *req);
+void vn_mirror_see_alone(struct vn_mirror *mirror); /* its channel, if it has one, goes by whether a leg is alone now */
+
+/* mirror_io.c */
+enum vn_submit vn_mirror_submit_to_all(struct vn_mirror_chan *mc, struct vn_req *req);
+void vn_mirror_cancel_sent(struct vn_mirror_chan *mc, struct vn_req *req);
+void vn_mirror_wake(struct vn_mirror_chan *mc); /* something waits for the poller */
 void vn_mio_take_range(struct vn_mirror_chan *mc, struct vn_mio *io); /* calls io->ready when it has it */
 void vn_mio_leave_range(struct vn_mirror_chan *mc, struct vn_mio *io);
 void vn_mio_send(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t legs);
@@ -218,10 +252,16 @@ void vn_mio_cancel(struct vn_mirror_chan *mc, struct vn_mio *io); /* what it has
 void vn_mirror_cancel_leg(struct vn_mirror_chan *mc, uint32_t leg); /* all that it has ends soon */
 void vn_mirror_release(struct vn_mirror_chan *mc); /* what is held, if no leg has failed any more */
 void vn_mirror_marked(struct vn_mirror_chan *mc);  /* the bitmap's file has been written, or cannot be */
-void vn_mirror_unsure(struct vn_mirror_chan *mc, const struct vn_mio *io); /* legs may differ there now */
+void vn_mirror_unsure(struct vn_mirror_chan *mc, uint64_t offset, uint64_t length); /* legs may differ there now */
 bool vn_mirror_poll(struct vn_poller *poller);
 bool vn_mirror_before_sleep(struct vn_poller *poller);
+bool vn_mirror_can_rest(struct vn_poller *poller);
 void vn_mirror_on_check(struct vn_timer *timer); /* looks for what a leg has for too long */
+
+/* mirror_resize.c; on the control thread */
+int vn_mirror_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size);
+uint64_t vn_mirror_full_size(struct vn_backend *backend);
+int vn_mirror_resize_leg(struct vn_mirror *mirror, uint32_t leg, uint64_t size, char *error, uint32_t error_size);
 
 /* mirror_legs.c; on the channel's reactor, or without one on the control thread */
 /* The leg has not done what it was to do. True: it is not used any more. False: it is the last. */
@@ -229,6 +269,8 @@ bool vn_leg_fail(struct vn_mirror *mirror, struct vn_mirror_chan *mc, uint32_t l
 void vn_leg_lose(struct vn_mirror *mirror, struct vn_mirror_chan *mc, uint32_t leg, vn_status why, const char *what);
 void vn_mirror_told(struct vn_backend *backend);
 void vn_leg_is_ready(struct vn_mirror_chan *mc, uint32_t leg);
+/* Has fn run where the state of the mirror lives now. Control thread. */
+int vn_mirror_call(struct vn_mirror *mirror, int (*fn)(void *arg), void *arg, char *error, uint32_t error_size);
 /* For api_mirror.c, on the control thread. */
 int vn_mirror_out(struct vn_mirror *mirror, uint32_t leg, char *error, uint32_t error_size);
 int vn_mirror_break(struct vn_mirror *mirror, uint32_t leg, char *error, uint32_t error_size);

@@ -17,11 +17,18 @@
 #include "backend/mirror.h"
 #include "core/util.h"
 
+#define SWAP(a, b)              \
+    do {                        \
+        __typeof__(a) a_ = (a); \
+        (a) = (b);              \
+        (b) = a_;               \
+    } while (0)
 #define PAGE_BYTES 4096u
 #define REGION_MIN (64u << 10)
 #define REGION_MAX (1u << 30)
 #define REGION_DEFAULT (1u << 20)
 #define REGIONS_MAX (1ull << 22) /* half a MiB of bits, looked through every few seconds */
+#define REGIONS_LIMIT (64 * REGIONS_MAX) /* when it is wanted so, or the mirror has grown */
 
 /* Little-endian, as this program is. */
 struct head {
@@ -183,7 +190,8 @@ static void on_written(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
         map->page_due[map->page_at / 64] |= 1ull << (map->page_at % 64);
     } else {
         map->broken = true; /* what the file says of that page is not known any more */
-        vn_backend_latch(&mirror->backend, res < 0 ? -res : EIO);
+        if (vn_mirror_alone(mirror) < 0) /* else nobody is in need of it */
+            vn_backend_latch(&mirror->backend, res < 0 ? -res : EIO);
     }
     if (next_due(map) < 0 && !map->broken && map->all_set) {
         map->all_set = false;
@@ -202,8 +210,10 @@ bool vn_bitmap_write(struct vn_mirror_chan *mc) {
     if (page < 0)
         return true;
     struct io_uring_sqe *sqe = vn_reactor_sqe(mc->chan.reactor, &map->op);
-    if (!sqe)
+    if (!sqe) {
+        vn_mirror_wake(mc);
         return false;
+    }
     uint64_t word = (uint64_t)page * PAGE_BYTES / 8;
     memcpy(map->page, &map->dirty[word], PAGE_BYTES);
     for (uint64_t w = 0; w < PAGE_BYTES / 8; w++) /* what is being cleared does not count from now on */
@@ -227,16 +237,31 @@ static uint64_t default_region(uint64_t size) {
     return bytes;
 }
 
+static uint64_t regions_of(uint64_t size, uint64_t region_bytes) {
+    return (size + region_bytes - 1) / region_bytes;
+}
+
+static uint64_t pages_of(uint64_t size, uint64_t region_bytes) {
+    return (regions_of(size, region_bytes) + VN_MIRROR_PAGE_BITS - 1) / VN_MIRROR_PAGE_BITS;
+}
+
+#define NR_BITS 6u
+static void list_bits(struct vn_bitmap *map, uint64_t **bits[NR_BITS]) {
+    uint64_t **const all[NR_BITS] = {&map->dirty, &map->disk, &map->recent, &map->unsure, &map->copy, &map->candidate};
+    memcpy(bits, all, sizeof(all));
+}
+
 /* The geometry, and memory for the bits. */
 static int set_up(struct vn_bitmap *map, uint64_t size, uint64_t region_bytes) {
     map->size = size;
     map->region_bytes = region_bytes;
     map->region_shift = (uint32_t)__builtin_ctzll(region_bytes);
-    map->nr_regions = (size + region_bytes - 1) / region_bytes;
-    map->nr_pages = (map->nr_regions + VN_MIRROR_PAGE_BITS - 1) / VN_MIRROR_PAGE_BITS;
+    map->nr_regions = regions_of(size, region_bytes);
+    map->nr_pages = pages_of(size, region_bytes);
     map->nr_words = map->nr_pages * VN_MIRROR_PAGE_BITS / 64;
-    uint64_t **const bits[] = {&map->dirty, &map->disk, &map->recent, &map->unsure, &map->copy, &map->candidate};
-    for (size_t i = 0; i < VN_ARRAY_SIZE(bits); i++) {
+    uint64_t **bits[NR_BITS];
+    list_bits(map, bits);
+    for (uint32_t i = 0; i < NR_BITS; i++) {
         if (!(*bits[i] = calloc(map->nr_words, sizeof(uint64_t))))
             return -ENOMEM;
     }
@@ -245,13 +270,38 @@ static int set_up(struct vn_bitmap *map, uint64_t size, uint64_t region_bytes) {
     return map->page_due && map->page ? 0 : -ENOMEM;
 }
 
-static int write_head(const struct vn_bitmap *map, const uint8_t uuid[16]) {
+static void free_bits(struct vn_bitmap *map) {
+    uint64_t **bits[NR_BITS];
+    list_bits(map, bits);
+    for (uint32_t i = 0; i < NR_BITS; i++)
+        free(*bits[i]);
+    free(map->page_due);
+    free(map->page);
+}
+
+static void drop_from(const struct vn_bitmap *map, uint64_t *bits, uint64_t region) {
+    for (uint64_t w = region / 64; w < map->nr_words; w++)
+        bits[w] &= w == region / 64 ? ~(~0ull << (region % 64)) : 0;
+}
+
+/* Nothing is known of what is behind the new end; the memory stays. */
+static void cut(struct vn_bitmap *map, uint64_t size) {
+    uint64_t **bits[NR_BITS];
+    map->size = size;
+    map->nr_regions = regions_of(size, map->region_bytes);
+    list_bits(map, bits);
+    for (uint32_t i = 0; i < NR_BITS; i++)
+        drop_from(map, *bits[i], map->nr_regions);
+}
+
+static int write_head(const struct vn_bitmap *map, uint64_t size) {
     uint8_t page[PAGE_BYTES] = {0};
-    struct head head = {.version = 1, .size = map->size, .region_bytes = map->region_bytes, .generation = map->generation};
+    struct head head = {.version = 1, .size = size, .region_bytes = map->region_bytes, .generation = map->generation};
     memcpy(head.magic, "VNMIRROR", 8);
-    memcpy(head.uuid, uuid, 16);
+    memcpy(head.uuid, map->uuid, 16);
     head.crc = crc32c(&head, sizeof(head));
     memcpy(page, &head, sizeof(head));
+    errno = 0;
     return pwrite(map->fd, page, sizeof(page), 0) == sizeof(page) && fdatasync(map->fd) == 0 ? 0 : errno ? -errno : -EIO;
 }
 
@@ -265,61 +315,85 @@ static int sync_folder(const char *path) {
     return err;
 }
 
+static int write_bits(const struct vn_bitmap *map) {
+    size_t bytes = map->nr_words * sizeof(uint64_t);
+    errno = 0;
+    return pwrite(map->fd, map->dirty, bytes, PAGE_BYTES) == (ssize_t)bytes && fsync(map->fd) == 0 ? 0 : errno ? -errno : -EIO;
+}
+
 /* The bits first and then the head: a file without a head is none. */
-static int make(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size) {
+static int make(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, bool alone) {
     uint64_t region = opts->region_bytes ? opts->region_bytes : default_region(size);
     int err = set_up(map, size, region);
     if (err)
         return err;
-    if (!(opts->flags & VN_MIRROR_SAME))
+    if (alone || !(opts->flags & VN_MIRROR_SAME))
         vn_bitmap_set_all(map, map->dirty);
-    size_t bytes = map->nr_words * sizeof(uint64_t);
-    errno = 0;
-    if (ftruncate(map->fd, 0) < 0 || pwrite(map->fd, map->dirty, bytes, PAGE_BYTES) != (ssize_t)bytes ||
-        fsync(map->fd) < 0)
-        return errno ? -errno : -EIO;
+    err = ftruncate(map->fd, 0) < 0 ? -errno : write_bits(map);
     map->generation = 1;
-    err = write_head(map, opts->uuid);
+    if (!err)
+        err = write_head(map, size);
     return err ? err : sync_folder(opts->bitmap_path);
 }
 
-static int take(struct vn_bitmap *map, const struct vn_mirror_opts *opts, const struct head *head, uint64_t size, char *error,
+/* A size that is not the file's. What was added reads as zeros, and so is the same on all legs that are there; others lack
+ * it. What was taken away, as by a change that a crash has undone, must not be known to differ. */
+static bool fit(struct vn_bitmap *map, uint64_t before, uint64_t size, bool some_lack, bool alone) {
+    if (size < before) {
+        uint64_t nr = vn_bitmap_count(map, map->dirty);
+        cut(map, size);
+        return alone || nr == vn_bitmap_count(map, map->dirty);
+    }
+    drop_from(map, map->dirty, regions_of(before, map->region_bytes));
+    if (size > before && some_lack)
+        vn_bitmap_set(map, map->dirty, before, size - before);
+    return true;
+}
+
+static int take(struct vn_mirror *mirror, const struct vn_mirror_opts *opts, const struct head *head, char *error,
                 uint32_t error_size) {
-    uint64_t region = head->region_bytes;
+    struct vn_bitmap *map = &mirror->map;
+    uint64_t region = head->region_bytes, size = mirror->backend.size, before = head->size;
+    bool alone = vn_mirror_alone(mirror) >= 0;
     if (memcmp(head->uuid, opts->uuid, 16) != 0)
         return vn_backend_fail(error, error_size, ESTALE, "the bitmap %s is of another mirror: name its own one, or remove it "
                                "if all is to be copied anew", opts->bitmap_path);
-    if (head->size != size || region < REGION_MIN || region > REGION_MAX || region & (region - 1) ||
-        size / region > 64 * REGIONS_MAX)
+    if (!before || before > INT64_MAX || region < REGION_MIN || region > REGION_MAX || region & (region - 1) ||
+        vn_max_u64(size, before) / region > REGIONS_LIMIT)
         return vn_backend_fail(error, error_size, ESTALE, "the bitmap %s is of a mirror of %llu bytes, not %llu",
-                               opts->bitmap_path, (unsigned long long)head->size, (unsigned long long)size);
-    int err = set_up(map, size, region);
+                               opts->bitmap_path, (unsigned long long)before, (unsigned long long)size);
+    int err = set_up(map, vn_max_u64(size, before), region);
     if (err)
         return vn_backend_fail(error, error_size, -err, "out of memory");
-    size_t bytes = map->nr_words * sizeof(uint64_t);
+    size_t bytes = pages_of(before, region) * PAGE_BYTES;
     errno = 0;
     if (pread(map->fd, map->dirty, bytes, PAGE_BYTES) != (ssize_t)bytes)
         return vn_backend_fail(error, error_size, errno ? errno : EIO, "the bitmap %s cannot be read: remove it, and all "
                                "is copied anew", opts->bitmap_path);
-    uint64_t tail = map->nr_regions % 64;
-    if (tail)
-        map->dirty[map->nr_regions / 64] &= ~0ull >> (64 - tail);
-    for (uint64_t w = (map->nr_regions + 63) / 64; w < map->nr_words; w++)
-        map->dirty[w] = 0;
+    if (!fit(map, before, size, vn_mirror_in(mirror, 1u << VN_LEG_OUT | 1u << VN_LEG_FAILED), alone))
+        return vn_backend_fail(error, error_size, ESTALE, "the bitmap %s is of a mirror of %llu bytes, not %llu, and legs differ "
+                               "behind that", opts->bitmap_path, (unsigned long long)before, (unsigned long long)size);
+    if (alone)
+        vn_bitmap_set_all(map, map->dirty);
+    if (alone || size != before) /* before the head says that they are there */
+        err = write_bits(map);
     map->generation = head->generation + 1;
-    err = write_head(map, opts->uuid);
+    if (!err)
+        err = write_head(map, size);
     return err ? vn_backend_fail(error, error_size, -err, "the bitmap %s cannot be written: %s", opts->bitmap_path,
                                  strerror(-err))
                : 0;
 }
 
-int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uint64_t size, char *error,
-                   uint32_t error_size) {
-    uint64_t region = opts->region_bytes;
+int vn_bitmap_open(struct vn_mirror *mirror, const struct vn_mirror_opts *opts, char *error, uint32_t error_size) {
+    struct vn_bitmap *map = &mirror->map;
+    uint64_t region = opts->region_bytes, size = mirror->backend.size;
+    uint32_t counts = vn_mirror_in_sync(mirror);
+    memcpy(map->uuid, opts->uuid, sizeof(map->uuid));
     map->fd = -1;
     if (!opts->bitmap_path || !opts->bitmap_path[0])
         return vn_backend_fail(error, error_size, EINVAL, "a mirror needs a file for its bitmap");
-    if (region && (region < REGION_MIN || region > REGION_MAX || region & (region - 1) || size / region > 64 * REGIONS_MAX))
+    if (region && (region < REGION_MIN || region > REGION_MAX || region & (region - 1) || size / region > REGIONS_LIMIT))
         return vn_backend_fail(error, error_size, EINVAL, "a region of %llu bytes is not possible: take a power of two from "
                                "64 KiB to 1 GiB", (unsigned long long)region);
     map->fd = open(opts->bitmap_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -334,27 +408,67 @@ int vn_bitmap_open(struct vn_bitmap *map, const struct vn_mirror_opts *opts, uin
     struct head head = {.version = 0};
     int err;
     if (pread(map->fd, &head, sizeof(head), 0) == sizeof(head) && is_head(&head)) {
-        err = take(map, opts, &head, size, error, error_size);
+        err = take(mirror, opts, &head, error, error_size);
     } else if (memcmp(&head, &(struct head){.version = 0}, sizeof(head)) != 0) {
         return vn_backend_fail(error, error_size, ESTALE, "%s is no bitmap of a mirror, or is damaged: remove it, and all is "
                                "copied anew", opts->bitmap_path);
     } else {
-        err = make(map, opts, size);
+        err = make(map, opts, size, vn_mirror_alone(mirror) >= 0);
         if (err)
             return vn_backend_fail(error, error_size, -err, "cannot make the bitmap %s: %s", opts->bitmap_path, strerror(-err));
     }
     if (err)
         return err;
     memcpy(map->disk, map->dirty, map->nr_words * sizeof(uint64_t));
-    memcpy(map->unsure, map->dirty, map->nr_words * sizeof(uint64_t)); /* whatever was under way then */
+    if (counts & (counts - 1)) /* else nobody is there who counts and may differ */
+        memcpy(map->unsure, map->dirty, map->nr_words * sizeof(uint64_t)); /* whatever was under way then */
     return 0;
 }
 
+int vn_bitmap_prepare(const struct vn_bitmap *map, uint64_t size, struct vn_bitmap *next, char *error, uint32_t error_size) {
+    *next = (struct vn_bitmap){.fd = -1};
+    if (size / map->region_bytes > REGIONS_LIMIT)
+        return vn_backend_fail(error, error_size, EFBIG, "its bitmap has regions of %llu bytes, which would be too many",
+                               (unsigned long long)map->region_bytes);
+    int err = set_up(next, size, map->region_bytes);
+    off_t end = (off_t)((next->nr_pages + 1) * PAGE_BYTES);
+    struct stat stat;
+    if (!err && fstat(map->fd, &stat) < 0)
+        err = -errno;
+    if (!err && stat.st_size < end && (ftruncate(map->fd, end) < 0 || fsync(map->fd) < 0))
+        err = -errno;
+    if (!err)
+        err = write_head(map, size);
+    if (!err)
+        return 0;
+    free_bits(next);
+    return vn_backend_fail(error, error_size, -err, "its bitmap cannot be of %llu bytes: %s", (unsigned long long)size,
+                           strerror(-err));
+}
+
+void vn_bitmap_take_size(struct vn_bitmap *map, struct vn_bitmap *next) {
+    uint64_t **bits[NR_BITS], **new[NR_BITS], size = next->size;
+    if (next->nr_words > map->nr_words) {
+        list_bits(map, bits);
+        list_bits(next, new);
+        for (uint32_t i = 0; i < NR_BITS; i++) {
+            memcpy(*new[i], *bits[i], map->nr_words * sizeof(uint64_t));
+            SWAP(*new[i], *bits[i]);
+        }
+        memcpy(next->page_due, map->page_due, (map->nr_pages / 64 + 1) * sizeof(uint64_t));
+        SWAP(next->page_due, map->page_due);
+        SWAP(next->nr_words, map->nr_words);
+        SWAP(next->nr_pages, map->nr_pages);
+    }
+    cut(map, size);
+}
+
+int vn_bitmap_keep_size(const struct vn_bitmap *map) {
+    return write_head(map, map->size);
+}
+
 void vn_bitmap_close(struct vn_bitmap *map) {
-    uint64_t *const bits[] = {map->dirty, map->disk, map->recent, map->unsure, map->copy, map->candidate, map->page_due};
-    for (size_t i = 0; i < VN_ARRAY_SIZE(bits); i++)
-        free(bits[i]);
-    free(map->page);
+    free_bits(map);
     if (map->fd >= 0)
         close(map->fd);
 }

@@ -91,6 +91,10 @@ static bool is_zero(const uint8_t *buf, uint64_t bytes) {
 static void write_piece(struct vn_mirror_chan *mc, struct vn_copy_job *job, uint32_t source) {
     struct vn_mirror *mirror = mc->mirror;
     uint32_t legs = vn_bitmap_has(mirror->map.unsure, job->region) ? vn_mirror_attached(mirror) : rebuilding(mirror);
+    if (!vn_mirror_has_two(mirror)) { /* who was unsure is so still, when another leg comes */
+        give_up(mc, job, 0);
+        return;
+    }
     if (!(legs & ~VN_LEG_BIT(source))) { /* nobody is left who needs it */
         piece_done(mc, job);
         return;
@@ -210,8 +214,15 @@ static void flush_last(struct vn_mirror_chan *mc) {
     vn_mio_send(mc, &mc->last_flush, legs & -legs);
 }
 
+/* What was passed on while a leg was alone has no range: it ends first. */
+static bool may_copy(const struct vn_mirror_chan *mc) {
+    return !mc->closing && vn_mirror_has_two(mc->mirror) && !mc->nr_passed && !mc->mirror->backend.read_only;
+}
+
 void vn_copy_on_timer(struct vn_timer *timer) {
     struct vn_mirror_chan *mc = vn_container_of(timer, struct vn_mirror_chan, copy_timer);
+    if (!may_copy(mc))
+        return;
     uint32_t most = mc->nr_host ? 1 : VN_MIRROR_NR_COPIES, nr_busy = 0; /* guests first */
     for (uint32_t i = 0; i < VN_MIRROR_NR_COPIES; i++)
         nr_busy += mc->jobs[i].busy;
@@ -232,8 +243,7 @@ void vn_copy_on_timer(struct vn_timer *timer) {
 /* By a timer, so that what is copied at once, as from memory to memory, leaves the reactor its turns. */
 void vn_copy_kick(struct vn_mirror_chan *mc) {
     uint64_t now_ns = vn_reactor_now_ns(mc->chan.reactor);
-    bool any = rebuilding(mc->mirror) || vn_bitmap_next_todo(&mc->mirror->map, mc->copy_cursor) >= 0;
-    if (mc->closing || mc->mirror->backend.read_only || !any)
+    if (!may_copy(mc) || !(rebuilding(mc->mirror) || vn_bitmap_next_todo(&mc->mirror->map, mc->copy_cursor) >= 0))
         return;
     vn_timer_arm(mc->chan.reactor, &mc->copy_timer, mc->copy_due_ns > now_ns ? mc->copy_due_ns - now_ns : 0);
 }
@@ -272,7 +282,7 @@ void vn_copy_close(struct vn_mirror_chan *mc) {
 /* --- Clearing bits --- */
 
 static bool may_clear(const struct vn_mirror *mirror) {
-    return !vn_mirror_in(mirror, 1u << VN_LEG_OUT | 1u << VN_LEG_FAILED) && !mirror->map.broken;
+    return !vn_mirror_in(mirror, 1u << VN_LEG_OUT | 1u << VN_LEG_FAILED) && !mirror->map.broken && vn_mirror_alone(mirror) < 0;
 }
 
 /* All legs have flushed what was written before: the regions chosen then, and not written since, are the same on all,
@@ -309,7 +319,7 @@ static void clean(struct vn_mirror_chan *mc, bool all) {
 }
 
 void vn_clean_kick(struct vn_mirror_chan *mc) {
-    if (!mc->clean_timer.armed && !mc->closing)
+    if (!mc->clean_timer.armed && !mc->closing && !mc->alone)
         vn_timer_arm(mc->chan.reactor, &mc->clean_timer, mc->mirror->clean_ns);
 }
 

@@ -1,5 +1,5 @@
 /* The mirror's commands: their range, their mark in the bitmap, what they send to the legs, and what comes of it.
- * Called through vn_chan_submit, and with each child's end.
+ * Called by mirror_alone.c, and with each child's end.
  *
  * A write: takes a command of the pool -> has its range (writes that overlap go one after the other) -> is marked durably
  * -> is with all legs -> has ended on all -> is held while a leg has failed -> is answered. A read is with one leg.
@@ -12,6 +12,11 @@
 
 #define ABANDONED 1u /* of a child's step: it is with its leg, and nobody waits for it */
 #define LONG_BYTES_NS 4ull /* a command may take so much longer for each byte: 256 MB/s */
+
+void vn_mirror_wake(struct vn_mirror_chan *mc) {
+    mc->awake = true;
+    vn_poller_wake(mc->chan.reactor, &mc->poller);
+}
 
 /* --- Lists --- */
 
@@ -66,13 +71,13 @@ static void have_range(struct vn_mirror_chan *mc, struct vn_mio *io) {
         mc->ranges->before = io;
     mc->ranges = io;
     vn_clean_kick(mc);
-    if (vn_bitmap_mark(&mc->mirror->map, io->offset, io->length)) {
+    if (mc->alone || vn_bitmap_mark(&mc->mirror->map, io->offset, io->length)) {
         io->ready(mc, io);
         return;
     }
     if (mc->mirror->map.broken) {
         list_append(&mc->ending, io);
-        vn_poller_wake(mc->chan.reactor, &mc->poller);
+        vn_mirror_wake(mc);
         return;
     }
     list_append(&mc->unmarked, io);
@@ -128,13 +133,13 @@ void vn_mirror_marked(struct vn_mirror_chan *mc) {
         io->list = &list; /* one that is cancelled meanwhile leaves this list */
     for (struct vn_mio *io; (io = list.first);) {
         list_remove(io);
-        if (map->broken)
-            list_append(&mc->ending, io);
-        else if (vn_bitmap_mark(map, io->offset, io->length))
+        if (mc->alone || (!map->broken && vn_bitmap_mark(map, io->offset, io->length)))
             io->ready(mc, io);
         else
-            list_append(&mc->unmarked, io);
+            list_append(map->broken ? &mc->ending : &mc->unmarked, io);
     }
+    if (mc->ending.first)
+        vn_mirror_wake(mc);
 }
 
 /* --- Children --- */
@@ -254,8 +259,10 @@ static void send_to(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t index
         leg->first = child;
     leg->last = child;
     leg->nr_inflight++;
-    if (leg->waiting || !offer(leg, child))
+    if (leg->waiting || !offer(leg, child)) {
         leg->waiting = leg->waiting ? leg->waiting : child;
+        vn_mirror_wake(mc);
+    }
 }
 
 void vn_mio_send(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t legs) {
@@ -286,14 +293,14 @@ void vn_mio_cancel(struct vn_mirror_chan *mc, struct vn_mio *io) {
         if ((io->sent & VN_LEG_BIT(leg)) && (state == VN_REQ_TAKEN || state == VN_REQ_FETCHED))
             cancel_child(mc, leg, &io->child[leg]);
     }
-    vn_poller_wake(mc->chan.reactor, &mc->poller);
+    vn_mirror_wake(mc);
 }
 
 void vn_mirror_cancel_leg(struct vn_mirror_chan *mc, uint32_t index) {
     mc->legs[index].cancelled_ns = vn_reactor_now_ns(mc->chan.reactor);
     for (struct vn_req *child = mc->legs[index].first; child; child = child->next)
         cancel_child(mc, index, child);
-    vn_poller_wake(mc->chan.reactor, &mc->poller);
+    vn_mirror_wake(mc);
 }
 
 static bool end_cancelled_waiting(struct vn_leg_chan *leg) {
@@ -352,12 +359,10 @@ static bool is_own_fault(vn_status status) {
     }
 }
 
-void vn_mirror_unsure(struct vn_mirror_chan *mc, const struct vn_mio *io) {
+void vn_mirror_unsure(struct vn_mirror_chan *mc, uint64_t offset, uint64_t length) {
     struct vn_bitmap *map = &mc->mirror->map;
-    if (!io->length || !io->sent)
-        return;
-    vn_bitmap_set(map, map->unsure, io->offset, io->length);
-    vn_copy_again(mc, io->offset >> map->region_shift, (io->offset + io->length - 1) >> map->region_shift);
+    vn_bitmap_set(map, map->unsure, offset, length);
+    vn_copy_again(mc, offset >> map->region_shift, (offset + length - 1) >> map->region_shift);
     vn_copy_kick(mc);
 }
 
@@ -384,7 +389,8 @@ static void write_done(struct vn_mirror_chan *mc, struct vn_mio *io) {
         own = VN_STATUS_CODE(of_leg) == VN_SC_DATA_TRANSFER_ERROR ? of_leg : own;
     }
     if (failed && (io->cancelled || own || !(counts & ~failed))) { /* nobody is to blame, or nobody is left */
-        vn_mirror_unsure(mc, io);
+        if (io->length && io->sent)
+            vn_mirror_unsure(mc, io->offset, io->length);
         finish(mc, io, io->cancelled ? VN_SC_ABORT_REQUESTED : own ? own : status);
         return;
     }
@@ -418,9 +424,17 @@ static void write_ready(struct vn_mirror_chan *mc, struct vn_mio *io) {
 
 /* --- From above --- */
 
+static bool is_full(const struct vn_mirror_chan *mc) {
+    return !mc->free && mc->nr_used == VN_MIRROR_NR_IOS;
+}
+
 static struct vn_mio *take(struct vn_mirror_chan *mc, struct vn_req *req) {
     struct vn_mio *io = mc->free;
-    mc->free = io->next;
+    if (io)
+        mc->free = io->next;
+    else
+        io = &mc->ios[mc->nr_used++];
+    io->mc = mc;
     io->list = NULL;
     io->parent = req;
     io->op = req->op;
@@ -436,13 +450,12 @@ static struct vn_mio *take(struct vn_mirror_chan *mc, struct vn_req *req) {
     return io;
 }
 
-enum vn_submit vn_mirror_submit(struct vn_chan *chan, struct vn_req *req) {
-    struct vn_mirror_chan *mc = (struct vn_mirror_chan *)chan;
-    if ((req->op != VN_OP_FLUSH && !req->length) || (req->op == VN_OP_DEALLOCATE && !chan->backend->deallocates)) {
+enum vn_submit vn_mirror_submit_to_all(struct vn_mirror_chan *mc, struct vn_req *req) {
+    if ((req->op != VN_OP_FLUSH && !req->length) || (req->op == VN_OP_DEALLOCATE && !mc->mirror->backend.deallocates)) {
         vn_req_complete(req, VN_SC_SUCCESS);
         return VN_TAKEN;
     }
-    if (!mc->free)
+    if (is_full(mc))
         return VN_BUSY;
     struct vn_mio *io = take(mc, req);
     switch (req->op) {
@@ -470,8 +483,7 @@ enum vn_submit vn_mirror_submit(struct vn_chan *chan, struct vn_req *req) {
     return VN_TAKEN;
 }
 
-void vn_mirror_cancel(struct vn_chan *chan, struct vn_req *req) {
-    struct vn_mirror_chan *mc = (struct vn_mirror_chan *)chan;
+void vn_mirror_cancel_sent(struct vn_mirror_chan *mc, struct vn_req *req) {
     struct vn_mio *io = (struct vn_mio *)(uintptr_t)req->engine[0];
     if (io->cancelled)
         return;
@@ -482,7 +494,7 @@ void vn_mirror_cancel(struct vn_chan *chan, struct vn_req *req) {
     }
     list_remove(io);
     list_append(&mc->ending, io);
-    vn_poller_wake(mc->chan.reactor, &mc->poller);
+    vn_mirror_wake(mc);
 }
 
 void vn_mirror_release(struct vn_mirror_chan *mc) {
@@ -512,8 +524,17 @@ static bool end_ending(struct vn_mirror_chan *mc) {
     return last;
 }
 
+static bool is_waiting(const struct vn_mirror_chan *mc) {
+    bool waits = mc->ending.first || (mc->unmarked.first && !mc->mirror->map.writing);
+    for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
+        waits |= mc->legs[leg].waiting != NULL;
+    return waits;
+}
+
 bool vn_mirror_poll(struct vn_poller *poller) {
     struct vn_mirror_chan *mc = vn_container_of(poller, struct vn_mirror_chan, poller);
+    if (!mc->awake)
+        return false;
     bool work = end_ending(mc);
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
         work |= mc->legs[leg].waiting && offer_waiting(&mc->legs[leg]);
@@ -521,15 +542,16 @@ bool vn_mirror_poll(struct vn_poller *poller) {
         vn_bitmap_write(mc);
     if (mc->closing)
         vn_mirror_chan_look(mc);
+    mc->awake = mc->closing || is_waiting(mc);
     return work;
 }
 
 bool vn_mirror_before_sleep(struct vn_poller *poller) {
-    const struct vn_mirror_chan *mc = vn_container_of(poller, struct vn_mirror_chan, poller);
-    bool waits = mc->ending.first || (mc->unmarked.first && !mc->mirror->map.writing);
-    for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
-        waits |= mc->legs[leg].waiting != NULL;
-    return waits;
+    return is_waiting(vn_container_of(poller, struct vn_mirror_chan, poller));
+}
+
+bool vn_mirror_can_rest(struct vn_poller *poller) {
+    return !vn_container_of(poller, struct vn_mirror_chan, poller)->awake; /* what comes to wait wakes it */
 }
 
 /* The oldest that each leg has. What is long may take longer, such as zeros on a file system that writes them. */

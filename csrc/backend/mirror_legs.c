@@ -21,6 +21,7 @@ static void set_state(struct vn_mirror *mirror, uint32_t index, enum vn_leg_stat
     assert(may_follow);
     (void)may_follow;
     mirror->legs[index].state = state;
+    vn_mirror_see_alone(mirror);
 }
 
 static void tell(const struct vn_mirror *mirror, enum vn_event_type type, uint32_t leg, const char *what) {
@@ -99,17 +100,19 @@ struct leg_call {
 
 #define FAIL(call, err, ...) vn_backend_fail((call)->error, (call)->error_size, (err), __VA_ARGS__)
 
-/* Where the state of the mirror lives now. */
+int vn_mirror_call(struct vn_mirror *mirror, int (*fn)(void *arg), void *arg, char *error, uint32_t error_size) {
+    if (mirror->chan)
+        return vn_reactor_call(mirror->chan->chan.reactor, fn, arg);
+    if (__atomic_load_n(&mirror->nr_chans, __ATOMIC_ACQUIRE))
+        return vn_backend_fail(error, error_size, EBUSY, "the mirror is just being detached: try again");
+    return fn(arg);
+}
+
 static int run(struct leg_call *call, int (*fn)(void *call)) {
-    struct vn_mirror *mirror = call->mirror;
     if (call->leg >= VN_MIRROR_MAX_LEGS)
         return FAIL(call, EINVAL, "there is no leg %u", call->leg);
-    call->mc = mirror->chan;
-    if (call->mc)
-        return vn_reactor_call(call->mc->chan.reactor, fn, call);
-    if (__atomic_load_n(&mirror->nr_chans, __ATOMIC_ACQUIRE))
-        return FAIL(call, EBUSY, "the mirror is just being detached: try again");
-    return fn(call);
+    call->mc = call->mirror->chan;
+    return vn_mirror_call(call->mirror, fn, call, call->error, call->error_size);
 }
 
 static int out(void *arg) {
@@ -163,13 +166,15 @@ static int check_in(struct leg_call *call) {
         return FAIL(call, EROFS, "the mirror is read-only: nothing is copied");
     if (vn_mirror_in(mirror, 1u << VN_LEG_REBUILDING))
         return FAIL(call, EBUSY, "another leg is being rebuilt: one after the other");
+    if (mirror->map.broken)
+        return FAIL(call, EIO, "the mirror's bitmap could not be written: open the mirror anew");
     if (leg->uncovered && !call->flag)
         return FAIL(call, EINVAL, "leg %u lacks more than the bitmap knows: it needs VN_MIRROR_FULL", call->leg);
     if (!leg->backend && !call->backend)
         return FAIL(call, EINVAL, "leg %u has nothing open: give it something", call->leg);
     if (has_commands(call))
         return FAIL(call, EBUSY, "leg %u still has commands in flight: try again", call->leg);
-    return call->backend ? vn_mirror_check_leg(mirror, call->backend, call->error, call->error_size) : 0;
+    return vn_mirror_check_leg(mirror, call->backend ? call->backend : leg->backend, call->error, call->error_size);
 }
 
 static int bring_in(void *arg) {
@@ -201,6 +206,7 @@ static int bring_in(void *arg) {
         call->mc->copy_cursor = 0;
         vn_bitmap_write(call->mc);
         vn_copy_kick(call->mc);
+        vn_clean_kick(call->mc);
     }
     return 0;
 }
@@ -216,6 +222,17 @@ static int count(void *arg) {
     return 0;
 }
 
+/* If one leg is left: nothing is marked from now on. So all is, once, whoever may come. */
+static void be_alone(struct vn_mirror *mirror, struct vn_mirror_chan *mc) {
+    if (vn_mirror_alone(mirror) < 0)
+        return;
+    vn_bitmap_dirty_all(&mirror->map);
+    if (mc) {
+        vn_copy_again(mc, 0, mirror->map.nr_regions);
+        vn_bitmap_write(mc);
+    }
+}
+
 static int close_leg(void *arg) {
     struct leg_call *call = arg;
     struct vn_mirror *mirror = call->mirror;
@@ -226,6 +243,7 @@ static int close_leg(void *arg) {
     if (!err && call->flag && state == VN_LEG_OUT) {
         set_state(mirror, call->leg, VN_LEG_NONE);
         mirror->legs[call->leg].uncovered = true;
+        be_alone(mirror, call->mc);
         if (call->mc)
             vn_clean_kick(call->mc);
     }
@@ -243,14 +261,15 @@ static int look(void *arg) {
     struct leg_call *call = arg;
     const struct vn_mirror *mirror = call->mirror;
     const struct vn_bitmap *map = &mirror->map;
+    bool alone = vn_mirror_alone(mirror) >= 0; /* then there is nobody to differ from */
     *call->info = (struct vn_mirror_info){.preferred = mirror->preferred,
                                           .attached = call->mc != NULL,
                                           .size = mirror->backend.size,
                                           .generation = map->generation,
                                           .region_bytes = map->region_bytes,
                                           .nr_regions = map->nr_regions,
-                                          .nr_dirty = vn_bitmap_count(map, map->dirty),
-                                          .nr_left = vn_bitmap_count_todo(map),
+                                          .nr_dirty = alone ? 0 : vn_bitmap_count(map, map->dirty),
+                                          .nr_left = vn_mirror_has_two(mirror) ? vn_bitmap_count_todo(map) : 0,
                                           .copied_bytes = mirror->copied_bytes};
     for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
         call->info->legs[leg] = (struct vn_leg_info){.state = mirror->legs[leg].state,
@@ -275,9 +294,13 @@ int vn_mirror_in_again(struct vn_mirror *mirror, uint32_t leg, struct vn_backend
                        uint32_t error_size) {
     struct leg_call call = {.mirror = mirror, .leg = leg, .backend = backend, .flag = full, .error = error,
                             .error_size = error_size};
+    int err = 0;
     if (backend && mirror->backend.events)
         vn_backend_tell_to(backend, mirror->backend.events, mirror->backend.events_id);
-    int err = run(&call, bring_in);
+    if (!backend && leg < VN_MIRROR_MAX_LEGS && mirror->legs[leg].backend) /* the mirror may have grown meanwhile */
+        err = vn_mirror_resize_leg(mirror, leg, mirror->backend.size, error, error_size);
+    if (!err)
+        err = run(&call, bring_in);
     vn_backend_close(call.old);
     return err;
 }

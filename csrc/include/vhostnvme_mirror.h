@@ -20,7 +20,7 @@ enum vn_leg_state {
 };
 
 struct vn_ns_opts;
-#define VN_MIRROR_SAME 1u /* a new bitmap begins empty: the legs hold the same now, such as zeros. Else it begins full */
+#define VN_MIRROR_SAME 1u /* a new bitmap begins empty: the legs hold the same now, such as zeros. Else, and for one leg, full */
 #define VN_MIRROR_DIRECT_READS 2u /* reads of disks are not copied; but one that a disk keeps holds its command */
 
 /* Of the backend "mirror". A leg is a backend with filters of its own; its block size must be the mirror's. */
@@ -42,7 +42,9 @@ struct vn_mirror_opts {
  * another server has open is an error, -EBUSY.
  * One controller, or one subsystem of a target, can have a mirror attached: another attach is refused with -EBUSY, and
  * the controller keeps its reactor. It is copied and cleaned up only while it is attached.
- * The last leg in sync never fails: what it answers is passed on. */
+ * vn_ns_resize makes the legs larger that get writes, each by its own way, then the mirror: -EAGAIN: the target of one has not
+ * grown yet. What a leg is given must read as zeros. Smaller: only with one leg; else -EINVAL.
+ * The last leg in sync never fails: what it answers is passed on. While there is no other leg at all it costs next to nothing. */
 
 /* The leg has been recorded as stale: what is held goes on without it. It stays open, and is left alone.
  * 0 also when it is out already; -EINVAL: it has not failed, or is not there; -EBUSY: no other leg would be left. */
@@ -58,7 +60,7 @@ int vn_mirror_leg_in(vn_ns *ns, uint32_t leg, vn_ns *made, uint32_t flags);
 int vn_mirror_leg_counts(vn_ns *ns, uint32_t leg);
 /* Closes what a leg that is out has open, so that it can be opened anew. -EBUSY: commands are in flight, try again. */
 int vn_mirror_leg_close(vn_ns *ns, uint32_t leg);
-/* As vn_mirror_leg_close, and from then on there is no such leg: the bitmap keeps nothing for it. */
+/* As vn_mirror_leg_close, and from then on there is no such leg: the bitmap keeps nothing for it. Record that first. */
 int vn_mirror_leg_drop(vn_ns *ns, uint32_t leg);
 /* Which leg is read, if it counts. */
 int vn_mirror_prefer(vn_ns *ns, uint32_t leg);
@@ -78,7 +80,7 @@ struct vn_mirror_info {
     uint64_t generation;   /* of the bitmap: how many times it was opened */
     uint64_t region_bytes;
     uint64_t nr_regions;
-    uint64_t nr_dirty;     /* regions that may differ between legs */
+    uint64_t nr_dirty;     /* regions that may differ between legs; of one leg: 0, as is nr_left */
     uint64_t nr_left;      /* regions to be copied before the rebuild ends, or legs are the same again */
     uint64_t copied_bytes; /* since it was opened */
     uint64_t held;         /* commands that wait for vn_mirror_leg_out */

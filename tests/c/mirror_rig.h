@@ -1,11 +1,12 @@
-/* A mirror on files, driven the way a controller does from the test's thread; over each leg a switch that lets pass, fails
- * or keeps what comes. For the test_mirror* programs.
+/* A mirror on files, driven the way a controller does from the test's thread; over each leg a switch that lets pass, fails,
+ * keeps or does not take what comes. For the test_mirror* programs.
  */
 #ifndef MIRROR_RIG_H
 #define MIRROR_RIG_H
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,7 +21,7 @@
 
 /* --- A leg's switch: a filter --- */
 
-enum switch_mode { SWITCH_PASS, SWITCH_FAIL, SWITCH_KEEP };
+enum switch_mode { SWITCH_PASS, SWITCH_FAIL, SWITCH_KEEP, SWITCH_BUSY };
 
 struct switch_filter {
     struct vn_backend backend;
@@ -55,6 +56,8 @@ static inline enum vn_submit switch_submit(struct vn_chan *chan, struct vn_req *
         filter->arrived(filter, req);
     if (filter->mode == SWITCH_PASS || !((filter->ops ? filter->ops : ~0u) & 1u << req->op))
         return vn_chan_submit(filter->next, req);
+    if (filter->mode == SWITCH_BUSY)
+        return VN_BUSY;
     if (filter->mode == SWITCH_FAIL) {
         vn_req_complete(req, req->op == VN_OP_READ ? VN_SC_UNRECOVERED_READ : VN_SC_WRITE_FAULT);
     } else {
@@ -150,8 +153,9 @@ static inline void mrig_make(struct mrig *rig, uint32_t nr, const char *name) {
     snprintf(rig->bitmap, sizeof(rig->bitmap), "%s/%s.bits", vn_test_dir(), name);
     rig->mopts.bitmap_path = rig->bitmap;
     rig->mopts.uuid[0] = 7;
-    for (uint32_t leg = 0; leg < nr; leg++) {
+    for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++)
         snprintf(rig->paths[leg], sizeof(rig->paths[leg]), "%s/%s.%u", vn_test_dir(), name, leg);
+    for (uint32_t leg = 0; leg < nr; leg++) {
         rig->legs[leg] = (struct vn_ns_opts){.backend = "file", .path = rig->paths[leg], .size = RIG_BYTES,
                                              .block_size = RIG_BLOCK, .flags = VN_NS_CREATE};
         rig->mopts.legs[leg] = &rig->legs[leg];
@@ -391,6 +395,28 @@ static inline int leg_in(struct mrig *rig, uint32_t leg, bool full) {
     int err;
     UNTIL((err = vn_mirror_in_again(rig->mirror, leg, NULL, full, rig->error, sizeof(rig->error))) != -EBUSY);
     return err;
+}
+
+/* One that is opened now, in the file paths[leg]; it gets everything. */
+static inline int new_leg_in(struct mrig *rig, uint32_t leg) {
+    struct vn_ns_opts opts = {.backend = "file", .path = rig->paths[leg], .size = RIG_BYTES, .block_size = RIG_BLOCK,
+                              .flags = VN_NS_CREATE};
+    struct vn_backend *backend;
+    CHECK_EQ(mrig_open_backend(rig, &opts, &backend), 0);
+    backend = &(rig->switches[leg] = switch_over(backend))->backend;
+    int err = vn_mirror_in_again(rig->mirror, leg, backend, true, rig->error, sizeof(rig->error));
+    if (err)
+        vn_backend_close(backend);
+    return err;
+}
+
+/* Takes a leg that counts out for good. */
+static inline void drop_leg(struct mrig *rig, uint32_t leg) {
+    int err;
+    CHECK_EQ(vn_mirror_break(rig->mirror, leg, rig->error, sizeof(rig->error)), 0);
+    CHECK_EQ(leg_out(rig, leg), 0);
+    UNTIL((err = vn_mirror_close_leg(rig->mirror, leg, true, rig->error, sizeof(rig->error))) != -EBUSY);
+    CHECK_EQ(err, 0);
 }
 
 static inline int leg_counts(struct mrig *rig, uint32_t leg) {

@@ -289,6 +289,19 @@ static void test_the_rest_of_a_command_is_looked_at_again(void) {
     rig_free(rig);
 }
 
+/* With one leg it has what the leg has. */
+static void test_a_mirror(const char *backend) {
+    char bits[320];
+    snprintf(bits, sizeof(bits), "%s.bits", path);
+    struct vn_ns_opts leg = opts_of(backend, VN_NS_CREATE);
+    struct vn_mirror_opts mirror = {.legs = {&leg}, .states = {VN_LEG_IN_SYNC}, .bitmap_path = bits, .uuid = {1}};
+    struct vn_ns_opts opts = opts_of("mirror", 0);
+    opts.mirror = &mirror;
+    opts.path = leg.path;
+    test_growing_and_shrinking(&opts);
+    unlink(bits);
+}
+
 int main(void) {
     snprintf(path, sizeof(path), "%s/disk", vn_test_dir());
     struct vn_ns_opts all[] = {opts_of("mem", 0), opts_of("null", 0), opts_of("file", VN_NS_CREATE),
@@ -296,6 +309,8 @@ int main(void) {
     all[4].delay_us = 100;
     for (size_t i = 0; i < VN_ARRAY_SIZE(all); i++)
         test_growing_and_shrinking(&all[i]);
+    test_a_mirror("file");
+    test_a_mirror("mem");
     test_what_is_behind_it();
     test_parts_of_a_file();
     test_who_keeps_its_size();
