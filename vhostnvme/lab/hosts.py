@@ -68,6 +68,9 @@ def _card_config(layout: Layout, plan: LabPlan, host: Host, uri: str) -> str:
     lines += ["", "[cluster]", f"store = {_text(uri)}"]
     if plan.ttl_us is not None:
         lines.append(f"ttl = {_text(format_duration_us(plan.ttl_us))}")
+    if plan.replace_after_us is not None:
+        after = _text(format_duration_us(plan.replace_after_us))
+        lines += ["", "[recovery]", f"replace_after = {after}"]
     return "\n".join(lines) + "\n"
 
 

@@ -32,11 +32,12 @@ def card_command(config: Path) -> list[str]:
 class LabPlan:
     """How many cards, with which SSDs (bytes each), on which store.
 
-    `reserve` is what each card keeps back, in bytes, and `ttl_us` its lease, in microseconds; None:
-    as a card has them by itself. `etcd` counts its servers. `ready_s` is how long all cards
-    together may take until they answer; None: by their number. `card_command` makes a card's
-    command line of its configuration file. `devices`: the SSDs of some cards, by the cards' names,
-    which the lab does not make, in place of those that it does.
+    `reserve` is what each card keeps back, in bytes, `ttl_us` its lease, and `replace_after_us` how
+    long a copy may be away, in microseconds; None: as a card has them by itself. `etcd` counts its
+    servers. `ready_s` is how long all cards together may take until they answer; None: by their
+    number. `card_command` makes a card's command line of its configuration file. `devices`: the
+    SSDs of some cards, by the cards' names, which the lab does not make, in place of those that it
+    does.
     """
 
     cards: int = 3
@@ -46,6 +47,7 @@ class LabPlan:
     ssd_size: int = SSD_BYTES
     reserve: int | None = None
     ttl_us: int | None = None
+    replace_after_us: int | None = None
     ready_s: float | None = None
     card_command: Callable[[Path], Sequence[str]] = card_command
     devices: Mapping[str, Sequence[Path]] = field(default_factory=dict)

@@ -17,7 +17,8 @@ from vhostnvme.lab.plan import layout_of
 
 def test_the_configuration_is_one_of_a_card(tmp_path: Path) -> None:
     layout = layout_of(tmp_path)
-    plan = LabPlan(cards=2, ssds=2, ssd_size=3 << 30, reserve=1 << 30, ttl_us=2_500_000)
+    times = {"ttl_us": 2_500_000, "replace_after_us": 4_000_000}
+    plan = LabPlan(cards=2, ssds=2, ssd_size=3 << 30, reserve=1 << 30, **times)
     host = plan.hosts(layout.lab)[1]
     hosts.make_card(layout, plan, host, hosts.store_uri(layout, plan, []))
     card = load_card(layout.config("b"))
@@ -31,6 +32,7 @@ def test_the_configuration_is_one_of_a_card(tmp_path: Path) -> None:
     assert card.cluster is not None
     assert card.cluster.store == f"sqlite://{tmp_path}/store/cluster.db"
     assert card.cluster.ttl_s == 2.5
+    assert card.recovery.replace_after_s == 4.0
     with pytest.raises(LabError, match="cannot make the folder of card b"):
         hosts.make_card(layout, plan, host, "")
 

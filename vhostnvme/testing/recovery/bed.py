@@ -32,12 +32,16 @@ _HASH_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BedPlan:
-    """`size`: of the namespace, in bytes. Each card has one SSD that holds it twice."""
+    """`size`: of the namespace, in bytes. Each card has one SSD that holds it twice.
+
+    `replace_after_s`: a copy that is away for longer is given up for new space.
+    """
 
     cards: int = 3
     size: int = 64 << 20
     copies: int = 2
     store: StoreKind = "etcd"
+    replace_after_s: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ async def make_bed(folder: Path, plan: BedPlan) -> AsyncIterator[Bed]:
             cards=plan.cards,
             store=plan.store,
             ttl_us=round(TTL_S * 1e6),
+            replace_after_us=round(plan.replace_after_s * 1e6),
             devices={name: [ssd.device] for name, ssd in ssds.items()},
         )
         lab = await asyncio.to_thread(Lab.up, folder / "lab", lab_plan)

@@ -22,6 +22,7 @@ __all__ = ["PAUSE_S_MAX", "Cycle", "run_cycles", "summary"]
 
 PAUSE_S_MAX = 5.0  # QEMU's client gives a silent device up after that
 SYNC_S = 120.0
+HOLD_S_MAX = 8.0
 _LOOK_S = 0.5
 
 
@@ -83,7 +84,7 @@ async def _cycle(
     began = time.monotonic()
     await fault.begin(bed)
     try:
-        await asyncio.sleep(dice.uniform(0.3, 6.0))
+        await asyncio.sleep(dice.uniform(0.3, HOLD_S_MAX))
     finally:
         await fault.heal(bed)
     healed = time.monotonic()
