@@ -85,7 +85,8 @@ def _drain(args: argparse.Namespace) -> int:
     from vhostnvme.control.card import CARD_DRAIN, DrainInfo, DrainParams
     from vhostnvme.inspect.show_card import show_drain
 
-    args.card = args.name or args.card
+    if args.name:
+        args.card = args.name
     drain = ask(args, CARD_DRAIN, DrainParams(on=not args.cancel), DrainInfo)
     if drain.draining and not args.no_wait:
         drain.left = wait_for_drain(args, drain.left)

@@ -93,6 +93,7 @@ class Mirrors:
         row = self._board.mirrors[uuid]
         if row.state is RowState.MAKING:
             self._board.write(msgspec.structs.replace(row, state=RowState.READY))
+        self._wake(uuid)
 
     def detached(self, uuid: str) -> None:
         """No device has it any more: nothing of it is open."""
@@ -280,8 +281,11 @@ class Mirrors:
                 self._bring_in(row, number, run)
 
     def _stand(self, row: MirrorRow, number: int, standing: Standing) -> None:
+        before = row.legs[number].standing
         leg = msgspec.structs.replace(row.legs[number], standing=standing)
         self._board.write(row.with_leg(number, leg))
+        if before is Standing.NEW and standing is Standing.STALE:
+            return  # from now on the bitmap knows what it lacks
         holding = self._board.holdings.get(leg.uuid)
         where = f"on card {holding.giver!r}" if holding else leg.uuid
         level = logging.WARNING if standing is Standing.STALE else logging.INFO

@@ -161,8 +161,7 @@ class Moves:
             )
             for n, leg in enumerate(row.legs)
         )
-        changed = row.with_leg(number, legs[number])
-        self._board.write(msgspec.structs.replace(changed, legs=legs, to=""))
+        self._board.write(msgspec.structs.replace(row.with_legs(legs), to=""))
         self._devices.reopen(row)
         self._board.reply(command.command, number)
 

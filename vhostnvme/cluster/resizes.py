@@ -13,7 +13,7 @@ from vhostnvme.cluster.commands import ResizeNamespace
 from vhostnvme.cluster.holdings import Holdings
 from vhostnvme.cluster.local_space import LocalSpace, check_size
 from vhostnvme.cluster.messages import Failure
-from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState, SpaceRow
+from vhostnvme.cluster.rows import HoldingRow, HoldingState, MirrorRow, RowState, SpaceRow
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 
 
@@ -38,11 +38,15 @@ class Resizes:
         self._local = local
         self._holdings = holdings
         self._waiting: list[Resize] = []
+        self._failures: dict[str, str] = {}  # of a mirror: why a copy has not grown
 
     def resize(self, command: ResizeNamespace) -> None:
         row = self._board.holdings.get(command.uuid)
-        if command.uuid in self._board.mirrors or (row is not None and row.mirror):
-            raise ConfigError(f"namespace {command.uuid} is kept as copies: it keeps its size")
+        if (mirror := self._board.mirrors.get(command.uuid)) is not None:
+            self._all_copies(command, mirror)
+            return
+        if row is not None and row.mirror:
+            raise ConfigError(f"{row.uuid} is a copy of namespace {row.mirror}: resize that")
         if row is None or row.state is not HoldingState.HELD:
             raise ConfigError(f"this card has no namespace {command.uuid}")
         check_size(command.size, row.block_size)
@@ -73,9 +77,7 @@ class Resizes:
         return copied or space.wanted != 0 or space.state is not RowState.READY
 
     def _here(self, command: ResizeNamespace, row: HoldingRow, space: SpaceRow) -> None:
-        with_reserve = rule.uses_reserve(row.placement, self._board.me)
-        if not self._local.can_grow(space, command.size, with_reserve=with_reserve):
-            raise NoSpace(f"SSD {space.ssd!r} has no space for a namespace of {command.size} bytes")
+        self._check_room(row, space, command.size)
 
         def stretched(new: SpaceRow | None, failure: Failure | None) -> None:
             if failure is not None or new is None:
@@ -87,6 +89,65 @@ class Resizes:
             self._board.reply(command.command, new.size)
 
         self._coherence.stretch(space, command.size, stretched)
+
+    def _check_room(self, row: HoldingRow, space: SpaceRow, size: int) -> None:
+        with_reserve = rule.uses_reserve(row.placement, self._board.me)
+        if not self._local.can_grow(space, size, with_reserve=with_reserve):
+            raise NoSpace(f"SSD {space.ssd!r} has no space for a namespace of {size} bytes")
+
+    def _all_copies(self, command: ResizeNamespace, mirror: MirrorRow) -> None:
+        """The copies first, then what is made of them."""
+        check_size(command.size, mirror.block_size)
+        if command.size < mirror.size:
+            raise ConfigError(
+                f"namespace {mirror.uuid} is in use by device {mirror.device}: it can only grow"
+            )
+        copies = self._board.copies_of(mirror.uuid)
+        settled = mirror.state is RowState.READY and len(mirror.in_sync()) == len(copies)
+        if not settled or any(self._is_changing(row) for row in copies):
+            raise ClusterError(
+                f"namespace {mirror.uuid} cannot be changed before all its copies are in sync: try"
+                " again then"
+            )
+        growing = [row for row in copies if row.size < command.size]
+        for row in growing:
+            if row.giver == self._board.me:
+                self._check_room(row, self._board.spaces[row.uuid], command.size)
+        self._failures.pop(mirror.uuid, None)
+        for row in growing:
+            self._grow_copy(row, command.size)
+        give_up_at = self._board.now + self._board.options.ask_timeout_s
+        self._waiting.append(Resize(command.command, mirror.uuid, command.size, give_up_at))
+
+    def _grow_copy(self, row: HoldingRow, size: int) -> None:
+        def stretched(_value: object, failure: Failure | None) -> None:
+            if failure is not None:
+                self._failures[row.mirror] = failure.message
+            self.follow(row.uuid)
+
+        if row.giver == self._board.me:
+            self._coherence.stretch(self._board.spaces[row.uuid], size, stretched)
+        elif not self._holdings.resize(row, size):
+            self._failures[row.mirror] = f"card {row.giver!r} cannot be asked now"
+
+    def _settle_copies(self, resize: Resize, mirror: MirrorRow) -> None:
+        copies = self._board.copies_of(mirror.uuid)
+        why = self._failures.get(mirror.uuid, "")
+        for row in copies:
+            told = self._holdings.resized(row) if row.giver != self._board.me else None
+            if told is not None and told[0] < resize.size:
+                why = told[1] or why
+        if self._board.now >= resize.give_up_at:
+            why = why or "not all cards with a copy have answered"
+        if all(row.size >= resize.size for row in copies):
+            self._board.write(mirror.with_size(resize.size))
+            self._board.reply(resize.command, resize.size)
+        elif why:
+            error = ClusterError(f"namespace {mirror.uuid} keeps its size: {why}")
+            self._board.reply(resize.command, error=error)
+        else:
+            return
+        self._waiting.remove(resize)
 
     def follow(self, uuid: str) -> None:
         """A crash has come between the space's new size and the holding's."""
@@ -104,6 +165,10 @@ class Resizes:
     def settle(self) -> None:
         """Answers who waits for givers."""
         for resize in list(self._waiting):
+            mirror = self._board.mirrors.get(resize.uuid)
+            if mirror is not None:
+                self._settle_copies(resize, mirror)
+                continue
             row = self._board.holdings.get(resize.uuid)
             told = self._holdings.resized(row) if row is not None else (0, "it has gone")
             if told is None and self._board.now < resize.give_up_at:

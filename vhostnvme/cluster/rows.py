@@ -187,11 +187,18 @@ class MirrorRow(Row, frozen=True, kw_only=True):
 
     def with_leg(self, number: int, leg: Leg) -> MirrorRow:
         """The same with another leg; the store does not know yet."""
-        legs = (*self.legs[:number], leg, *self.legs[number + 1 :])
+        return self.with_legs((*self.legs[:number], leg, *self.legs[number + 1 :]))
+
+    def with_legs(self, legs: tuple[Leg, ...]) -> MirrorRow:
+        return msgspec.structs.replace(self, legs=legs, recorded=self._behind())
+
+    def with_size(self, size: int) -> MirrorRow:
+        return msgspec.structs.replace(self, size=size, recorded=self._behind())
+
+    def _behind(self) -> Recorded:
+        """What the store has of it, when it is another one now."""
         known = self.recorded in (Recorded.NOWHERE, Recorded.NOT_YET)
-        return msgspec.structs.replace(
-            self, legs=legs, recorded=self.recorded if known else Recorded.BEHIND
-        )
+        return self.recorded if known else Recorded.BEHIND
 
 
 class DrainRow(Row, frozen=True, kw_only=True):

@@ -20,7 +20,6 @@ from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import parse_address
 from vhostnvme.native import Event, EventType, Namespace
 from vhostnvme.storage.common import DiskSpec
-from vhostnvme.storage.disk import open_disk_async
 from vhostnvme.storage.mirror import MirrorSpec
 from vhostnvme.storage.remote import RemoteSpec
 from vhostnvme.works.mirrors import SpecOf, VmMirrors
@@ -103,8 +102,8 @@ class VmDevices:
         row = effect.holding
         device = self._device(row.device)
         if not device.has(row.nsid):
-            spec = await self._spec(row)
-            self._give(device, row, spec, await open_disk_async(self._running.runtime, spec))
+            self._give(device, row, await self._spec(row), await self._mirrors.open_one(row))
+        self._mirrors.opened(row.uuid)
 
     async def attach_mirror(self, effect: AttachMirror) -> None:
         """
