@@ -101,13 +101,13 @@ class Adoptions:
         wanted = {
             each.record.uuid: each
             for each in found
-            if each.record.device == command.device
-            and each.record.state is SpaceState.GRANTED
-            and each.record.giver != self._board.me
+            if each.record.device == command.device and each.record.state is SpaceState.GRANTED
         }
         mirrors = [each for each in mirrors if each.record.device == command.device]
         copies = {leg.uuid for each in mirrors for leg in each.record.legs}
-        plain = [each for uuid, each in wanted.items() if uuid not in copies]
+        plain = [
+            each for uuid, each in wanted.items() if uuid not in copies and not each.record.mirror
+        ]
         try:
             self._check(command.owner, command)
             kept = [(each, self._good_copies(each, wanted, command)) for each in mirrors]

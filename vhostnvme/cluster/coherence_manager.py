@@ -103,6 +103,8 @@ class CoherenceManager:
         row, found = self._board.spaces.get(uuid), self._store.given(uuid)
         if row is not None and row.state is RowState.DELETING:
             self._remove(row)
+        elif found is not None and found.record.owner == self._board.me:
+            self._take_back(found, row)
         elif row is not None and row.owner == self._board.me:
             if row.wanted and row.state is RowState.READY:
                 self._stretch(uuid, lambda _value, _failure: None)
@@ -114,6 +116,21 @@ class CoherenceManager:
             self._carve_for(found, row)
         else:
             self._serve(found, row)
+
+    def _take_back(self, found: Versioned, row: SpaceRow | None) -> None:
+        """This card has taken over what it had given: its record ends when nobody else is in it."""
+        record = found.record
+        if row is not None and row.owner != self._board.me:
+            row = msgspec.structs.replace(
+                row, owner=record.owner, vm=record.vm, device=record.device, epoch=record.epoch
+            )
+            self._board.write(row)
+        if row is not None and row.uuid in self._opened:
+            self._end_export(row.uuid)
+        elif self._cluster.member:
+            self._remove_record(found)
+            if row is not None and row.uuid not in self._board.holdings:
+                self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))
 
     def _without_record(self, uuid: str, row: SpaceRow | None) -> None:
         self._requests.remove_record(uuid)
@@ -329,13 +346,7 @@ class CoherenceManager:
         """Nobody may be in it any more; then it is destroyed, and then forgotten."""
         uuid = row.uuid
         if uuid in self._opened:
-
-            def ended(_value: object, failure: Failure | None) -> None:
-                self._exported.pop(uuid, None)
-                if failure is None:
-                    self._opened.discard(uuid)
-
-            self._steps.begin(uuid, lambda op: Unexport(op, uuid), ended)
+            self._end_export(uuid)
             return
 
         def destroyed(_value: object, failure: Failure | None) -> None:
@@ -352,6 +363,14 @@ class CoherenceManager:
                 )
 
         self._steps.begin(uuid, lambda op: Destroy(op, uuid, row.ssd), destroyed)
+
+    def _end_export(self, uuid: str) -> None:
+        def ended(_value: object, failure: Failure | None) -> None:
+            self._exported.pop(uuid, None)
+            if failure is None:
+                self._opened.discard(uuid)
+
+        self._steps.begin(uuid, lambda op: Unexport(op, uuid), ended)
 
     def _give_up(self, row: SpaceRow) -> None:
         self._board.write(msgspec.structs.replace(row, state=RowState.DELETING))

@@ -18,10 +18,9 @@ from vhostnvme.cluster.board import Board
 from vhostnvme.cluster.cluster_manager import ClusterManager
 from vhostnvme.cluster.coherence_manager import CoherenceManager
 from vhostnvme.cluster.local_space import LocalSpace
-from vhostnvme.cluster.records import MirrorRecord, SpaceRecord, SpaceState
-from vhostnvme.cluster.requests import Request
+from vhostnvme.cluster.records import MirrorRecord, SpaceState
 from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState
-from vhostnvme.cluster.seek import Found, Seek
+from vhostnvme.cluster.seek import Found, Seek, record_of, request_of
 from vhostnvme.cluster.space_store import SpaceStore, Versioned, VersionedMirror
 from vhostnvme.cluster.steps import Steps
 from vhostnvme.cluster.store.base import Compare
@@ -74,6 +73,8 @@ class Holdings:
         if row.giver == self._board.me:
             self._coherence.withdraw(row.uuid)
             space = self._board.spaces.get(row.uuid)
+            if space is not None and space.owner != self._board.me:
+                space = None  # it has not been taken over yet
             ends = [msgspec.structs.replace(space, state=RowState.DELETING)] if space else []
             return [Gone(HoldingRow, row.uuid), *ends]
         if not row.giver:
@@ -186,7 +187,11 @@ class Holdings:
     def act_on(self, uuid: str) -> None:
         """Takes the next step for one remote holding."""
         row = self._board.holdings.get(uuid)
-        if row is None or row.giver == self._board.me or not self._steps.is_free(uuid):
+        if row is None or not self._steps.is_free(uuid):
+            return
+        if row.giver == self._board.me:
+            if row.adopting and row.state is HoldingState.WANTED:
+                self._take_back(row)
             return
         found = self._store.held(uuid)
         match row.state:
@@ -196,6 +201,24 @@ class Holdings:
                 self._held(row, found)
             case HoldingState.RELEASING:
                 self._releasing(row, found)
+
+    def _take_back(self, row: HoldingRow) -> None:
+        """What this card had given, and takes over: see the coherence manager."""
+        space, found = self._board.spaces.get(row.uuid), self._store.given(row.uuid)
+        if space is None or (found is not None and found.record.owner != self._board.me):
+            if self._is_settled(row.uuid):
+                self._lost(row)
+        elif found is None and space.owner == self._board.me:
+            self._linger.pop(row.uuid, None)
+            self._board.write(
+                msgspec.structs.replace(
+                    row,
+                    state=HoldingState.HELD,
+                    adopting=False,
+                    size=space.size,
+                    ssd=space.ssd,
+                )
+            )
 
     def _wanted(self, row: HoldingRow, found: Versioned | None) -> None:
         seek = self._seeks.get(row.uuid)
@@ -309,9 +332,9 @@ class Holdings:
         self._fail(seek, row, NoSpace(sentence))
 
     def _ask_here(self, seek: Seek, row: HoldingRow, with_reserve: bool) -> None:
-        me = self._board.me
-        seek.tried.add(me)
-        self._board.write(msgspec.structs.replace(row, giver=me))
+        seek.tried.add(self._board.me)
+        row = msgspec.structs.replace(row, giver=self._board.me)
+        self._board.write(row)
 
         def granted(ssd: str | None, why: str) -> None:
             if self._seeks.get(seek.uuid) is not seek:
@@ -327,21 +350,8 @@ class Holdings:
             self._finish(seek, now_row)
 
         self._coherence.ask(
-            Request(
-                uuid=row.uuid,
-                owner=me,
-                vm=row.vm,
-                device=row.device,
-                size=row.size,
-                block_size=row.block_size,
-                priority=row.priority,
-                waited_s=self._board.now - seek.started,
-                since=self._board.now,
-                draw=self._board.random.random(),
-                ssd=seek.ssd,
-                with_reserve=with_reserve,
-                mirror=row.mirror,
-                granted=granted,
+            request_of(
+                seek, row, self._board.now, self._board.random.random(), with_reserve, granted
             )
         )
 
@@ -350,18 +360,7 @@ class Holdings:
         seek.tried.add(giver)
         seek.ask_until = self._board.now + options.ask_timeout_s
         self._board.write(msgspec.structs.replace(row, giver=giver))
-        record = SpaceRecord(
-            uuid=row.uuid,
-            giver=giver,
-            owner=self._board.me,
-            vm=row.vm,
-            device=row.device,
-            device_nsid=row.nsid,
-            size=row.size,
-            block_size=row.block_size,
-            priority=row.priority,
-            waited_ms=int((self._board.now - seek.started) * 1000),
-        )
+        record = record_of(seek, row, self._board.me, giver, self._board.now)
         uuid = row.uuid
         self._steps.hold(uuid)
 

@@ -82,6 +82,7 @@ class LocalSpace:
             for ssd in self.ssds.values()
             if only in (None, ssd.name)
             and ssd.name not in without
+            and not ssd.failing
             and self.largest(ssd) >= self.footprint(size, ssd) <= room
         ]
         return max(fitting, key=lambda ssd: (self.free(ssd), ssd.name), default=None)
@@ -95,6 +96,7 @@ class LocalSpace:
         return any(
             self.largest(each) - (need if each is ssd else 0) >= self.footprint(size, each) <= room
             for each in self.ssds.values()
+            if not each.failing
         )
 
     def ssds_with_copies(self, mirror: str) -> set[str]:

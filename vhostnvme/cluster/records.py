@@ -101,6 +101,11 @@ class SsdOffer(msgspec.Struct, frozen=True):
     reason: str = ""
     failing: bool = False
 
+    @property
+    def takes_new(self) -> bool:
+        """Whether new namespaces may come to it."""
+        return self.healthy and not self.failing
+
 
 class VmUse(msgspec.Struct, frozen=True):
     """What a VM has of its own card's SSDs."""
@@ -122,11 +127,11 @@ class OfferRecord(msgspec.Struct, frozen=True):
 
     @property
     def free(self) -> int:
-        return sum(ssd.free for ssd in self.ssds if ssd.healthy)
+        return sum(ssd.free for ssd in self.ssds if ssd.takes_new)
 
     @property
     def largest(self) -> int:
-        return max((ssd.largest for ssd in self.ssds if ssd.healthy), default=0)
+        return max((ssd.largest for ssd in self.ssds if ssd.takes_new), default=0)
 
 
 class UsesRecord(msgspec.Struct, frozen=True):
@@ -150,6 +155,7 @@ class SpaceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Space of `giver` for a VM of the card `owner`; `uuid` becomes the namespace's.
 
     The ownership is `owner` at `epoch`; hosts of that epoch are let in once `admitted` equals it.
+    `mirror`: it was asked for as a copy of that namespace, and is nothing without it.
     """
 
     uuid: str
@@ -160,6 +166,7 @@ class SpaceRecord(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     block_size: int
     device_nsid: int = 1  # which namespace of the device it is
+    mirror: str = ""
     state: SpaceState = SpaceState.ASKED
     priority: int = PRIORITY_DEFAULT
     waited_ms: int = 0  # how long the request had waited elsewhere before it was written

@@ -270,3 +270,46 @@ def test_a_crash_at_any_effect_of_a_replacement(world: World, nth: int) -> None:
     world.advance(5.0)
     assert is_empty(a, b, c) and record_of(world, "a") is None
     assert b.begun(Destroy)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_card_takes_over_what_it_has_given_itself(world: World, copies: int) -> None:
+    a = world.add("a")
+    b = world.add("b")
+    name = a.do(create(Part(GIB, "b" if copies == 1 else "auto", copies=copies)))
+    world.kill(a)
+    assert b.do(lambda number: AdoptDevice(number, name, "a"), 20.0) == name
+    (space,) = b.pool.spaces.values()
+    (held,) = b.pool.holdings.values()
+    assert (space.owner, held.giver, held.state) == ("b", "b", "held")
+    assert b.pool.device_is_complete(name) and not world.store.spaces()
+    assert not [key for key in world.admitted if key[0] == "b"]
+    world.bring_back(a)
+    world.advance(5.0)
+    assert is_empty(a)
+    b.do(lambda number: DeleteDevice(number, name), 20.0)
+    world.advance(2.0)
+    assert is_empty(b)
+
+
+@pytest.mark.parametrize("nth", range(10))
+def test_a_crash_at_any_effect_of_taking_over_what_was_given(world: World, nth: int) -> None:
+    a = world.add("a")
+    b = world.add("b")
+    name = a.do(create())
+    world.kill(a)
+    begun = len(b.effects)
+    b.holds = lambda _: len(b.effects) - begun > nth
+    b.ask(lambda number: AdoptDevice(number, name, "a"))
+    world.advance(3.0)
+    b.holds = lambda _: False
+    world.restart(b)
+    world.advance(5.0)
+    if b.pool.devices:
+        assert b.pool.device_is_complete(name), b.logs[-5:]
+        assert not world.store.spaces()
+    else:
+        assert b.do(lambda number: AdoptDevice(number, name, "a"), 20.0) == name
+    b.do(lambda number: DeleteDevice(number, name), 20.0)
+    world.advance(2.0)
+    assert is_empty(b)
