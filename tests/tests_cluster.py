@@ -58,11 +58,12 @@ def check_accounts(cards: Iterable[CardProcess]) -> None:
     held: dict[str, tuple[str, str, int]] = {}
     for card in cards:
         for each in card.namespaces():
-            if each.owner == card.name:
+            if each.owner == card.name and not each.copies:
                 assert each.uuid not in held, f"{each.uuid} has two owners"
                 held[each.uuid] = (each.card, each.ssd, each.size)
     for card in cards:
-        local = {each.uuid: each for each in card.namespaces() if each.card == card.name}
+        known = [each for each in card.namespaces() if not each.copies]
+        local = {each.uuid: each for each in known if each.card == card.name}
         for each in local.values():
             assert held.get(each.uuid) == (card.name, each.ssd, each.size), f"nobody holds {each}"
         there = {uuid for uuid, (giver, _, _) in held.items() if giver == card.name}

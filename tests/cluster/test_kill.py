@@ -148,14 +148,22 @@ def works(socket: str, text: str) -> bool:
         return False
 
 
+COPIES = "two copies"  # a placement, here
 WAYS = pytest.mark.parametrize(
-    ("placement", "victim"), [("local", "a"), ("remote", "a"), ("remote", "b")]
+    ("placement", "victim"),
+    [("local", "a"), ("remote", "a"), ("remote", "b"), (COPIES, "a"), (COPIES, "b")],
 )
+
+
+def create(card: CardProcess, vm: str, placement: str) -> CreatedDevice:
+    if placement == COPIES:
+        return card.create_device(vm, SIZE, copies=2)
+    return card.create_device(vm, SIZE, placement=placement)
 
 
 def creation(cards: Cards, each: Execution, placement: str) -> None:
     vm = f"vm{each.number}"
-    made = each.run(lambda: cards["a"].create_device(vm, SIZE, placement=placement))
+    made = each.run(lambda: create(cards["a"], vm, placement))
     cards.wait_together()
     found = device_of(cards, "a", vm)
     if made.error is None:
@@ -169,7 +177,7 @@ def creation(cards: Cards, each: Execution, placement: str) -> None:
 
 
 def deletion(cards: Cards, each: Execution, placement: str) -> None:
-    device = cards["a"].create_device("vm", SIZE, placement=placement).device
+    device = create(cards["a"], "vm", placement).device
     gone = each.run(lambda: cards["a"].delete_device(device))
     cards.wait_together()
     found = device_of(cards, "a", "vm")
@@ -213,7 +221,7 @@ def test_a_card_that_dies_again(
 @WAYS
 def test_resize(cards: Cards, placement: str, victim: str) -> None:
     for each in executions(cards, victim):
-        made = cards["a"].create_device("vm", SIZE, placement=placement)
+        made = create(cards["a"], "vm", placement)
         uuid = made.namespaces[0].uuid
         grown = each.run(lambda uuid=uuid: cards["a"].resize_namespace(uuid, 2 * SIZE))
         cards.wait_together()

@@ -221,7 +221,8 @@ class CopyInfo(msgspec.Struct):
 class NamespaceInfo(msgspec.Struct):
     """`card` and `ssd`: where its space is; `owner`: the card whose VM has it.
 
-    `placement`: as its owner sees it. `nsid` None: no device has it, or only its owner knows.
+    `placement`: as its owner sees it. `nsid` None: no device has it, or only its owner knows. With
+    `copies` it is what these make, which are listed as well, each as a `copy_of` it.
     """
 
     card: str
@@ -238,6 +239,7 @@ class NamespaceInfo(msgspec.Struct):
     epoch: int
     read_only: bool = False
     copies: list[CopyInfo] = []
+    copy_of: str = ""
 
 
 class DeviceNamespace(msgspec.Struct, omit_defaults=True):

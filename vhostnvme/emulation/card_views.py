@@ -106,7 +106,7 @@ def namespaces(
 ) -> list[NamespaceInfo]:
     """What this card holds, and what it has given to others: by owner, VM, device and NSID.
 
-    What is kept as copies is there once, at the place that it is read from.
+    What is kept as copies is there at the place that it is read from, and each copy at its own.
     """
     found = [*_held(me, pool), *_kept(me, pool), *_given(me, pool)]
     return sorted(
@@ -117,15 +117,13 @@ def namespaces(
 
 def _held(me: str, pool: Pool) -> Iterator[NamespaceInfo]:
     for row in pool.holdings.values():
-        if row.mirror and row.state is not HoldingState.RELEASING:
-            continue
         space = pool.spaces.get(row.uuid)
         yield NamespaceInfo(
             card=row.giver,
             ssd=space.ssd if space else row.ssd,
             vm=row.vm,
             device=row.device,
-            nsid=row.nsid if row.device else None,
+            nsid=row.nsid if row.device and not row.mirror else None,
             uuid=row.uuid,
             size=row.size,
             block_size=row.block_size,
@@ -134,6 +132,7 @@ def _held(me: str, pool: Pool) -> Iterator[NamespaceInfo]:
             state=row.state,
             epoch=row.epoch,
             read_only=row.read_only,
+            copy_of=row.mirror,
         )
 
 
@@ -268,17 +267,21 @@ def vms(me: str, pool: Pool) -> list[VmInfo]:
     """The VMs that have something by this card."""
     found: dict[str, VmInfo] = {}
     names = {row.vm for row in pool.devices.values()}
-    for name in sorted(names.union(row.vm for row in pool.holdings.values())):
+    names.update(row.vm for row in pool.holdings.values())
+    names.update(row.vm for row in pool.mirrors.values())
+    for name in sorted(names):
         found[name] = VmInfo(vm=name, card=me, devices=0, namespaces=0, local=0, remote=0)
     for device in pool.devices.values():
         found[device.vm].devices += 1
     for row in pool.holdings.values():
         one = found[row.vm]
-        one.namespaces += 1
+        one.namespaces += not row.mirror
         if row.giver == me:
             one.local += row.size
         else:
             one.remote += row.size
+    for mirror in pool.mirrors.values():
+        found[mirror.vm].namespaces += 1
     return list(found.values())
 
 

@@ -59,7 +59,9 @@ def show_namespaces(namespaces: Sequence[NamespaceInfo]) -> None:
             ", ".join(_place(copy.card, copy.ssd) for copy in each.copies)
             or _place(each.card, each.ssd),
             each.owner,
-            each.state + (", read-only" if each.read_only else ""),
+            each.state
+            + (", read-only" if each.read_only else "")
+            + (f", copy of {each.copy_of[:8]}" if each.copy_of else ""),
         )
         for each in namespaces
     ]
