@@ -32,7 +32,7 @@ from vhostnvme.cluster.mirror_messages import (
 )
 from vhostnvme.cluster.records import CopyRecord, MirrorRecord
 from vhostnvme.cluster.rows import HoldingState, Leg, MirrorRow, Recorded, RowState
-from vhostnvme.cluster.space_store import SpaceStore
+from vhostnvme.cluster.space_store import SpaceStore, VersionedMirror
 from vhostnvme.cluster.steps import Steps
 from vhostnvme.storage.catalog import Gone
 from vhostnvme.storage.mirror import LEGS_MAX
@@ -76,7 +76,8 @@ class Mirrors:
         self._records = Steps(board, cluster, self._wake)
         self._legs = Steps(board, cluster, self._wake)  # by mirror/number
         self._outs = Steps(board, cluster, self._wake)  # the same
-        self._linger: dict[str, float] = {}
+        self._linger: dict[str, float] = {}  # a record that may still be made until then
+        self._unsure: set[str] = set()  # a change of the record may still be done
         self._online: set[str] = set()
 
     def _wake(self, key: str) -> None:
@@ -129,6 +130,9 @@ class Mirrors:
         online = {peer.name for peer in self._cluster.peers() if peer.health == "online"}
         back = online - self._online
         self._online = online
+        for row in self._board.mirrors.values():
+            if not row.is_recorded:
+                self._wake(row.uuid)
         for uuid, run in self._runs.items():
             if run.out_since and run.seen is not None:
                 self._wake(uuid)
@@ -142,14 +146,28 @@ class Mirrors:
         if row is None:
             if uuid not in self._board.holdings:
                 self._runs.pop(uuid, None)
+            self._unsure.discard(uuid)
         elif row.state is RowState.DELETING:
             self._end(row)
         elif self._is_taken(row):
             self._lost(row)
         else:
-            self._record(row)
+            self._do_without_the_lost(row)
+            self._record(self._board.mirrors[uuid])
             if row.state is RowState.READY:
                 self._follow(uuid)
+
+    def _do_without_the_lost(self, row: MirrorRow) -> None:
+        """What is taken over does not wait for a card that is away, when another copy is there."""
+        holdings = [self._board.holdings.get(row.legs[number].uuid) for number in row.in_sync()]
+        if not any(each is not None and each.state is HoldingState.HELD for each in holdings):
+            return
+        for number in row.in_sync():
+            each = self._board.holdings.get(row.legs[number].uuid)
+            if each is None or not each.adopting or not self._board.view.synced:
+                continue
+            if not self._is_here(each.uuid) and not self._cluster.is_online(each.giver):
+                self.empty(self._board.mirrors[row.uuid], number)
 
     def _is_taken(self, row: MirrorRow) -> bool:
         known = row.recorded in (Recorded.BEHIND, Recorded.SAME)
@@ -188,20 +206,29 @@ class Mirrors:
         if not self._records.is_free(row.uuid):
             return
         found, wanted = self._store.mirror(row.uuid), self._record_of(row)
-        if found is not None and found.record == wanted:
-            self._board.write(msgspec.structs.replace(row, recorded=Recorded.SAME))
+        if found is not None and found.record == wanted and row.uuid not in self._unsure:
+            if self._cluster.alone:  # an earlier life of this card may change it still
+                self._board.write(msgspec.structs.replace(row, recorded=Recorded.SAME))
         elif self._board.view.synced and (found or row.recorded is Recorded.NOT_YET):
-            put = partial(self._store.put_mirror, found, wanted)
+            self._put(found, wanted)
 
-            def begin(told: Callable[[bool | None], None]) -> None:
-                def ended(done: bool | None) -> None:
-                    if done is None:
-                        self._linger[row.uuid] = self._board.now + LINGER_S
-                    told(done)
+    def _put(self, found: VersionedMirror | None, wanted: MirrorRecord) -> None:
+        """Also what the store has already, to keep an earlier change that may be late from it."""
+        uuid = wanted.uuid
 
-                put(ended)
+        def begin(told: Callable[[bool | None], None]) -> None:
+            def ended(done: bool | None) -> None:
+                if done:
+                    self._unsure.discard(uuid)
+                elif done is None:
+                    self._unsure.add(uuid)
+                    if found is None:
+                        self._linger[uuid] = self._board.now + LINGER_S
+                told(done)
 
-            self._records.write(row.uuid, begin)
+            self._store.put_mirror(found, wanted, ended)
+
+        self._records.write(uuid, begin)
 
     def _all_held(self, row: MirrorRow) -> bool:
         """What is being taken over is not this card's yet."""

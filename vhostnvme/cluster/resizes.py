@@ -38,7 +38,8 @@ class Resizes:
         self._local = local
         self._holdings = holdings
         self._waiting: list[Resize] = []
-        self._failures: dict[str, str] = {}  # of a mirror: why a copy has not grown
+        self._growing: set[str] = set()  # mirrors that are to have another size
+        self._asked: set[str] = set()  # copies whose givers have been asked
 
     def resize(self, command: ResizeNamespace) -> None:
         row = self._board.holdings.get(command.uuid)
@@ -109,48 +110,69 @@ class Resizes:
                 f"namespace {mirror.uuid} cannot be changed before all its copies are in sync: try"
                 " again then"
             )
-        growing = [row for row in copies if row.size < command.size]
-        for row in growing:
-            if row.giver == self._board.me:
+        if mirror.wanted:
+            raise ClusterError(f"namespace {mirror.uuid} is being changed already: try again later")
+        for row in copies:
+            if row.size < command.size and row.giver == self._board.me:
                 self._check_room(row, self._board.spaces[row.uuid], command.size)
-        self._failures.pop(mirror.uuid, None)
-        for row in growing:
-            self._grow_copy(row, command.size)
+        self._board.write(msgspec.structs.replace(mirror, wanted=command.size))
         give_up_at = self._board.now + self._board.options.ask_timeout_s
         self._waiting.append(Resize(command.command, mirror.uuid, command.size, give_up_at))
 
-    def _grow_copy(self, row: HoldingRow, size: int) -> None:
+    def _grow(self, mirror: MirrorRow) -> None:
+        """The next step for a mirror that is to have another size."""
+        copies = self._board.copies_of(mirror.uuid)
+        if all(row.size >= mirror.wanted for row in copies):
+            self._growing.discard(mirror.uuid)
+            self._board.write(mirror.with_size(mirror.wanted))
+            return
+        for row in copies:
+            if row.size >= mirror.wanted or self._is_changing(row):
+                continue
+            if row.giver == self._board.me:
+                self._grow_here(mirror, row)
+            elif row.uuid not in self._asked:
+                if self._holdings.resize(row, mirror.wanted):
+                    self._asked.add(row.uuid)
+            else:
+                self._asked.discard(row.uuid)
+                told = self._holdings.resized(row)
+                if told is not None and told[0] < mirror.wanted:
+                    self._refuse(mirror.uuid, told[1])
+
+    def _grow_here(self, mirror: MirrorRow, row: HoldingRow) -> None:
         def stretched(_value: object, failure: Failure | None) -> None:
             if failure is not None:
-                self._failures[row.mirror] = failure.message
+                self._refuse(mirror.uuid, failure.message)
             self.follow(row.uuid)
 
-        if row.giver == self._board.me:
-            self._coherence.stretch(self._board.spaces[row.uuid], size, stretched)
-        elif not self._holdings.resize(row, size):
-            self._failures[row.mirror] = f"card {row.giver!r} cannot be asked now"
+        self._coherence.stretch(self._board.spaces[row.uuid], mirror.wanted, stretched)
+
+    def _refuse(self, uuid: str, why: str) -> None:
+        self._growing.discard(uuid)
+        mirror = self._board.mirrors.get(uuid)
+        if mirror is not None:
+            self._board.write(msgspec.structs.replace(mirror, wanted=0))
+        self._answer(uuid, why)
+
+    def _answer(self, uuid: str, why: str) -> None:
+        for resize in [each for each in self._waiting if each.uuid == uuid]:
+            self._waiting.remove(resize)
+            error = ClusterError(f"namespace {uuid} keeps its size: {why}")
+            self._board.reply(resize.command, error=error)
 
     def _settle_copies(self, resize: Resize, mirror: MirrorRow) -> None:
-        copies = self._board.copies_of(mirror.uuid)
-        why = self._failures.get(mirror.uuid, "")
-        for row in copies:
-            told = self._holdings.resized(row) if row.giver != self._board.me else None
-            if told is not None and told[0] < resize.size:
-                why = told[1] or why
-        if self._board.now >= resize.give_up_at:
-            why = why or "not all cards with a copy have answered"
-        if all(row.size >= resize.size for row in copies):
-            self._board.write(mirror.with_size(resize.size))
+        if mirror.size >= resize.size:
+            self._waiting.remove(resize)
             self._board.reply(resize.command, resize.size)
-        elif why:
-            error = ClusterError(f"namespace {mirror.uuid} keeps its size: {why}")
-            self._board.reply(resize.command, error=error)
-        else:
-            return
-        self._waiting.remove(resize)
+        elif self._board.now >= resize.give_up_at:
+            self._answer(mirror.uuid, "not all cards with a copy have answered; it goes on")
 
     def follow(self, uuid: str) -> None:
         """A crash has come between the space's new size and the holding's."""
+        mirror = self._board.mirrors.get(uuid)
+        if mirror is not None and mirror.wanted:
+            self._growing.add(uuid)
         row, space = self._board.holdings.get(uuid), self._board.spaces.get(uuid)
         if row is None or space is None or row.state is not HoldingState.HELD:
             return
@@ -164,6 +186,12 @@ class Resizes:
 
     def settle(self) -> None:
         """Answers who waits for givers."""
+        for uuid in sorted(self._growing):
+            growing = self._board.mirrors.get(uuid)
+            if growing is None or not growing.wanted or growing.state is not RowState.READY:
+                self._growing.discard(uuid)
+            else:
+                self._grow(growing)
         for resize in list(self._waiting):
             mirror = self._board.mirrors.get(resize.uuid)
             if mirror is not None:

@@ -160,6 +160,7 @@ class MirrorRow(Row, frozen=True, kw_only=True):
     legs: tuple[Leg, ...] = (Leg(),) * LEGS_MAX
     recorded: Recorded = Recorded.NOWHERE
     to: str = ""
+    wanted: int = 0
 
     def key(self) -> str:
         return self.uuid
@@ -193,7 +194,7 @@ class MirrorRow(Row, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, legs=legs, recorded=self._behind())
 
     def with_size(self, size: int) -> MirrorRow:
-        return msgspec.structs.replace(self, size=size, recorded=self._behind())
+        return msgspec.structs.replace(self, size=size, wanted=0, recorded=self._behind())
 
     def _behind(self) -> Recorded:
         """What the store has of it, when it is another one now."""

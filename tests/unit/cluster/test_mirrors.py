@@ -7,8 +7,15 @@ from collections.abc import Callable
 import pytest
 from tests_pool import GIB, TestCard, TestMirror, World, ssd
 
-from vhostnvme.cluster.commands import AdoptDevice, Command, CreateDevice, DeleteDevice, Part
-from vhostnvme.cluster.messages import Destroy, Effect, Txn
+from vhostnvme.cluster.commands import (
+    AdoptDevice,
+    Command,
+    CreateDevice,
+    DeleteDevice,
+    Part,
+    ResizeNamespace,
+)
+from vhostnvme.cluster.messages import Destroy, Effect, Refit, Txn
 from vhostnvme.cluster.mirror_messages import LegCounts, LegDrop, LegIn, LegOut, LegState
 from vhostnvme.cluster.records import MirrorRecord, decode
 from vhostnvme.cluster.rows import MirrorRow, Recorded
@@ -336,3 +343,39 @@ def test_a_copy_without_its_mirror_is_not_adopted(world: World) -> None:
     with pytest.raises(ConfigError, match="nothing to take over"):
         d.do(lambda number: AdoptDevice(number, name, "a"))
     assert not d.pool.holdings and b.pool.spaces and c.pool.spaces
+
+
+def test_copies_grow_together(world: World) -> None:
+    a, b, _ = three(world)
+    _, mirror = mirrored(a)
+    uuid = row_of(a).uuid
+    assert a.do(lambda number: ResizeNamespace(number, uuid, 2 * GIB)) == 2 * GIB
+    assert a.begun(Refit)[-1].row.size == 2 * GIB
+    assert {row.size for row in a.pool.holdings.values()} == {2 * GIB}
+    assert [space.size for space in b.pool.spaces.values()] == [2 * GIB]
+    record = record_of(world, "a")
+    assert record is not None and record.size == 2 * GIB
+    with pytest.raises(ConfigError, match="it can only grow"):
+        a.do(lambda number: ResizeNamespace(number, uuid, GIB))
+    with pytest.raises(ClusterError, match=r"keeps its size|no space"):
+        a.do(lambda number: ResizeNamespace(number, uuid, 64 * GIB))
+    mirror.comes_to(1, LegState.FAILED)
+    with pytest.raises(ClusterError, match="before all its copies are in sync"):
+        a.do(lambda number: ResizeNamespace(number, uuid, 3 * GIB))
+
+
+@pytest.mark.parametrize("nth", range(10))
+def test_a_crash_while_copies_grow(world: World, nth: int) -> None:
+    a, b, _ = three(world)
+    mirrored(a)
+    uuid = row_of(a).uuid
+    begun = len(a.effects)
+    a.holds = lambda _: len(a.effects) - begun > nth
+    a.ask(lambda number: ResizeNamespace(number, uuid, 2 * GIB))
+    world.advance(3.0)
+    a.holds = lambda _: False
+    world.restart(a)
+    world.advance(5.0)
+    sizes = {row.size for row in a.pool.holdings.values()} | {row_of(a).size}
+    sizes |= {space.size for space in (*a.pool.spaces.values(), *b.pool.spaces.values())}
+    assert sizes in ({GIB}, {2 * GIB})
