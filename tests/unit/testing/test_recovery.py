@@ -10,7 +10,7 @@ import pytest
 from tests_storage import FIRST, SECOND, file_of, opened
 
 from vhostnvme.errors import PeerError
-from vhostnvme.testing.recovery.bed import Copy, digest_of
+from vhostnvme.testing.recovery.bed import Copy, digest_of, extents_of
 from vhostnvme.testing.recovery.cycles import Cycle, summary
 from vhostnvme.testing.recovery.faults import KINDS, Deck, Fault, draw_fault
 from vhostnvme.testing.recovery.load import LoadResult
@@ -60,6 +60,7 @@ def test_a_copy_is_known_by_what_lies_on_the_ssd(tmp_path: Path) -> None:
     with image.open("r+b") as file:
         file.seek(offset)
         file.write(b"a" * MIB)
+    assert extents_of(image).keys() == {FIRST, SECOND}
     expected = hashlib.sha256(b"a" * MIB + bytes(7 * MIB)).hexdigest()
     assert digest_of(image, SECOND, 8 * MIB) == expected
     assert digest_of(image, FIRST, 8 * MIB) == hashlib.sha256(bytes(8 * MIB)).hexdigest()

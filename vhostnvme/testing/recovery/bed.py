@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from vhostnvme.errors import PeerError
 from vhostnvme.guest.vm import Guest
 from vhostnvme.lab import Lab, LabPlan
 from vhostnvme.lab.plan import StoreKind
-from vhostnvme.storage.ssd_table import CHUNK_BYTES, decode_label, read_table
+from vhostnvme.storage.file_system import PAGE_BYTES
+from vhostnvme.storage.ssd_table import CHUNK_BYTES, Extent, decode_label, read_table
 from vhostnvme.testing.faulty_ssd import FaultySsd
 
-__all__ = ["OWNER", "Bed", "BedPlan", "Copy", "Look", "digest_of", "make_bed"]
+__all__ = ["OWNER", "Bed", "BedPlan", "Copy", "Look", "digest_of", "extents_of", "make_bed"]
 
 OWNER = "a"
 VM, DEVICE = "vm1", "disk"
@@ -102,6 +103,14 @@ class Bed:
             for copy in copies
         ]
 
+    async def spaces(self) -> list[tuple[str, str]]:
+        """Card and UUID of all that lies on the SSDs."""
+        found = []
+        for card, ssd in self.ssds.items():
+            extents = await asyncio.to_thread(extents_of, ssd.image)
+            found += [(card, uuid) for uuid in extents]
+        return found
+
     async def guest_digest(self) -> str:
         """What the guest reads."""
         command = f"dd if={self.node} bs=1M iflag=direct | sha256sum"
@@ -152,20 +161,30 @@ def digest_of(image: Path, uuid: str, size: int) -> str:
     Raises:
         PeerError: it is not there.
     """
+    extent = extents_of(image).get(uuid)
+    if extent is None:
+        raise PeerError(f"namespace {uuid} is not on {image}")
+    digest = hashlib.sha256()
+    with image.open("rb") as file:
+        file.seek(extent.offset)
+        for at in range(0, size, _HASH_BYTES):
+            digest.update(file.read(min(_HASH_BYTES, size - at)))
+    return digest.hexdigest()
+
+
+def extents_of(image: Path) -> Mapping[str, Extent]:
+    """What lies on an SSD that is a block device, or its image.
+
+    Raises:
+        PeerError: it is none of a card.
+    """
     fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        label = decode_label(os.pread(fd, 4096, 0))
+        label = decode_label(os.pread(fd, PAGE_BYTES, 0))
         if label is None:
             raise PeerError(f"{image} has no label of a card's SSD")
         end = os.lseek(fd, 0, os.SEEK_END) // CHUNK_BYTES
-        extent = read_table(fd, label.uuid, end).extents.get(uuid)
-        if extent is None:
-            raise PeerError(f"namespace {uuid} is not on {image}")
-        digest = hashlib.sha256()
-        for at in range(0, size, _HASH_BYTES):
-            length = min(_HASH_BYTES, size - at)
-            digest.update(os.pread(fd, length, extent.offset + at))
-        return digest.hexdigest()
+        return read_table(fd, label.uuid, end).extents
     finally:
         os.close(fd)
 

@@ -58,7 +58,8 @@ async def run_cycles(
     """`tell` gets each as it ends. A pause over the bound is in the result, and no error here.
 
     Raises:
-        PeerError: the guest saw an error, copies differ, or are not in sync within SYNC_S.
+        PeerError: the guest saw an error, copies differ, or are not in sync within SYNC_S; or space
+            of earlier copies is not given back in the end.
         VhostNvmeError: a card does not do what it is told.
     """
     done = []
@@ -71,6 +72,7 @@ async def run_cycles(
         copies = cycle.copies
         done.append(cycle)
         tell(cycle)
+    await _wait_given_back(bed, copies)
     return done
 
 
@@ -112,6 +114,16 @@ async def wait_in_sync(bed: Bed, when: str) -> Sequence[Copy]:
             return look.copies
         if time.monotonic() > deadline:
             raise PeerError(f"{when}: not in sync within {SYNC_S:g} s: {look}")
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _wait_given_back(bed: Bed, copies: Sequence[Copy]) -> None:
+    """Until the copies' space is all that the SSDs hold."""
+    expected = sorted((copy.card, copy.uuid) for copy in copies)
+    deadline = time.monotonic() + SYNC_S
+    while (found := sorted(await bed.spaces())) != expected:
+        if time.monotonic() > deadline:
+            raise PeerError(f"on the SSDs is {found}, and there should be {expected}")
         await asyncio.sleep(_LOOK_S)
 
 
