@@ -20,7 +20,7 @@ PROBER_BYTES = 4 << 20  # at the namespace's end
 BURST_S = 4
 END_S = 90.0
 # What the guest's kernel says when a disk has let it down.
-COMPLAINTS = ("timeout", "timed out", "I/O error", "Abort status", "resetting", "is down", "failed")
+COMPLAINTS = ("timeout", "timed out", "error", "abort", "reset", "is down", "failed")
 _FOLDER = "/tmp/load"
 
 
@@ -126,4 +126,8 @@ async def kernel_complaints(guest: Guest, mark: str) -> list[str]:
     lines = (await guest.run("dmesg")).check().stdout.splitlines()
     marks = [number for number, line in enumerate(lines) if mark in line]
     since = lines[marks[-1] if marks else 0 :]
-    return [line for line in since if "nvme" in line and any(word in line for word in COMPLAINTS)]
+    return [
+        line
+        for line in since
+        if "nvme" in line and any(word in line.lower() for word in COMPLAINTS)
+    ]
