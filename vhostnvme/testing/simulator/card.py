@@ -9,18 +9,19 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vhostnvme.cluster import messages as msg
-from vhostnvme.cluster.messages import CardOptions, Done, Effect, Failure, FailureKind, Message
-from vhostnvme.cluster.rows import HoldingRow, MirrorRow
+from vhostnvme.cluster.messages import CardOptions, Done, Effect, Failure, Message
 from vhostnvme.storage.catalog import Deleted, Row
 from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator.catalog import Rows
+from vhostnvme.testing.simulator.devices import Devices, SimDevice
 from vhostnvme.testing.simulator.engine import RuleBroken
 from vhostnvme.testing.simulator.link import Link
 from vhostnvme.testing.simulator.medium import Medium
+from vhostnvme.testing.simulator.mirror import SimMirror
 from vhostnvme.testing.simulator.plan import CardPlan
 from vhostnvme.testing.simulator.target import Target
 
@@ -47,13 +48,6 @@ class Trap:
     left: int
 
 
-@dataclass(slots=True)
-class SimDevice:
-    """A device that runs: what it has, by UUID."""
-
-    attached: dict[str, HoldingRow | MirrorRow] = field(default_factory=dict)
-
-
 class Card:
     """`life` counts starts; what belongs to an older one is dropped."""
 
@@ -65,7 +59,7 @@ class Card:
         self.rows = Rows()
         self.medium = Medium(plan.ssds, self.rng, world.births)
         self.target = Target(world.engine, self.medium, self.rng)
-        self.devices: dict[str, SimDevice] = {}
+        self.running_devices = Devices(world, self)
         self.managers: Managers | None = None
         self.life = 0
         self.left = False  # for good
@@ -90,6 +84,19 @@ class Card:
     def running(self) -> bool:
         return self.up and not self.pauses
 
+    @property
+    def devices(self) -> dict[str, SimDevice]:
+        """Those that run, by name."""
+        return self.running_devices.devices
+
+    def find_mirror(self, unit: str) -> SimMirror | None:
+        """A namespace of a device that runs."""
+        return self.running_devices.find(unit)
+
+    def open_holdings(self) -> set[str]:
+        """The copies, and plain namespaces, that its devices have open."""
+        return self.running_devices.open_holdings()
+
     def clock(self) -> float:
         return self.plan.clock.read(self.world.engine.now)
 
@@ -112,6 +119,7 @@ class Card:
             contention_s=0.2,
             aging_s=2.0,
             release_wait_s=1.0,
+            replace_after_s=world.plan.replace_after_s,
             seed=world.rng(f"{self.name} {self.life}").getrandbits(64),
             version="simulated",
         )
@@ -138,7 +146,7 @@ class Card:
         self._inbox.clear()
         self._effects.clear()
         self.target.clear()
-        self.devices = {}
+        self.running_devices.clear()
         self.pauses = 0
         world.orders.card_crashed(self.name)
         if down_s is not None:
@@ -253,9 +261,12 @@ class Card:
         world = self.world
         world.note(self.name, "does", effect)
         world.rules.begins(self, effect)
+        world.ledger.begins(self, effect)
         match effect:
             case msg.Write(changes):
+                world.ledger.write(self, changes)
                 world.rules.write(self, changes)
+                self.running_devices.forget_bitmaps(changes)
             case msg.Carve() | msg.Clone() | msg.Stretch() | msg.Destroy():
                 self._on_ssd(effect)
             case msg.Export():
@@ -276,7 +287,7 @@ class Card:
             ):  # fmt: skip
                 self._on_store(effect)
             case _:
-                self._on_device(effect)
+                self.running_devices.begin(effect)
 
     def _soon(self, call: Callable[[], None]) -> None:
         self.world.engine.after(self.rng.uniform(0.0005, 0.02), call)
@@ -287,6 +298,9 @@ class Card:
 
         def act() -> None:
             if life != self.life:
+                return
+            if self.medium.hangs(effect.ssd):
+                self.world.engine.after(0.2, act)
                 return
             del self._under_way[key]
             failure = self.medium.do(effect)
@@ -327,47 +341,3 @@ class Card:
                     return store.revoke(effect.lease)
 
         self.link.call(kind, act, ended)
-
-    def _on_device(self, effect: Effect) -> None:
-        assert isinstance(
-            effect, msg.StartDevice | msg.StopDevice | msg.Attach | msg.Detach | msg.Refit
-        )
-        life, end = self.life, self.done(effect.op)
-
-        def act() -> None:
-            if life == self.life:
-                end(None, self._change_device(effect))
-
-        delay = self.rng.uniform(0.0005, 0.01)
-        if isinstance(effect, msg.Attach) and not self.world.reaches(self, effect.holding.giver):
-            delay = 1.0  # it waits for the giver in vain
-        self.world.engine.after(delay, act)
-
-    def _change_device(
-        self, effect: msg.StartDevice | msg.StopDevice | msg.Attach | msg.Detach | msg.Refit
-    ) -> Failure | None:
-        match effect:
-            case msg.StartDevice():
-                self.devices.setdefault(effect.device.name, SimDevice())
-            case msg.StopDevice():
-                self.devices.pop(effect.device, None)
-            case msg.Detach():
-                if effect.device in self.devices:
-                    self.devices[effect.device].attached.pop(effect.uuid, None)
-            case msg.Attach():
-                return self._attach(effect.holding)
-            case msg.Refit():
-                device = self.devices.get(effect.row.device)
-                if device is None or effect.row.uuid not in device.attached:
-                    return Failure(FailureKind.FAILED, "the device has no such namespace")
-                device.attached[effect.row.uuid] = effect.row
-        return None
-
-    def _attach(self, holding: HoldingRow) -> Failure | None:
-        device = self.devices.get(holding.device)
-        if device is None:
-            return Failure(FailureKind.FAILED, f"the device {holding.device} does not run")
-        if not self.world.admits(self, holding):
-            return Failure(FailureKind.FAILED, f"{holding.giver} does not let {self.name} in")
-        device.attached[holding.uuid] = holding
-        return None

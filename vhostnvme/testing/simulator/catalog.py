@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, SpaceRow
+from vhostnvme.cluster.rows import (
+    DeviceRow,
+    DrainRow,
+    HoldingRow,
+    HoldingState,
+    MirrorRow,
+    RowState,
+    SpaceRow,
+)
 from vhostnvme.storage.catalog import Deleted, Gone, Row
 
 
@@ -13,7 +21,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.tables: dict[type[Row], dict[str, Row]] = {
-            SpaceRow: {}, DeviceRow: {}, HoldingRow: {},
+            SpaceRow: {}, DeviceRow: {}, HoldingRow: {}, MirrorRow: {}, DrainRow: {},
         }  # fmt: skip
         self.deleted: dict[tuple[str, str], Deleted] = {}
 
@@ -28,6 +36,27 @@ class Rows:
     @property
     def holdings(self) -> dict[str, HoldingRow]:
         return self.tables[HoldingRow]  # type: ignore[return-value]
+
+    @property
+    def mirrors(self) -> dict[str, MirrorRow]:
+        return self.tables[MirrorRow]  # type: ignore[return-value]
+
+    @property
+    def draining(self) -> bool:
+        return bool(self.tables[DrainRow])
+
+    def units_of(self, device: str) -> list[HoldingRow | MirrorRow]:
+        """Its namespaces as its guest sees them, in the order of the NSIDs."""
+        plain = [row for row in self.holdings_of(device) if not row.mirror]
+        kept = [
+            row
+            for row in self.mirrors.values()
+            if row.device == device and row.state is not RowState.DELETING
+        ]
+        return sorted([*plain, *kept], key=lambda row: row.nsid)
+
+    def unit(self, uuid: str) -> HoldingRow | MirrorRow | None:
+        return self.mirrors.get(uuid) or self.holdings.get(uuid)
 
     def holdings_of(self, device: str) -> list[HoldingRow]:
         """What it has or is to have, in the order of the NSIDs."""

@@ -9,6 +9,7 @@ from typing import Any
 from vhostnvme.cluster.commands import Part
 from vhostnvme.cluster.records import PRIORITY_DEFAULT
 from vhostnvme.testing.simulator import events as ev
+from vhostnvme.testing.simulator.draw_mirrors import MirrorDraws
 from vhostnvme.testing.simulator.events import MIB, TTL_S
 
 CRASH_EFFECTS = (
@@ -16,13 +17,22 @@ CRASH_EFFECTS = (
     ("Attach", 6), ("Detach", 4), ("Reply", 8), ("StartDevice", 4), ("StopDevice", 4),
     ("Stretch", 3), ("Refit", 3), ("KeepAlive", 20), ("GrantLease", 2), ("ListStore", 2),
 )  # fmt: skip
+MIRROR_EFFECTS = (
+    ("AttachMirror", 8), ("LegOut", 15), ("LegIn", 15), ("LegCounts", 15), ("LegDrop", 10),
+)  # fmt: skip
 
 
-class Draw:
+class Draw(MirrorDraws):
     """Draws the events of one plan. `favour`: names of methods, without the line before them."""
 
     def __init__(
-        self, rng: random.Random, names: list[str], ends: float, favour: tuple[str, ...]
+        self,
+        rng: random.Random,
+        names: list[str],
+        ends: float,
+        favour: tuple[str, ...],
+        *,
+        mirrors: bool,
     ) -> None:
         self._rng = rng
         self._names = names
@@ -33,19 +43,25 @@ class Draw:
         self._spaces: list[ev.CreateSpace] = []
         self._gone: set[str] = set()
         self._may_forget = len(names) > 3 and rng.random() < 0.15
+        self._copies_share = rng.choice((0.2, 0.5, 0.8)) if mirrors else 0.02
+        self._mirrors = mirrors
         # of the effects that a card crashes at; one history looks at few
+        effects = (*CRASH_EFFECTS, *MIRROR_EFFECTS) if mirrors else CRASH_EFFECTS
         self._effects = rng.choices(
-            [name for name, _ in CRASH_EFFECTS], [share for _, share in CRASH_EFFECTS], k=4
+            [name for name, _ in effects], [share for _, share in effects], k=4
         )
 
     def events(self, steps: int) -> tuple[ev.Event, ...]:
         rng = self._rng
+        more = 1.0 if self._mirrors else 0.05
         faults = self._shares(
             {
                 self._crash: 4, self._crash_at: 8, self._pause: 3, self._pause_at: 4,
                 self._cut_store: 3, self._cut_peer: 2, self._store_away: 1.5, self._bad_call: 8,
                 self._break_watch: 3, self._lag_watch: 2, self._repeat: 2, self._ssd: 2.5,
-                self._slow_ssd: 2, self._lost_owner: 2.5,
+                self._slow_ssd: 2, self._lost_owner: 2.5, self._sick_ssd: 8 * more,
+                self._failing_ssd: 1 * more, self._lost_copy: 8 * more,
+                self._lost_mirror: 4 * more,
             }
         )  # fmt: skip
         orders = self._shares(
@@ -53,6 +69,7 @@ class Draw:
                 self._create: 30, self._delete: 16, self._delete_all: 4, self._add: 7,
                 self._delete_part: 5, self._resize: 10, self._adopt: 2, self._unplug: 3,
                 self._create_space: 2, self._clone: 2, self._attach: 2, self._forget: 0.3,
+                self._move: 10 * more, self._drain: 1.5 * more, self._promote: 1.5 * more,
             },
             never_zero=(self._create, self._delete),
         )  # fmt: skip
@@ -202,7 +219,10 @@ class Draw:
         rng = self._rng
         places = ("auto", "auto", "local", "remote", "remote", self._any())
         size = rng.choice((4096, 256 << 10, MIB, MIB, 2 * MIB, 4 * MIB, 8 * MIB))
-        return Part(size, rng.choice(places), rng.choice((512, 4096)))
+        copies = 2 if rng.random() < self._copies_share else 1
+        if self._mirrors:
+            size = min(size, MIB)
+        return Part(size, rng.choice(places), rng.choice((512, 4096)), copies)
 
     def _wait(self) -> float:
         return self._rng.choice((0.0, 0.0, 0.5, 2.0, 8.0))
@@ -280,7 +300,10 @@ class Draw:
     def _adopt(self, at: float) -> None:
         if self._creates:
             create = self._rng.choice(self._creates)
-            self._add_event(ev.Adopt, max(at, create.at), self._any(), target=create.ident)
+            force = self._rng.random() < 0.2
+            self._add_event(
+                ev.Adopt, max(at, create.at), self._any(), target=create.ident, force=force
+            )
 
     def _forget(self, at: float) -> None:
         """Mostly of a card that has left; sometimes of one that is there."""

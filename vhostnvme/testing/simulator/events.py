@@ -124,12 +124,23 @@ class RepeatChanges(Event):
 
 @dataclass(frozen=True, slots=True)
 class SsdFault(Event):
-    """`how`: `vanish`, `error` (every change fails), `full` (others have written `size` bytes)."""
+    """`how`: `vanish`, `error`, `hang`, `die` (errors, to the end of all faults).
+
+    Or `full`: others have written `size` bytes.
+    """
 
     ssd: int
     how: str
     size: int
     for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SsdFailing(Event):
+    """An SSD says that it will not last, or that all is well again."""
+
+    ssd: int
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ class SlowSsd(Event):
 
 Fault: TypeAlias = (
     Crash | CrashAt | Leave | Pause | PauseAt | CutStore | CutPeer | StoreAway | BadCall
-    | BreakWatch | LagWatch | RepeatChanges | SsdFault | SlowSsd
+    | BreakWatch | LagWatch | RepeatChanges | SsdFault | SsdFailing | SlowSsd
 )  # fmt: skip
 
 # --- Commands ---
@@ -217,7 +228,31 @@ class AttachTo(OnTarget):
 
 @dataclass(frozen=True, slots=True)
 class Adopt(OnTarget):
-    pass
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move(OnTarget):
+    """Of a device's `nth` namespace. `to` "": what moves stays; `source` "": whichever there is."""
+
+    nth: int
+    to: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Promote(OnTarget):
+    """Of a device's `nth` namespace, its `leg`: taken for a good one by hand."""
+
+    nth: int
+    leg: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Event):
+    """The card is emptied, or no more."""
+
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,5 +267,5 @@ class Unplug(OnTarget):
 
 Order: TypeAlias = (
     Create | CreateSpace | Delete | DeleteAllOf | Add | DeletePart | Resize | Clone | AttachTo
-    | Adopt | Forget | Unplug
+    | Adopt | Forget | Unplug | Move | Promote | Drain
 )  # fmt: skip

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 SETTLE_MAX_S = 150.0
-EMPTY_MAX_S = 30.0
+EMPTY_MAX_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Link:
         self._bad: list[tuple[int, BadCall]] = []  # the number of the call, and its fate
         self._prefixes = (
             "cards/", "members/", "offers/", f"space/{card}/", f"held/{card}/",
+            f"mirrors/{card}/",
         )  # fmt: skip
         self._life = 0
         self._watch = 0  # counts watches: what belongs to an older one is dropped

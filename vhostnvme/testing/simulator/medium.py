@@ -80,7 +80,8 @@ class SimSpace:
 class SimSsd:
     """`foreign`: what others have written to the same file system.
 
-    `fault`: `vanish`, `error` or `hang`; "" for none. `failing`: it says that it will not last.
+    `fault`: `vanish`, `error` or `hang`; "" for none. `dead`: `error`, to the
+    end of all faults. `failing`: it says that it will not last.
     """
 
     plan: SsdPlan
@@ -88,6 +89,7 @@ class SimSsd:
     foreign: int = 0
     fault: str = ""
     failing: bool = False
+    dead: bool = False
 
     def taken(self, size: int) -> int:
         granule = self.plan.granule

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from vhostnvme.cluster import commands
 from vhostnvme.cluster import messages as msg
 from vhostnvme.cluster.records import member_key
-from vhostnvme.cluster.rows import HoldingRow, HoldingState
+from vhostnvme.cluster.rows import HoldingRow, HoldingState, MirrorRow
 from vhostnvme.testing.simulator import events as ev
+from vhostnvme.testing.simulator.move_orders import MoveOrders
 
 if TYPE_CHECKING:
     from vhostnvme.testing.simulator.card import Card
@@ -81,6 +82,7 @@ class Orders:
         self.doomed: set[str] = set()
         self._resized: dict[str, int] = {}  # how often, or perhaps not
         self._deleted_at: dict[tuple[str, str], float] = {}  # card and VM: a DeleteVm was given
+        self.moves = MoveOrders(world, self)
         self.answers: dict[str, int] = {}
         self.create_s: list[float] = []
 
@@ -129,6 +131,8 @@ class Orders:
                 self.delete_vm(card, event.vm)
             case ev.Forget():
                 self._forget(card, event)
+            case ev.Move() | ev.Promote() | ev.Drain():
+                self.moves.obey(card, event)
             case _:
                 self._on_target(card, event)
 
@@ -145,7 +149,7 @@ class Orders:
             return
         match event:
             case ev.Adopt():
-                self._adopt(card, promise)
+                self._adopt(card, promise, force=event.force)
             case ev.Delete():
                 self.delete(card, promise)
             case ev.Unplug():
@@ -176,7 +180,7 @@ class Orders:
             touched = (name and promise.count is None) or self._is_deleted(promise)
             self.promises[event.ident] = promise
             self._world.rules.created(card, promise.device)
-            rows = card.rows.holdings_of(promise.device)
+            rows = card.rows.units_of(promise.device)
             if not touched and len(rows) != len(event.parts):
                 self._world.fail(
                     f"{card.name} has made {promise.device} with {len(rows)} namespaces, and"
@@ -195,8 +199,12 @@ class Orders:
             then,
         )  # fmt: skip
 
-    def _promise_part(self, promise: Promise, row: HoldingRow) -> None:
+    def _promise_part(self, promise: Promise, row: HoldingRow | MirrorRow) -> None:
         if row.uuid in self.doomed:
+            return
+        if isinstance(row, MirrorRow):
+            promise.parts[row.uuid] = 0  # what it has is the ledger's
+            promise.sizes[row.uuid] = row.size
             return
         space = self._world.find(row.giver, row.uuid)
         fits = space is not None and (space.size == row.size or row.uuid in self._resized)
@@ -270,7 +278,7 @@ class Orders:
         promise.count = None
 
         def then(reply: msg.Reply) -> None:
-            row = card.rows.holdings.get(str(reply.value))
+            row = card.rows.unit(str(reply.value))
             if reply.error is None and row is not None and promise.whole:
                 self._promise_part(promise, row)
 
@@ -289,7 +297,7 @@ class Orders:
         promise.whole, device.count = False, None
 
         def then(reply: msg.Reply) -> None:
-            row = card.rows.holdings.get(promise.uuid)
+            row = card.rows.unit(promise.uuid)
             if reply.error is None and row is not None and device.whole:
                 self._promise_part(device, row)
 
@@ -303,7 +311,7 @@ class Orders:
         if promise.uuid:
             uuids = [promise.uuid]
         else:
-            uuids = [row.uuid for row in card.rows.holdings_of(promise.device)]
+            uuids = [row.uuid for row in card.rows.units_of(promise.device)]
         if not uuids:
             return
         uuid = uuids[event.nth % len(uuids)]
@@ -346,20 +354,24 @@ class Orders:
 
     # --- Cards that have gone ---
 
-    def _adopt(self, card: Card, promise: Promise) -> None:
+    def _adopt(self, card: Card, promise: Promise, *, force: bool) -> None:
         if promise.card == card.name or not promise.device:
             return
         promise.whole, promise.count = False, None
         device = promise.device
         self.adopted.pop(device, None)
         self.tried_to_adopt.add(device)
+        if force:
+            self.moves.forced.add((card.name, device))
 
         def then(reply: msg.Reply) -> None:
             if reply.error is None:
-                rows = card.rows.holdings_of(device)
+                rows = card.rows.units_of(device)
                 self.adopted[device] = (card.name, tuple(row.uuid for row in rows))
 
-        self.give(card, lambda number: commands.AdoptDevice(number, device, promise.card), then)
+        self.give(
+            card, lambda number: commands.AdoptDevice(number, device, promise.card, force), then
+        )
 
     def _forget(self, card: Card, event: ev.Forget) -> None:
         victim = self._world.cards.get(event.victim)

@@ -16,6 +16,8 @@ from vhostnvme.testing.simulator.engine import Clock
 from vhostnvme.testing.simulator.events import MIB, TTL_S
 
 STEPS_PER_S = 5.0
+MIRRORS_SHARE = 0.5  # of the histories: they are mostly about namespaces with copies
+MIRROR_FAVOURS = {"lost_copy", "lost_mirror", "move", "sick_ssd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Plan:
     ends: float
     ttl_s: float = TTL_S
     guest_write_s: float = 0.5  # between writes of one card's guests
+    replace_after_s: float = 3.0
 
     def keep(self, idents: Iterable[int]) -> Plan:
         """With these events only."""
@@ -82,8 +85,16 @@ def make_plan(seed: int, *, cards: int = 0, steps: int = 0, favour: tuple[str, .
     names = card_names(count)
     ends = steps / STEPS_PER_S
     plans = tuple(_card(rng, name, ends) for name in names)
-    events = Draw(rng, names, ends, favour).events(steps)
-    return Plan(seed, plans, events, ends, guest_write_s=0.05 if favour else 0.5)
+    mirrors = rng.random() < MIRRORS_SHARE or bool(MIRROR_FAVOURS & set(favour))
+    events = Draw(rng, names, ends, favour, mirrors=mirrors).events(steps)
+    return Plan(
+        seed,
+        plans,
+        events,
+        ends,
+        guest_write_s=0.05 if favour else 0.15 if mirrors else 0.5,
+        replace_after_s=rng.choice((1.0, 3.0, 6.0)),
+    )
 
 
 def _card(rng: random.Random, name: str, ends: float) -> CardPlan:

@@ -143,9 +143,8 @@ class Rules:
             raise RuleBroken(
                 f"{card.name} destroys {effect.uuid}, to which {export.owner} is let in"
             )
-        for name, device in card.devices.items():
-            if effect.uuid in device.attached:
-                raise RuleBroken(f"{card.name} destroys {effect.uuid}, which its {name} has open")
+        if effect.uuid in card.open_holdings():
+            raise RuleBroken(f"{card.name} destroys {effect.uuid}, which a device of it has open")
         entry = self._world.store.entries.get(space_key(card.name, effect.uuid))
         if entry is not None:
             record = decode(entry.key, entry.value, SpaceRecord)
@@ -164,6 +163,8 @@ class Rules:
                 )
         if record.state is not State.GRANTED or record.giver != card.name:
             return
+        if record.owner == card.name:
+            return  # it takes over what it has given: the record ends when nobody else is in it
         row = card.rows.spaces.get(record.uuid)
         if row is None or row.state is RowState.MAKING or row.owner != record.owner:
             raise RuleBroken(
@@ -220,9 +221,10 @@ class Rules:
         assert record is not None
         name = f"the record of {record.uuid} at {giver}"
         states = (old.state if old else None, new.state if new else None)
-        if states[1] not in _NEXT[states[0]] and not (
-            new is None and self.forgotten & {record.giver, record.owner}
-        ):
+        ends = new is None and (
+            record.giver == record.owner or self.forgotten & {record.giver, record.owner}
+        )
+        if states[1] not in _NEXT[states[0]] and not ends:
             words = " to ".join("nothing" if each is None else str(each) for each in states)
             raise RuleBroken(f"{name} goes from {words}")
         if new is not None:
@@ -263,11 +265,10 @@ class Rules:
         row = card.rows.devices.get(device)
         if row is None or row.state is not RowState.READY:
             raise RuleBroken(f"{card.name} reports {device} as created before its catalog says so")
-        for holding in card.rows.holdings_of(device):
-            if holding.state is not HoldingState.HELD:
+        for unit in card.rows.units_of(device):
+            if unit.state not in (HoldingState.HELD, RowState.READY):
                 raise RuleBroken(
-                    f"{card.name} reports {device} as created, and {holding.uuid} is"
-                    f" {holding.state}"
+                    f"{card.name} reports {device} as created, and {unit.uuid} is {unit.state}"
                 )
 
 

@@ -12,6 +12,7 @@ from vhostnvme.cluster.records import (
     CARDS,
     HELD,
     MEMBERS,
+    MIRRORS,
     OFFERS,
     SPACE,
     OfferRecord,
@@ -22,9 +23,10 @@ from vhostnvme.cluster.records import (
     offer_key,
     space_key,
 )
-from vhostnvme.cluster.rows import HoldingRow, HoldingState, RowState, SpaceRow
+from vhostnvme.cluster.rows import HoldingRow, HoldingState, MirrorRow, RowState
 from vhostnvme.testing.simulator.card import Card
 from vhostnvme.testing.simulator.orders import Promise
+from vhostnvme.testing.simulator.settled_mirrors import mirrors_of
 from vhostnvme.testing.simulator.world import World
 
 
@@ -40,6 +42,7 @@ def complaints(world: World) -> Iterator[str]:
         _members(world, living),
         chain.from_iterable(map(_offer, living)),
         chain.from_iterable(_running(world, card) for card in living),
+        chain.from_iterable(mirrors_of(world, card) for card in living),
         chain.from_iterable(_promise(world, each) for each in world.orders.promises.values()),
         _adopted(world),
         _gone(world, living),
@@ -52,14 +55,14 @@ def emptied(world: World) -> Iterator[str]:
         if card.left:
             continue
         rows = card.rows
-        for table in (rows.spaces, rows.devices, rows.holdings):
+        for table in (rows.spaces, rows.devices, rows.holdings, rows.mirrors):
             for key in table:
                 yield f"{card.name} still has {key} in its catalog after everything was deleted"
         for ssd in card.medium.ssds.values():
             for uuid in ssd.spaces:
                 yield f"{uuid} is still on an SSD of {card.name} after everything was deleted"
     for key in world.store.entries:
-        if key.startswith((SPACE, HELD)):
+        if key.startswith((SPACE, HELD, MIRRORS)):
             yield f"the store still has {key} after everything was deleted"
 
 
@@ -94,7 +97,7 @@ def _pairs(world: World, card: Card) -> Iterator[str]:
             yield f"{card.name} keeps {space.uuid} for {owner.name}, which does not hold it: a leak"
         elif (holding.size, holding.block_size) != (space.size, space.block_size):
             yield f"{card.name} and {owner.name} do not agree on the size of {space.uuid}"
-        elif holding.epoch != space.epoch:
+        elif owner is not card and holding.epoch != space.epoch:
             yield f"{card.name} and {owner.name} do not agree on the epoch of {space.uuid}"
     for holding in card.rows.holdings.values():
         giver = world.cards.get(holding.giver)
@@ -180,11 +183,11 @@ def _running(world: World, card: Card) -> Iterator[str]:
         if name not in card.rows.devices:
             yield f"{card.name} runs {name}, which is not in its catalog"
         for uuid in device.attached:
-            holding = card.rows.holdings.get(uuid)
-            if holding is None or holding.device != name:
+            unit = card.rows.unit(uuid)
+            if unit is None or unit.device != name:
                 yield f"{card.name} has {uuid} open in {name}, and does not hold it there"
     for holding in card.rows.holdings.values():
-        if not holding.device or holding.device not in card.devices:
+        if holding.mirror or not holding.device or holding.device not in card.devices:
             continue
         if holding.uuid not in card.devices[holding.device].attached:
             yield f"{card.name} holds {holding.uuid}, and has not given it to {holding.device}"
@@ -200,12 +203,12 @@ def _promise(world: World, promise: Promise) -> Iterator[str]:
     card = world.cards.get(promise.card)
     if card is None or card.left or promise.device in world.orders.tried_to_adopt:
         return
-    held = card.rows.holdings
     row = card.rows.devices.get(promise.device)
-    if promise.gone and (row is not None or promise.uuid in held):
+    if promise.gone and (row is not None or card.rows.unit(promise.uuid) is not None):
         yield f"{card.name} still has {promise.device or promise.uuid}, which was deleted"
-    rows = card.rows.holdings_of(promise.device)
-    forgotten = any(name in world.rules.forgotten for name in (each.giver for each in rows))
+    rows = card.rows.units_of(promise.device)
+    givers = {each.giver for each in card.rows.holdings_of(promise.device)}
+    forgotten = bool(givers & world.rules.forgotten)
     if promise.count is not None and row is not None and not forgotten:
         lost = _lost_parts(world, promise)
         if len(rows) != promise.count and not lost:
@@ -219,7 +222,7 @@ def _promise(world: World, promise: Promise) -> Iterator[str]:
     if promise.device and row is None and not lost:
         yield f"{card.name} has lost device {promise.device}, which nobody has deleted"
     for uuid in promise.parts.keys() - lost:
-        yield from _part(world, card, promise, uuid, held.get(uuid))
+        yield from _part(world, card, promise, uuid, card.rows.unit(uuid))
 
 
 def _lost_parts(world: World, promise: Promise) -> set[str]:
@@ -234,12 +237,14 @@ def _lost_parts(world: World, promise: Promise) -> set[str]:
 
 
 def _part(
-    world: World, card: Card, promise: Promise, uuid: str, row: HoldingRow | None
+    world: World, card: Card, promise: Promise, uuid: str, row: HoldingRow | MirrorRow | None
 ) -> Iterator[str]:
     what = f"{uuid} of {promise.device or promise.vm}"
     if row is None or (promise.device and row.device != promise.device):
         yield f"{card.name} has lost {what}, which nobody has deleted"
         return
+    if isinstance(row, MirrorRow):
+        return  # what it has is looked at by settled_mirrors.py
     space = world.find(row.giver, uuid)
     if space is None or space.born != promise.parts[uuid]:
         yield f"{row.giver} has lost the bytes of {what}, which {card.name} holds"
@@ -253,7 +258,7 @@ def _adopted(world: World) -> Iterator[str]:
         if card is None or card.left or world.rules.forgotten:
             continue
         for uuid in uuids:
-            if uuid not in card.rows.holdings:
+            if card.rows.unit(uuid) is None:
                 yield f"{name} has lost {uuid} of {device}, which it has taken over"
 
 
@@ -261,8 +266,5 @@ def _gone(world: World, living: list[Card]) -> Iterator[str]:
     for uuid, device in world.orders.gone.items():
         if device in world.orders.tried_to_adopt or uuid in world.rules.moved:
             continue
-        tables: list[dict[str, HoldingRow] | dict[str, SpaceRow]] = []
-        for card in living:
-            tables += [card.rows.holdings, card.rows.spaces]
-        if any(uuid in table for table in tables):
+        if any(card.rows.unit(uuid) or uuid in card.rows.spaces for card in living):
             yield f"{uuid} of {device} is still there, and was reported as deleted"

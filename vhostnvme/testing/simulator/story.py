@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vhostnvme.cluster import messages as msg
-from vhostnvme.cluster.records import HELD, SPACE, SpaceRecord, decode
-from vhostnvme.cluster.rows import DeviceRow, HoldingRow, SpaceRow
+from vhostnvme.cluster.mirror_messages import (
+    AttachMirror,
+    LegCounts,
+    LegDrop,
+    LegIn,
+    LegOut,
+    MirrorSeen,
+)
+from vhostnvme.cluster.records import HELD, MIRRORS, SPACE, MirrorRecord, SpaceRecord, decode
+from vhostnvme.cluster.rows import DeviceRow, HoldingRow, MirrorRow, SpaceRow
 from vhostnvme.cluster.store.base import Change, Operation, Put, TxnResult
 from vhostnvme.errors import ProtocolError
 from vhostnvme.storage.catalog import Deleted, Gone, Row
@@ -45,7 +53,7 @@ def describe(thing: object) -> str:
         case msg.Changed(changes):
             return "Changed " + ", ".join(_change(each) for each in changes)
         case msg.Synced(revision, entries):
-            mine = [each for each in entries if each.key.startswith((SPACE, HELD))]
+            mine = [each for each in entries if each.key.startswith((SPACE, HELD, MIRRORS))]
             words = [_value(each.key, each.value) for each in mine]
             return f"Synced at revision {revision}: {', '.join(words)}"
         case msg.Done(op, value, failure):
@@ -54,6 +62,20 @@ def describe(thing: object) -> str:
             return f"Reply {command} " + (f"{error!r}" if error else f"{value}")
         case msg.Export():
             return f"Export {thing.op} {short(thing.uuid)} to {thing.owner} at epoch {thing.epoch}"
+        case AttachMirror(op, mirror, legs, fresh):
+            names = ", ".join(_leg(leg.uuid if leg else "") for leg in legs)
+            return f"AttachMirror {op} {short(mirror.uuid)} on {names}{' fresh' if fresh else ''}"
+        case LegOut(op, mirror, leg) | LegCounts(op, mirror, leg) | LegDrop(op, mirror, leg):
+            return f"{type(thing).__name__} {op} {leg} of {short(mirror)}"
+        case LegIn(op, mirror, leg, holding, full):
+            how = "as a whole" if full else "by the bitmap"
+            return f"LegIn {op} {leg} of {short(mirror)}: {_row(holding)}, {how}"
+        case MirrorSeen():
+            states = ", ".join(
+                f"{_leg(leg.uuid)} {leg.state}{'' if leg.covered else ' uncovered'}"
+                for leg in thing.legs
+            )
+            return f"{short(thing.mirror)}: {states}; {thing.held} held"
         case msg.Attach(op, holding) | msg.Refit(op, holding):
             return f"{type(thing).__name__} {op} {_row(holding)}"
         case msg.Carve() | msg.Stretch():
@@ -88,6 +110,14 @@ def _row(row: Row | Gone | Deleted) -> str:
                 f"holding {short(row.uuid)} {row.state}{adopting} of {row.giver or 'nobody'} for"
                 f" {row.device or 'no device'} at epoch {row.epoch}, {row.size} bytes"
             )
+        case MirrorRow():
+            legs = ", ".join(
+                f"{_leg(leg.uuid)} {leg.standing}{' leaving' if leg.leaving else ''}"
+                for leg in row.legs
+                if leg.uuid
+            )
+            to = f", to {row.to}" if row.to else ""
+            return f"mirror {short(row.uuid)} {row.state} of {legs}; recorded {row.recorded}{to}"
         case DeviceRow():
             return f"device {row.name} {row.state}"
         case Gone():
@@ -110,9 +140,13 @@ def _change(change: Change) -> str:
 
 
 def _value(key: str, value: bytes) -> str:
-    if not key.startswith((SPACE, HELD)):
+    if not key.startswith((SPACE, HELD, MIRRORS)):
         return key
     try:
+        if key.startswith(MIRRORS):
+            copies = decode(key, value, MirrorRecord).legs
+            standings = ", ".join(f"{_leg(each.uuid)} {each.standing}" for each in copies)
+            return f"{_key(key)} of {standings}"
         record = decode(key, value, SpaceRecord)
     except ProtocolError:
         return f"{_key(key)} (unreadable)"
@@ -125,4 +159,8 @@ def _value(key: str, value: bytes) -> str:
 
 def _key(key: str) -> str:
     head, _, uuid = key.rpartition("/")
-    return f"{head}/{short(uuid)}" if key.startswith((SPACE, HELD)) else key
+    return f"{head}/{short(uuid)}" if key.startswith((SPACE, HELD, MIRRORS)) else key
+
+
+def _leg(uuid: str) -> str:
+    return short(uuid) if uuid else "nothing"

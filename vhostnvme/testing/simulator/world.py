@@ -11,7 +11,9 @@ from vhostnvme.cluster.rows import HoldingRow
 from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator.card import Card, MakeManagers, Trap
 from vhostnvme.testing.simulator.engine import Engine, RuleBroken, Trace
+from vhostnvme.testing.simulator.ledger import Ledger
 from vhostnvme.testing.simulator.medium import SimSpace
+from vhostnvme.testing.simulator.mirror import ATTACHED, REGIONS
 from vhostnvme.testing.simulator.orders import Orders
 from vhostnvme.testing.simulator.plan import Plan
 from vhostnvme.testing.simulator.rules import Rules
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from vhostnvme.testing.simulator.bugs import Bug
 
 LATE_WRITE_SHARE = 0.1
+READ_SHARE = 0.3
 
 
 class World:
@@ -38,8 +41,10 @@ class World:
         self.engine = Engine()
         self.trace = Trace()
         self.births = itertools.count(1)
+        self.tokens = itertools.count(1)  # of connections
         self.store = SimStore(self.engine)
         self.rules = Rules(self)
+        self.ledger = Ledger(self)
         self.orders = Orders(self)
         self.cards = {card.name: Card(self, card) for card in plan.cards}
         self.steps = 0
@@ -86,13 +91,21 @@ class World:
         card = self.cards.get(giver)
         return card.medium.find(uuid, there=False) if card else None
 
+    def local_epoch(self, card: Card, uuid: str) -> int:
+        """At which a card has its own space: 0, or more when it was another card's before."""
+        row = card.rows.spaces.get(uuid)
+        return row.epoch if row is not None else 0
+
     def admits(self, card: Card, holding: HoldingRow) -> bool:
         """Whether a card gets at a namespace that it says it holds."""
         if holding.giver == card.name:
             space = card.medium.find(holding.uuid)
             if space is None or space.half:
                 return False
-            space.admit(card.name, 0)
+            export = card.target.find(holding.uuid)
+            if export is not None:
+                self.fail(f"{card.name} opens {holding.uuid}, which it exports to {export.owner}")
+            space.admit(card.name, self.local_epoch(card, holding.uuid))
             return True
         giver = self.cards.get(holding.giver)
         return (
@@ -104,21 +117,28 @@ class World:
     # --- Guests ---
 
     def _guests_of(self, card: Card) -> None:
-        """One write after the other, to any namespace of any device that runs."""
+        """One write after the other, to any namespace of any device that runs.
+
+        One goes through its mirror, another straight to a copy, and may come late: nobody waits
+        for that, it only must not get in where it has no business any more.
+        """
         rng = self.rng(f"{card.name} guests")
         pace = self.plan.guest_write_s
         if not pace:
             return
 
         def write() -> None:
-            if card.running:
-                held = [
-                    each
-                    for device in card.devices.values()
-                    for each in device.attached.values()
-                    if isinstance(each, HoldingRow)
-                ]
-                if held:
+            mirrors = card.running_devices.mirrors() if card.running else []
+            if mirrors:
+                mirror = rng.choice(mirrors)
+                region = rng.randrange(REGIONS)
+                if rng.random() < READ_SHARE:
+                    mirror.read(region)
+                else:
+                    mirror.write(region, next(self._stamps))
+                legs = [leg for leg in mirror.legs if leg.state in ATTACHED]
+                held = [leg.path.holding for leg in legs if leg.path is not None]
+                if held and rng.random() < 0.5:
                     self._write(card, rng.choice(held), rng)
             self.engine.after(rng.uniform(0.5, 1.5) * pace, write)
 
@@ -129,7 +149,7 @@ class World:
         if holding.giver == card.name:
             space = card.medium.find(holding.uuid)
             if space is not None:
-                space.write(card.name, 0, stamp)
+                space.write(card.name, self.local_epoch(card, holding.uuid), stamp)
             return
         giver = self.cards.get(holding.giver)
         if giver is None:
@@ -196,6 +216,8 @@ class World:
                 self.engine.after(event.for_s, lambda: self._speed_up(card))
             case ev.SsdFault():
                 self._ssd_fails(card, event)
+            case ev.SsdFailing():
+                self._ssd_is_failing(card, event)
 
     def _rejoin(self, card: Card) -> None:
         card.link.cut = max(card.link.cut - 1, 0)
@@ -209,18 +231,30 @@ class World:
     def _ssd_fails(self, card: Card, event: ev.SsdFault) -> None:
         ssds = list(card.medium.ssds.values())
         ssd = ssds[event.ssd % len(ssds)]
+        if ssd.dead:
+            return
         if event.how == "full":
             ssd.foreign += event.size
+        elif event.how == "die":
+            ssd.fault, ssd.dead = "error", True
+            ssd.failing = event.size % 2 == 0
         else:
             ssd.fault = event.how
         if event.size % 2 == 0:  # else it is noticed later, at some change
             card.tell_ssds()
 
         def over() -> None:
-            ssd.foreign, ssd.fault = 0, ""
+            ssd.foreign = 0
+            ssd.fault = "error" if ssd.dead else ""
             card.tell_ssds()
 
         self.engine.after(event.for_s, over)
+
+    def _ssd_is_failing(self, card: Card, event: ev.SsdFailing) -> None:
+        ssds = list(card.medium.ssds.values())
+        ssd = ssds[event.ssd % len(ssds)]
+        ssd.failing = event.on
+        card.tell_ssds()
 
     def calm(self) -> None:
         """All faults end, and everybody but those who have left for good is there."""
@@ -233,7 +267,7 @@ class World:
             card.link.calm()
             card.target.slow = 0
             for ssd in card.medium.ssds.values():
-                ssd.foreign, ssd.fault = 0, ""
+                ssd.foreign, ssd.fault, ssd.dead = 0, "", False
             while card.pauses:
                 card.resume()
             card.start()
