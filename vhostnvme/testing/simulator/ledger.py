@@ -60,6 +60,8 @@ class Ledger:
             return
         self.writes += 1
         for giver, uuid in self._good(card, unit):
+            if self._is_lost(giver):
+                continue
             space = self._world.find(giver, uuid)
             there = space.content.get(region, 0) if space else -1
             if there < version:
@@ -103,6 +105,10 @@ class Ledger:
                 holding = card.rows.holdings.get(row.legs[number].uuid)
                 if holding is not None:
                     yield holding.giver, holding.uuid
+
+    def _is_lost(self, giver: str) -> bool:
+        """Whether a card has gone for good, and what it had with it."""
+        return giver not in self._world.cards or giver in self._world.rules.forgotten
 
     def lacks(self, unit: str, giver: str, uuid: str) -> str:
         """Which acknowledged version a copy has not; "" when it has all."""
@@ -201,8 +207,8 @@ class Ledger:
         if new.uuid in self.promoting:
             return
         for copy in good:
-            if copy.giver not in self._world.cards or copy.giver in self._world.rules.forgotten:
-                continue  # its card has gone for good, and it with it
+            if self._is_lost(copy.giver):
+                continue
             if lacking := self.lacks(new.uuid, copy.giver, copy.uuid):
                 raise RuleBroken(
                     f"the store calls the copy {copy.uuid} of {new.uuid} on {copy.giver} in sync,"
