@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "api.h"
+#include "backend/medium.h"
 #include "backend/mirror.h"
 #include "core/util.h"
 #include "guest/sigbus.h"
@@ -132,6 +133,16 @@ int vn_runtime_event_fd(vn_runtime *rt) {
 
 int vn_runtime_events(vn_runtime *rt, struct vn_event *buf, uint32_t max) {
     return (int)vn_event_drain(rt->events, buf, max);
+}
+
+/* --- Media --- */
+int vn_medium_create(vn_medium **out) {
+    *out = vn_medium_new();
+    return *out ? 0 : vn_fail(-ENOMEM, "out of memory");
+}
+
+void vn_medium_close(vn_medium *medium) {
+    vn_medium_put(medium);
 }
 
 /* --- Namespaces --- */

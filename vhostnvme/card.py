@@ -118,6 +118,7 @@ class Card:
         self._ssds = Ssds(
             [SsdOptions(each.name, each.path, each.capacity, each.thin) for each in config.ssds],
             self._catalog,
+            config.health,
         )
         enter.callback(self._ssds.close)
         self._store = await open_card_store(config, self._catalog)

@@ -21,6 +21,7 @@ from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import Address, parse_address
 from vhostnvme.fabric.options import MODEL_CHARACTERS_MAX, check_text
 from vhostnvme.native import Doorbells, RuntimeOptions
+from vhostnvme.storage.ssd_health import CLEAR_S, HANG_S, WINDOW_S, HealthOptions
 from vhostnvme.tables import Table, read_toml
 from vhostnvme.units import parse_duration_us, parse_size
 
@@ -117,6 +118,7 @@ class CardConfig:
     state_dir: Path
     reserve: int = 0
     ssds: tuple[SsdConfig, ...] = ()
+    health: HealthOptions = field(default_factory=HealthOptions)
     target: TargetConfig = TargetConfig()
     cluster: ClusterConfig | None = None
     device: DeviceConfig = DeviceConfig()
@@ -175,6 +177,7 @@ def load_card(path: Path) -> CardConfig:
         state_dir=state_dir or state_folder() / (name or ""),
         reserve=reserve,
         ssds=_ssds(top, folder),
+        health=_health(top.table("health")),
         target=_target(top.table("target")),
         cluster=cluster if clustered else None,
         device=_device(top.table("device")),
@@ -220,6 +223,18 @@ def _ssds(top: Table, folder: Path) -> tuple[SsdConfig, ...]:
             if len(ssds) == SSDS_MAX + 1:
                 table.wrong("", f"a card has {SSDS_MAX} SSDs at most")
     return tuple(ssds)
+
+
+def _health(table: Table) -> HealthOptions:
+    window_s = table.parse("window", partial(_seconds, 15, 3600), like="60s")
+    hang_s = table.parse("hang", partial(_seconds, 1, 600), like="5s")
+    clear_s = table.parse("clear", partial(_seconds, 1, 604800), like="300s")
+    table.finish()
+    return HealthOptions(
+        window_s=WINDOW_S if window_s is None else window_s,
+        hang_s=HANG_S if hang_s is None else hang_s,
+        clear_s=CLEAR_S if clear_s is None else clear_s,
+    )
 
 
 def _target(table: Table) -> TargetConfig:

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "backend/medium.h"
 #include "core/status.h"
 #include "core/util.h"
 
@@ -42,6 +43,7 @@ struct file_io {
     bool needs_bounce;
     bool zeros;     /* DATA writes zeros because the file system cannot clear ranges */
     bool in_flight; /* op is in io_uring */
+    struct vn_medium_slot *slot; /* when it came */
 };
 _Static_assert(sizeof(struct file_io) <= sizeof(((struct vn_req *)0)->engine), "fits in the request");
 
@@ -56,6 +58,7 @@ struct file_chan {
     struct vn_uring_op sync_op;
     bool sync_in_flight;
     bool cannot_zero, cannot_punch; /* the file system has said so */
+    struct vn_medium_chan counts;
     uint64_t dirty;            /* bytes, about: in the page cache since write-back was last set off */
     uint8_t *bounce;           /* NR_BOUNCE buffers, touched when used */
     uint8_t *free[NR_BOUNCE];
@@ -94,6 +97,7 @@ static void bounce_put(struct file_io *io) {
 
 static void finish(struct file_io *io, vn_status status) {
     bounce_put(io);
+    vn_medium_end(&io->chan->counts, io->slot, status);
     vn_req_complete(req_of(io), status);
 }
 
@@ -288,16 +292,17 @@ static void on_data(struct vn_uring_op *op, int res, uint32_t cqe_flags);
 static void data_done(struct file_io *io, int res);
 static void on_range(struct vn_uring_op *op, int res, uint32_t cqe_flags);
 
-/* Prepares the next operation of the request; false, with nothing changed, when there is no slot or no buffer. */
+/* Prepares the next operation of the request; false, with nothing changed but that it does not count as one that has come,
+ * when there is no slot or no buffer. */
 static bool issue(struct file_io *io) {
     struct file_chan *fc = io->chan;
     bool wants_buffer = io->needs_bounce && !io->bounce;
     if (wants_buffer && !fc->nr_free)
-        return false;
+        return vn_medium_undo(io->slot);
     bool at_once = fc->file->in_memory && io->phase == VN_FILE_DATA && !io->zeros; /* those may be many */
     struct io_uring_sqe now, *sqe = at_once ? &now : vn_reactor_sqe(fc->chan.reactor, &io->op);
     if (!sqe)
-        return false;
+        return vn_medium_undo(io->slot);
     if (wants_buffer) {
         io->bounce = fc->free[--fc->nr_free];
         if (req_of(io)->op != VN_OP_COMPARE) /* which always needs one */
@@ -322,8 +327,10 @@ static bool issue(struct file_io *io) {
 }
 
 static void go_on(struct file_io *io) {
-    if (!issue(io))
-        list_add(&io->chan->waiting, io);
+    if (issue(io))
+        return;
+    io->slot->nr++; /* it has come long ago */
+    list_add(&io->chan->waiting, io);
 }
 
 /* Whatever became of it, the write has succeeded; a failed write-back is the next flush's to tell. */
@@ -456,7 +463,7 @@ static enum vn_submit file_submit(struct vn_chan *chan, struct vn_req *req) {
     struct file_chan *fc = (struct file_chan *)chan;
     struct file_io *io = io_of(req);
     bool ranged = req->op == VN_OP_DEALLOCATE || req->op == VN_OP_WRITE_ZEROES;
-    *io = (struct file_io){.chan = fc};
+    *io = (struct file_io){.chan = fc, .slot = vn_medium_begin(&fc->counts)};
     if (req->op == VN_OP_FLUSH) {
         sync_add(io);
         return VN_TAKEN;
@@ -489,6 +496,7 @@ static bool has_waiting(const struct file_chan *fc) {
 
 static bool file_poll(struct vn_poller *poller) {
     struct file_chan *fc = vn_container_of(poller, struct file_chan, poller);
+    vn_medium_watch(&fc->counts);
     if (!has_waiting(fc))
         return false;
     struct file_list waiting = fc->waiting;
@@ -543,6 +551,7 @@ static int file_chan_open(struct vn_backend *backend, struct vn_reactor *reactor
     fc->sync_op.done = on_synced;
     fc->poller = (struct vn_poller){.poll = file_poll, .before_sleep = file_before_sleep};
     vn_poller_add(reactor, &fc->poller);
+    vn_medium_chan_open(&fc->counts, file->medium, reactor);
     *out = &fc->chan;
     return 0;
 
@@ -556,6 +565,7 @@ out_free:
 static void file_chan_close(struct vn_chan *chan) {
     struct file_chan *fc = (struct file_chan *)chan;
     assert(!has_waiting(fc) && !fc->sync_in_flight && fc->nr_free == NR_BOUNCE);
+    vn_medium_chan_close(&fc->counts);
     vn_poller_remove(chan->reactor, &fc->poller);
     munmap(fc->bounce, (size_t)NR_BOUNCE * BOUNCE_BYTES);
     close(fc->fd);
@@ -565,6 +575,7 @@ static void file_chan_close(struct vn_chan *chan) {
 static void file_close(struct vn_backend *backend) {
     struct vn_file *file = (struct vn_file *)backend;
     munmap((void *)(uintptr_t)file->zeros, VN_FILE_ZEROS);
+    vn_medium_put(file->medium);
     if (file->share) {
         vn_file_windows_begin();
         vn_file_share_leave(file->share, file);

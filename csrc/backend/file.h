@@ -26,6 +26,7 @@ struct vn_file {
     bool in_memory;        /* tmpfs and the like: reading and writing is copying, and waits for no device */
     uint32_t mem_align;    /* of a buffer; 1 when not direct */
     uint32_t length_align; /* of each iovec; 1 when not direct */
+    struct vn_medium *medium; /* that it is on; NULL: nobody wants to know */
     const uint8_t *zeros;  /* VN_FILE_ZEROS bytes, read-only, shared by all channels */
     /* For tests, else NULL. seen gets each operation as it goes to the system; fault gets each result, and may put
      * another in its place. */

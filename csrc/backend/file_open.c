@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "backend/file.h"
+#include "backend/medium.h"
 #include "core/util.h"
 #include "include/vhostnvme.h"
 
@@ -390,6 +391,7 @@ static int open_file(const struct vn_ns_opts *opts, struct vn_backend **out, cha
     if (!err) {
         if (file->share)
             vn_file_share_enter(file->share, file);
+        file->medium = vn_medium_get(opts->medium);
         *out = &file->backend;
         return 0;
     }

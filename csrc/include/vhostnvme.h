@@ -118,6 +118,24 @@ struct vn_limit_info {
     uint64_t waited_ns; /* all of them together */
 };
 
+/* --- Media --- */
+/* What namespaces of the backend "file" are on, such as an SSD: it counts what becomes of their commands, in whatever
+ * mirror or runtime they are. */
+typedef struct vn_medium vn_medium;
+#define VN_MEDIUM_STEP_MS 250  /* times are known to that, and counters so old at most */
+#define VN_MEDIUM_SLOW_MS 1000 /* a command that takes longer is a slow one */
+struct vn_medium_info {
+    uint64_t commands; /* that have ended */
+    uint64_t errors;   /* of these: failed, by no fault of the host's and not for want of space */
+    uint64_t slow;     /* of these: took more than VN_MEDIUM_SLOW_MS */
+    uint64_t slow_ns;  /* all of those together */
+    uint64_t inflight; /* now */
+    uint64_t oldest_ns; /* how long the oldest of them has been under way; 0: a step at most */
+};
+int vn_medium_create(vn_medium **out);
+void vn_medium_get_info(vn_medium *medium, struct vn_medium_info *out); /* any thread */
+void vn_medium_close(vn_medium *medium); /* namespaces may be open on it still */
+
 /* --- Namespaces --- */
 #define VN_NS_READ_ONLY 1u
 #define VN_NS_CREATE 2u      /* make the file when it is missing (size must be given) */
@@ -132,6 +150,7 @@ struct vn_ns_opts {
     const char *path;    /* of a file or block device; NULL for the others */
     const struct vn_remote_opts *remote; /* of "forward"; NULL for the others */
     const struct vn_mirror_opts *mirror; /* of "mirror"; NULL for the others */
+    vn_medium *medium;   /* of "file", what it is on; NULL: nobody wants to know */
     uint64_t size;       /* bytes; 0: what the file has, or the namespace elsewhere */
     uint64_t offset;     /* bytes, a multiple of 4096; with VN_NS_WINDOW, which needs a size */
     uint32_t block_size; /* 512 or 4096; forward: 0 for what the namespace elsewhere has */

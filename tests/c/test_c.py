@@ -14,7 +14,14 @@ from tests_performance import build as release_build
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = sorted(path.stem for path in HERE.glob("test_*.c"))
-THREADED = ("test_event", "test_host_perf", "test_mailbox", "test_reactor", "test_wakeup")
+THREADED = (
+    "test_event",
+    "test_host_perf",
+    "test_mailbox",
+    "test_medium",
+    "test_reactor",
+    "test_wakeup",
+)
 TIME_LIMIT_S = 110
 LONG = os.environ.get("VHOSTNVME_LONG", "") not in ("", "0")
 LONG_TIME_LIMIT_S = 3600

@@ -10,6 +10,7 @@ from vhostnvme.config import CardConfig, ClusterConfig, SsdConfig, load_card, st
 from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import Address
 from vhostnvme.native import Doorbells
+from vhostnvme.storage.ssd_health import HealthOptions
 
 FULL = """
 [card]
@@ -30,6 +31,11 @@ capacity = "100G"
 name = "ssd1"
 path = "/dev/vdb"
 thin = true
+
+[health]
+window = "30s"
+hang = "2s"
+clear = "60s"
 
 [target]
 listen = ["0.0.0.0:4420", "[::1]:4420"]
@@ -80,6 +86,7 @@ def test_all_of_it(tmp_path: Path) -> None:
         SsdConfig(name="ssd0", path=tmp_path / "ssds/0", capacity=100 << 30),
         SsdConfig(name="ssd1", path=Path("/dev/vdb"), thin=True),
     )
+    assert card.health == HealthOptions(window_s=30, hang_s=2, clear_s=60)
     assert card.target.listen == (Address("0.0.0.0", 4420), Address("::1", 4420))
     assert card.target.advertise == (Address("10.0.0.1", 4420),)
     assert card.cluster == ClusterConfig(
@@ -110,6 +117,7 @@ def test_a_name_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert card.state_dir == Path("/home/u/state/vhostnvme/a")
     assert (card.reserve, card.ssds, card.target.listen, card.cluster) == (0, (), (), None)
     assert (card.device.queues, card.device.doorbells) == (0, Doorbells.AUTO)
+    assert card.health == HealthOptions(window_s=60, hang_s=5, clear_s=300)
     no_ssd, alone = card.remarks()
     assert "no [[ssd]]" in no_ssd
     assert "no [cluster]" in alone
@@ -183,6 +191,9 @@ user = "u"
 [device]
 queues = 65
 doorbells = "loud"
+[health]
+hang = "0s"
+window = "1s"
 """
     starts = [
         "card.toml:1: colour: is no key of this table",
@@ -205,6 +216,8 @@ doorbells = "loud"
         "card.toml:25: cluster.user: is only of a store etcd://",
         "card.toml:27: device.queues: must be from 1 to 64, not 65",
         "card.toml:28: device.doorbells: 'loud' is no kind of doorbells: write one of auto",
+        "card.toml:30: health.hang: must be from 1s to 600s, not 0s",
+        "card.toml:31: health.window: must be from 15s to 3600s, not 1s",
     ]
     found = mistakes_in(tmp_path, text)
     for start in starts:

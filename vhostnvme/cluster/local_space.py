@@ -49,8 +49,9 @@ class LocalSpace:
         return self._used[name]
 
     def free(self, ssd: SsdReport) -> int:
-        """The reserve included."""
-        return max(ssd.capacity - self.used(ssd.name), 0) if ssd.healthy else 0
+        """The reserve included. A failing SSD has nothing for anybody new."""
+        usable = ssd.healthy and not ssd.failing
+        return max(ssd.capacity - self.used(ssd.name), 0) if usable else 0
 
     def largest(self, ssd: SsdReport) -> int:
         """The largest single namespace that fits, the reserve included."""

@@ -56,7 +56,8 @@ class StoreLost:
 class SsdReport:
     """An SSD as the medium sees it. `granule`: sizes there are multiples of it.
 
-    `promised`: what of the namespaces' space was there already when this was measured.
+    `promised`: what of the namespaces' space was there already when this was measured. `failing`:
+    it is used still, but gets nothing new, and what is on it had better be elsewhere.
     """
 
     name: str

@@ -87,7 +87,10 @@ class MemberRecord(msgspec.Struct, frozen=True):
 
 
 class SsdOffer(msgspec.Struct, frozen=True):
-    """An SSD as its card accounts for it; `free` is what others may have, the reserve left out."""
+    """An SSD as its card accounts for it; `free` is what others may have, the reserve left out.
+
+    Not `healthy`: it cannot be used now. `failing`: what is on it can, and had better leave.
+    """
 
     name: str
     kind: str

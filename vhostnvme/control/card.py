@@ -184,7 +184,8 @@ class CardStatus(msgspec.Struct):
 class SsdInfo(msgspec.Struct):
     """`used` is `local` (of this card's VMs) and `remote` (of other cards) together.
 
-    `free` is what others may have, the reserve left out; `largest` one namespace.
+    `free` is what others may have, the reserve left out; `largest` one namespace. `state`: `ok`,
+    `failing` (it gets nothing new) or `missing` (it cannot be used); `reason` says why.
     """
 
     card: str
@@ -200,6 +201,7 @@ class SsdInfo(msgspec.Struct):
     largest: int
     healthy: bool
     reason: str
+    state: str = "ok"
 
 
 class CopyInfo(msgspec.Struct):

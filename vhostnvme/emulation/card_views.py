@@ -98,6 +98,7 @@ def _ssd(card: str, offer: SsdOffer, path: str = "") -> SsdInfo:
         largest=offer.largest,
         healthy=offer.healthy,
         reason=offer.reason,
+        state="failing" if offer.failing else "ok" if offer.healthy else "missing",
     )
 
 

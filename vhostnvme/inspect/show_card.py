@@ -39,12 +39,13 @@ def show_ssds(ssds: Sequence[SsdInfo]) -> None:
             each.kind,
             *map(rounded_size, (each.capacity, each.used, each.local, each.remote)),
             *map(rounded_size, (each.reserved, each.free)),
-            each.path if each.healthy else f"not usable: {each.reason}",
+            each.state,
+            each.reason or each.path,
         )
         for each in ssds
     ]
-    headings = ("SSD", "kind", "capacity", "used", "own VMs", "others", "reserved", "free", "")
-    _print_table(_count(len(rows), "SSD"), headings, rows)
+    headings = ("SSD", "kind", "capacity", "used", "own VMs", "others", "reserved", "free")
+    _print_table(_count(len(rows), "SSD"), (*headings, "state", ""), rows)
 
 
 def show_namespaces(namespaces: Sequence[NamespaceInfo]) -> None:
@@ -252,8 +253,9 @@ def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[st
 
 
 def _ill(card: ClusterCard) -> str:
-    ill = sum(not each.healthy for each in card.ssds)
-    return f", {ill} not usable" if ill else ""
+    states = [each.state for each in card.ssds]
+    said = [f"{states.count(state)} {state}" for state in ("failing", "missing") if state in states]
+    return "".join(f", {each}" for each in said)
 
 
 def _place(card: str, ssd: str) -> str:

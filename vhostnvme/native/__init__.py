@@ -8,6 +8,7 @@ sentence.
 
 from vhostnvme.native.controller import Controller
 from vhostnvme.native.library import library_version
+from vhostnvme.native.medium import Medium, MediumInfo
 from vhostnvme.native.mirror import LegInfo, Mirror, MirrorInfo
 from vhostnvme.native.namespace import Namespace
 from vhostnvme.native.runtime import Runtime
@@ -46,6 +47,8 @@ __all__ = [
     "LegInfo",
     "LegState",
     "LimitInfo",
+    "Medium",
+    "MediumInfo",
     "Mirror",
     "MirrorInfo",
     "MirrorOptions",

@@ -84,6 +84,8 @@ def _native(options: NamespaceOptions) -> tuple[Any, list[Any]]:
     if options.remote is not None:
         opts.remote, kept = native_remote(options.remote)
         alive += kept
+    if options.medium is not None:
+        opts.medium = options.medium.handle
     opts.size = options.size
     opts.offset = options.offset or 0
     opts.block_size = options.block_size

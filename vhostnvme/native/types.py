@@ -5,9 +5,13 @@ from __future__ import annotations
 import enum
 import uuid
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.native.library import lib
+
+if TYPE_CHECKING:
+    from vhostnvme.native.medium import Medium
 
 
 class Doorbells(enum.IntEnum):
@@ -178,13 +182,15 @@ class NamespaceOptions:
     """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has.
 
     `offset`: it has only this part of the file or device, of `size` bytes; None: all of it.
-    `remote` is what the backend "forward" needs, `mirror` what "mirror" does.
+    `remote` is what the backend "forward" needs, `mirror` what "mirror" does. `medium`: what a file
+    lies on, which counts for it.
     """
 
     backend: str
     path: str | None = None
     remote: RemoteOptions | None = None
     mirror: MirrorOptions | None = None
+    medium: Medium | None = field(default=None, compare=False)
     size: int = 0
     offset: int | None = None
     block_size: int = 512

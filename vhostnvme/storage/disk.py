@@ -125,6 +125,7 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         else "null",
         remote=remote_options(remote) if remote else None,
         path=str(path) if path else None,
+        medium=file.medium if file else None,
         size=spec.size or 0,
         offset=file.offset if file else None,
         block_size=spec.block_size,

@@ -14,8 +14,9 @@ A SPEC that has been parsed is valid: what remains can only be wrong with the fi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from vhostnvme.errors import ConfigError
@@ -36,6 +37,9 @@ from vhostnvme.storage.common import (
 from vhostnvme.storage.mirror import MirrorSpec, format_mirror, parser_of_mirrors
 from vhostnvme.storage.remote import SEVERAL, RemoteSpec, format_remote, parse_remote
 from vhostnvme.units import SIZE_BYTES_MAX, format_size, parse_size
+
+if TYPE_CHECKING:
+    from vhostnvme.native import Medium
 
 __all__ = [
     "BLOCK_SIZES",
@@ -61,7 +65,8 @@ class FileSpec(DiskSpec):
     """A file or block device. `direct`: True must, False must not, None if it can.
 
     `create` makes a missing file, of `size` bytes, which must then be given. `offset`: only the
-    `size` bytes from there on are served, and nothing else is touched; None: all of it.
+    `size` bytes from there on are served, and nothing else is touched; None: all of it. `medium`
+    counts for it; that is in no text.
     """
 
     path: str
@@ -69,6 +74,7 @@ class FileSpec(DiskSpec):
     direct: bool | None = None
     create: bool = False
     preallocate: bool = False
+    medium: Medium | None = field(default=None, compare=False, repr=False)
 
     def resolved(self, base: Path) -> Path:
         """Where it lies, seen from the folder `base`."""

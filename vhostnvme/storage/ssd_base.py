@@ -47,6 +47,7 @@ class SsdState:
     `promised` is what the namespaces that are there have been given, `allocated` what they take on
     the medium, with what the file system needs to keep them. `reason` is a sentence when the SSD is
     not healthy; then nothing is available, and the other numbers are the last that were known.
+    `missing`: it is not healthy because it is not there.
     """
 
     capacity: int
@@ -56,6 +57,7 @@ class SsdState:
     promised: int = 0
     healthy: bool = True
     reason: str = ""
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,14 @@ class Ssd(Closable, ABC):
                     raise
                 return self._look()
         except VhostNvmeError as error:
-            return replace(self._last, available=0, largest=0, healthy=False, reason=str(error))
+            return replace(
+                self._last,
+                available=0,
+                largest=0,
+                healthy=False,
+                reason=str(error),
+                missing=isinstance(error, Missing),
+            )
 
     def carve(self, uuid: str, size: int) -> None:
         """Makes a namespace of `size` bytes that reads as zeros. One that is there is left."""

@@ -59,6 +59,7 @@ class CardPlan:
         contention_s: None: as cards have it by themselves.
         program: what runs a card, before its file and `--ready-fd N`.
         devices: block devices that cards, by their names, have in place of folders.
+        health: of its SSDs, as in the section of that name: `{"clear": "2s"}`.
     """
 
     ssds: int = 1
@@ -71,6 +72,7 @@ class CardPlan:
     replace_after_s: float | None = None
     program: Sequence[str] = ("-m", "vhostnvme", "card", "run")
     devices: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    health: Mapping[str, str] = field(default_factory=dict)
 
 
 class CardProcess:
@@ -105,6 +107,7 @@ class CardProcess:
         for path in self.ssd_folders:
             lines += ["[[ssd]]", _line("name", path.name), _line("path", path)]
             lines += [_line("capacity", plan.ssd_bytes), f"thin = {str(plan.thin).lower()}"]
+        lines += ["[health]", *(_line(key, value) for key, value in plan.health.items())]
         lines += ["[target]", f"listen = [{json.dumps(f'{self.address}:{PORT}')}]"]
         lines += ["[cluster]", _line("store", plan.store)]
         lines += [_line("ttl", f"{round(plan.ttl_s * 1000)}ms")]

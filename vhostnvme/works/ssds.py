@@ -1,13 +1,14 @@
 """A card's SSDs together: opened, looked at, and what is carved and given back on them.
 
-The SSDs' own methods block: they run in threads, a few at a time.
+The SSDs' own methods block, perhaps for ever: they run in threads, of which each SSD has its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from vhostnvme.cluster.rows import RowState, SpaceRow, SsdRow
 from vhostnvme.errors import ConfigError, NativeError
 from vhostnvme.storage.catalog import Catalog
 from vhostnvme.storage.common import DiskSpec
-from vhostnvme.storage.ssd import Ssd, SsdOptions, check_places, open_ssd
+from vhostnvme.storage.spec import FileSpec
+from vhostnvme.storage.ssd import SsdOptions, check_places, open_ssd
+from vhostnvme.storage.ssd_health import HealthOptions
+from vhostnvme.works.ssd_watch import SsdWatch
 
 _log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
+COUNT_S = 1.0
+ANSWER_S = 5.0  # a look after a change is waited for no longer
 # The free space of a file system that others write to changes all the time: less is not told.
 CAPACITY_STEP = 64 << 20
 
@@ -36,12 +42,12 @@ class Ssds:
         self,
         options: Sequence[SsdOptions],
         catalog: Catalog,
+        health: HealthOptions | None = None,
     ) -> None:
         self._catalog = catalog
-        self._ssds: dict[str, Ssd] = {}
+        self._health = health or HealthOptions()
+        self._ssds: dict[str, SsdWatch] = {}
         self._reports: dict[str, SsdReport] = {}
-        self._looks = 0
-        self._applied: dict[str, int] = {}  # the latest look of each
         self.changed: Callable[[Sequence[SsdReport]], None] = lambda _: None
         wrong = check_places(options)
         if wrong:
@@ -52,7 +58,9 @@ class Ssds:
         except BaseException:
             self.close()
             raise
-        self._reports = {name: _report(ssd) for name, ssd in self._ssds.items()}
+        for watch in self._ssds.values():
+            watch.look_here(time.monotonic())
+        self._reports = {name: watch.report() for name, watch in self._ssds.items()}
         self._look_for_strangers()
 
     def _open(self, options: SsdOptions) -> None:
@@ -60,7 +68,7 @@ class Ssds:
         if known is not None and Path(known.path) != options.path:
             _log.info("SSD %s was at %s, and is at %s now", known.name, known.path, options.path)
         ssd = open_ssd(options, self._catalog.card_uuid, known.uuid if known else "")
-        self._ssds[options.name] = ssd
+        self._ssds[options.name] = SsdWatch(ssd, self._health, time.monotonic())
         row = SsdRow(name=options.name, uuid=ssd.uuid, path=str(options.path))
         if row != known:
             self._catalog.write(row)
@@ -70,7 +78,7 @@ class Ssds:
         rows = {row.uuid: row for row in self._catalog.all(SpaceRow)}
         for name in {row.ssd for row in rows.values()} - self._ssds.keys():
             _log.error("namespaces lie on SSD %s, which card.toml does not have any more", name)
-        for ssd in self._ssds.values():
+        for ssd in (watch.ssd for watch in self._ssds.values()):
             try:
                 found, foreign = ssd.found()
             except NativeError as error:
@@ -96,8 +104,8 @@ class Ssds:
 
     def close(self) -> None:
         """Safe to repeat."""
-        for ssd in self._ssds.values():
-            ssd.close()
+        for watch in self._ssds.values():
+            watch.close()
         self._ssds.clear()
 
     def reports(self) -> list[SsdReport]:
@@ -105,25 +113,33 @@ class Ssds:
         return list(self._reports.values())
 
     async def watch(self) -> None:
-        """Looks at them every LOOK_S, until it is cancelled."""
+        """Looks at them every LOOK_S and at their counts every COUNT_S, until it is cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
-            await self._look(list(self._ssds))
+            await asyncio.sleep(COUNT_S)
+            now = time.monotonic()
+            for watch in self._ssds.values():
+                watch.see(now)
+                if not watch.looking and now - watch.looked_at >= LOOK_S:
+                    self._begin_look(watch)
+            self._tell()
 
-    async def _look(self, names: Iterable[str]) -> None:
+    def _begin_look(self, watch: SsdWatch) -> asyncio.Future[None]:
+        look = watch.look(time.monotonic)
+        look.add_done_callback(lambda _: self._tell())
+        return look
+
+    async def _look(self, watch: SsdWatch) -> None:
+        """Until it is told, unless the SSD hangs."""
+        await asyncio.wait([self._begin_look(watch)], timeout=ANSWER_S)
+
+    def _tell(self) -> None:
         changed = False
-        for name in names:
-            self._looks += 1
-            number = self._looks
-            report = await asyncio.to_thread(_report, self._ssds[name])
-            if number < self._applied.get(name, 0):
-                continue  # a later look has been faster
-            self._applied[name] = number
-            old = self._reports[name]
+        for name, watch in self._ssds.items():
+            old, report = self._reports[name], watch.report()
             if abs(old.capacity - report.capacity) < CAPACITY_STEP:
                 report = replace(report, capacity=old.capacity)
-            if old.healthy != report.healthy:
-                _log.warning("SSD %s: %s", name, report.reason or "it is there again")
+            if (old.healthy, old.failing) != (report.healthy, report.failing):
+                _log.warning("SSD %s: %s", name, _said(report))
             changed = changed or report != old
             self._reports[name] = report
         if changed:
@@ -132,24 +148,24 @@ class Ssds:
     # --- Effects ---
 
     async def carve(self, effect: Carve) -> None:
-        ssd = self._ssd(effect.ssd)
-        await asyncio.to_thread(ssd.carve, effect.uuid, _rounded(effect.size, ssd))
-        await self._look([ssd.name])
+        watch = self._watch(effect.ssd)
+        await watch.run(watch.ssd.carve, effect.uuid, _rounded(effect.size, watch))
+        await self._look(watch)
 
     async def clone(self, effect: Clone) -> None:
-        ssd = self._ssd(effect.ssd)
-        await asyncio.to_thread(ssd.clone, effect.source, effect.uuid)
-        await self._look([ssd.name])
+        watch = self._watch(effect.ssd)
+        await watch.run(watch.ssd.clone, effect.source, effect.uuid)
+        await self._look(watch)
 
     async def stretch(self, effect: Stretch) -> None:
-        ssd = self._ssd(effect.ssd)
-        await asyncio.to_thread(ssd.resize, effect.uuid, _rounded(effect.size, ssd))
-        await self._look([ssd.name])
+        watch = self._watch(effect.ssd)
+        await watch.run(watch.ssd.resize, effect.uuid, _rounded(effect.size, watch))
+        await self._look(watch)
 
     async def destroy(self, effect: Destroy) -> None:
-        ssd = self._ssd(effect.ssd)
-        await asyncio.to_thread(ssd.destroy, effect.uuid)
-        await self._look([ssd.name])
+        watch = self._watch(effect.ssd)
+        await watch.run(watch.ssd.destroy, effect.uuid)
+        await self._look(watch)
 
     async def disk(
         self, ssd: str, uuid: str, size: int, block_size: int, *, read_only: bool = False
@@ -159,9 +175,11 @@ class Ssds:
         Raises:
             NativeError: the SSD or the namespace is not there.
         """
-        return await asyncio.to_thread(self._ssd(ssd).disk, uuid, size, block_size, read_only)
+        watch = self._watch(ssd)
+        spec = await watch.run(watch.ssd.disk, uuid, size, block_size, read_only)
+        return replace(spec, medium=watch.medium) if isinstance(spec, FileSpec) else spec
 
-    def _ssd(self, name: str) -> Ssd:
+    def _watch(self, name: str) -> SsdWatch:
         if name not in self._ssds:
             raise ConfigError(
                 f"this card has no SSD {name!r} any more: put it into card.toml again"
@@ -169,24 +187,11 @@ class Ssds:
         return self._ssds[name]
 
 
-def _rounded(size: int, ssd: Ssd) -> int:
-    return -(-size // ssd.granule) * ssd.granule
+def _rounded(size: int, watch: SsdWatch) -> int:
+    return -(-size // watch.ssd.granule) * watch.ssd.granule
 
 
-def _report(ssd: Ssd) -> SsdReport:
-    """What others leave of a file system bounds what a card can have of it."""
-    state = ssd.state()
-    return SsdReport(
-        name=ssd.name,
-        kind=ssd.kind,
-        capacity=min(state.capacity, state.promised + state.available)
-        if state.healthy
-        else state.capacity,
-        available=state.available,
-        largest=state.largest,
-        granule=ssd.granule,
-        promised=state.promised,
-        healthy=state.healthy,
-        reason=state.reason,
-        can_clone=ssd.can_clone,
-    )
+def _said(report: SsdReport) -> str:
+    if report.failing:
+        return f"it is failing, and gets nothing new: {report.reason}"
+    return report.reason or "it is well again"

@@ -10,8 +10,15 @@ from vhostnvme.control.card import (
     DeviceNamespace,
     HeldSpace,
     ReleasedInfo,
+    SsdInfo,
 )
-from vhostnvme.inspect.show_card import show_cluster, show_device, show_devices, show_released
+from vhostnvme.inspect.show_card import (
+    show_cluster,
+    show_device,
+    show_devices,
+    show_released,
+    show_ssds,
+)
 
 Capture = pytest.CaptureFixture[str]
 GIB = 1 << 30
@@ -55,6 +62,44 @@ def test_the_cluster_in_90_columns_and_who_holds_what(capsys: Capture) -> None:
     assert said[4].startswith("b (this)  online  0.5 s ago")
     assert said[6] == "1 namespace on other cards"
     assert said[9].split() == ["b", "vm1", "d1", "1G", "a/ssd0", UUID, "granted"]
+
+
+def ssd(name: str, state: str, reason: str = "") -> SsdInfo:
+    return SsdInfo(
+        card="a",
+        ssd=name,
+        kind="directory",
+        path=f"/srv/{name}",
+        capacity=4 * GIB,
+        used=GIB,
+        local=GIB,
+        remote=0,
+        reserved=0,
+        free=0 if reason else 3 * GIB,
+        largest=0 if reason else 3 * GIB,
+        healthy=state != "missing",
+        reason=reason,
+        state=state,
+    )
+
+
+SSDS = [ssd("s0", "ok"), ssd("s1", "failing", "3 of 5 failed"), ssd("s2", "missing", "unplugged")]
+
+
+def test_how_ssds_are(capsys: Capture) -> None:
+    show_ssds(SSDS)
+    said = lines(capsys)
+    assert said[0] == "3 SSDs"
+    assert said[3].split() == ["s0", "directory", "4G", "1G", "1G", "0", "0", "3G", "ok", "/srv/s0"]
+    assert said[4].endswith("failing  3 of 5 failed")
+    assert said[5].endswith("missing  unplugged")
+
+
+def test_a_cluster_counts_the_ssds_that_are_ill(capsys: Capture) -> None:
+    ill = card("a", [])
+    ill.ssds = SSDS
+    show_cluster([ill])
+    assert "3, 1 failing, 1 missing" in lines(capsys)[3]
 
 
 def test_a_store_that_does_not_answer_is_told(capsys: Capture) -> None:

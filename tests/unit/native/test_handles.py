@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from vhostnvme.native import (
     Controller,
     ControllerOptions,
     EventType,
+    Medium,
+    MediumInfo,
     Namespace,
     NamespaceOptions,
     Runtime,
@@ -182,3 +185,17 @@ def test_a_plain_user_with_little_locked_memory_is_told_so() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "all\n"
     assert "512 KiB of the locked memory that 'ulimit -l' allows" in done.stderr
+
+
+def test_a_medium_outlives_whoever_made_it(runtime: Runtime, tmp_path: Path) -> None:
+    medium = Medium()
+    file = NamespaceOptions(
+        backend="file", path=str(tmp_path / "disk"), size=1 << 20, create=True, medium=medium
+    )
+    namespace = Namespace(runtime, file)
+    assert medium.info() == MediumInfo(
+        commands=0, errors=0, slow=0, slow_ns=0, inflight=0, oldest_ns=0
+    )
+    del medium, file
+    gc.collect()
+    namespace.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -11,12 +14,15 @@ from vhostnvme.cluster.messages import Carve, Destroy, SsdReport, Stretch
 from vhostnvme.cluster.rows import KINDS, RowState, SpaceRow, SsdRow
 from vhostnvme.errors import ConfigError
 from vhostnvme.storage.catalog import Catalog
-from vhostnvme.storage.spec import FileSpec
+from vhostnvme.storage.disk import native_options
+from vhostnvme.storage.spec import FileSpec, format_spec, parse_spec
 from vhostnvme.storage.ssd import SsdOptions
+from vhostnvme.storage.ssd_health import HealthOptions
 from vhostnvme.works.ssds import Ssds
 
 UUID = "0d0cf5a1-6a43-4a44-9d07-3f2a2e0a3f11"
 MIB = 1 << 20
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -49,6 +55,62 @@ async def test_space_is_carved_stretched_and_given_back_and_each_is_told(
     await ssds.destroy(Destroy(3, UUID, "ssd0"))
     assert told[-1][0].promised == 0 and not Path(disk.path).exists()
     ssds.close()
+
+
+async def test_what_is_open_on_an_ssd_is_counted_for_it(tmp_path: Path, catalog: Catalog) -> None:
+    both = [options(tmp_path, "ssd0"), options(tmp_path, "ssd1")]
+    ssds = Ssds(both, catalog)
+    media = []
+    for number, each in enumerate(both):
+        uuid = f"{UUID[:-1]}{number}"
+        await ssds.carve(Carve(number, uuid, each.name, MIB))
+        disk = await ssds.disk(each.name, uuid, MIB, 512)
+        assert isinstance(disk, FileSpec) and disk.medium is not None
+        assert native_options(disk).medium is disk.medium
+        media.append(disk.medium)
+        assert parse_spec(format_spec(disk)) == disk
+    assert media[0] is not media[1]
+    ssds.close()
+
+
+async def test_one_that_hangs_is_marked_and_holds_up_no_other(
+    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at it, and a change of it, do not come back."""
+    monkeypatch.setattr("vhostnvme.works.ssds.COUNT_S", 0.01)
+    monkeypatch.setattr("vhostnvme.works.ssds.LOOK_S", 0.01)
+    monkeypatch.setattr("vhostnvme.works.ssds.ANSWER_S", 0.01)
+    health = HealthOptions(hang_s=0.1, clear_s=0.1)
+    ssds = Ssds([options(tmp_path, "ssd0"), options(tmp_path, "ssd1")], catalog, health)
+    stuck = threading.Event()
+    one = ssds._ssds["ssd0"].ssd
+    monkeypatch.setattr(one, "state", held(stuck, one.state))
+    monkeypatch.setattr(one, "carve", held(stuck, one.carve))
+    watching = asyncio.create_task(ssds.watch())
+    carving = asyncio.create_task(ssds.carve(Carve(1, UUID, "ssd0", MIB)))
+    await until(lambda: ssds.reports()[0].failing)
+    assert "a read of its label has not ended after" in ssds.reports()[0].reason
+    await ssds.carve(Carve(2, UUID, "ssd1", MIB))
+    assert [each.failing for each in ssds.reports()] == [True, False]
+    stuck.set()
+    await carving
+    await until(lambda: not ssds.reports()[0].failing)
+    watching.cancel()
+    ssds.close()
+
+
+def held(until: threading.Event, doing: Callable[..., T]) -> Callable[..., T]:
+    def do(*arguments: object) -> T:
+        until.wait()
+        return doing(*arguments)
+
+    return do
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_an_ssd_that_nobody_has_is_a_mistake(tmp_path: Path, catalog: Catalog) -> None:
