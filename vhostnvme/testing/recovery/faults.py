@@ -78,9 +78,11 @@ class Deck:
 
 
 def draw_fault(dice: random.Random, kind: str, copies: Sequence[Copy]) -> Fault:
-    """One of this kind at a card that has a copy; on another card when the owner has none."""
+    """One of this kind at a card that has a copy; at another card when the owner has none."""
     cards = sorted({copy.card for copy in copies})
+    if OWNER not in cards:
+        kind = kind.replace("own", "other")
     others = [card for card in cards if card != OWNER]
-    card = OWNER if kind.endswith("own") and OWNER in cards else dice.choice(others)
+    card = OWNER if kind.endswith("own") else dice.choice(others)
     requests = dice.choice(_SSD_REQUESTS) if " " in kind else ()
     return Fault(kind, card, requests)
