@@ -250,6 +250,7 @@ void vn_mio_leave_range(struct vn_mirror_chan *mc, struct vn_mio *io);
 void vn_mio_send(struct vn_mirror_chan *mc, struct vn_mio *io, uint32_t legs);
 void vn_mio_cancel(struct vn_mirror_chan *mc, struct vn_mio *io); /* what it has sent ends soon */
 void vn_mirror_cancel_leg(struct vn_mirror_chan *mc, uint32_t leg); /* all that it has ends soon */
+void vn_mirror_forget_leg(struct vn_mirror_chan *mc, uint32_t leg); /* it has nothing, and another one may take its place */
 void vn_mirror_release(struct vn_mirror_chan *mc); /* what is held, if no leg has failed any more */
 void vn_mirror_marked(struct vn_mirror_chan *mc);  /* the bitmap's file has been written, or cannot be */
 void vn_mirror_unsure(struct vn_mirror_chan *mc, uint64_t offset, uint64_t length); /* legs may differ there now */
@@ -285,6 +286,7 @@ int vn_mirror_look(struct vn_mirror *mirror, struct vn_mirror_info *info, char *
 /* mirror_copy.c */
 void vn_copy_kick(struct vn_mirror_chan *mc); /* there may be something to copy */
 void vn_copy_again(struct vn_mirror_chan *mc, uint64_t first, uint64_t last); /* jobs on these regions begin anew */
+bool vn_copy_is_busy(const struct vn_mirror_chan *mc); /* pieces are under way */
 bool vn_copy_stop(struct vn_mirror_chan *mc); /* closing; true: nothing is under way any more */
 void vn_copy_on_timer(struct vn_timer *timer);
 void vn_clean_kick(struct vn_mirror_chan *mc); /* there are bits to be cleared some time */

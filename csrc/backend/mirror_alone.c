@@ -8,7 +8,8 @@ void vn_mirror_see_alone(struct vn_mirror *mirror) {
     int leg = vn_mirror_alone(mirror);
     if (!mc)
         return;
-    mc->alone = leg < 0 ? NULL : mc->legs[leg].chan;
+    /* A piece that is still written there is ours, and must not come after what is passed on. */
+    mc->alone = leg < 0 || vn_copy_is_busy(mc) ? NULL : mc->legs[leg].chan;
     assert(!mc->alone || !mc->nr_passed || mc->alone == mc->passed); /* no other leg counts before they have ended */
     if (!mc->alone)
         return;

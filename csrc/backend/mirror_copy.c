@@ -30,6 +30,7 @@ static void piece_ready(struct vn_mirror_chan *mc, struct vn_mio *io);
 static void piece_over(struct vn_mirror_chan *mc, struct vn_copy_job *job) {
     job->busy = false;
     vn_mio_leave_range(mc, &job->io);
+    vn_mirror_see_alone(mc->mirror);
     if (mc->closing)
         vn_mirror_chan_look(mc);
     else
@@ -253,12 +254,16 @@ void vn_copy_again(struct vn_mirror_chan *mc, uint64_t first, uint64_t last) {
         mc->jobs[i].again |= mc->jobs[i].running && first <= mc->jobs[i].region && mc->jobs[i].region <= last;
 }
 
-bool vn_copy_stop(struct vn_mirror_chan *mc) {
-    bool over = !mc->last_flushing;
-    vn_timer_disarm(mc->chan.reactor, &mc->copy_timer);
+bool vn_copy_is_busy(const struct vn_mirror_chan *mc) {
+    bool busy = false;
     for (uint32_t i = 0; i < VN_MIRROR_NR_COPIES; i++)
-        over &= !mc->jobs[i].busy;
-    return over;
+        busy |= mc->jobs[i].busy;
+    return busy;
+}
+
+bool vn_copy_stop(struct vn_mirror_chan *mc) {
+    vn_timer_disarm(mc->chan.reactor, &mc->copy_timer);
+    return !mc->last_flushing && !vn_copy_is_busy(mc);
 }
 
 int vn_copy_open(struct vn_mirror_chan *mc) {

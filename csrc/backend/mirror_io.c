@@ -303,6 +303,19 @@ void vn_mirror_cancel_leg(struct vn_mirror_chan *mc, uint32_t index) {
     vn_mirror_wake(mc);
 }
 
+static void forget(struct vn_mio *io, uint32_t index) {
+    io->sent &= ~VN_LEG_BIT(index);
+}
+
+/* What is still with the others would take the end that the old one gave it for one of the new one. */
+void vn_mirror_forget_leg(struct vn_mirror_chan *mc, uint32_t index) {
+    for (uint32_t i = 0; i < mc->nr_used; i++)
+        forget(&mc->ios[i], index);
+    for (uint32_t i = 0; i < VN_MIRROR_NR_COPIES; i++)
+        forget(&mc->jobs[i].io, index);
+    forget(&mc->flush, index); /* so that it clears no bits */
+}
+
 static bool end_cancelled_waiting(struct vn_leg_chan *leg) {
     if (!leg->has_cancelled)
         return false;

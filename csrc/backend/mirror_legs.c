@@ -150,8 +150,10 @@ static int take_old(struct leg_call *call) {
     struct vn_mirror_leg *leg = &call->mirror->legs[call->leg];
     if (has_commands(call))
         return FAIL(call, EBUSY, "leg %u still has commands in flight: try again", call->leg);
-    if (call->mc)
+    if (call->mc) {
+        vn_mirror_forget_leg(call->mc, call->leg);
         vn_leg_chan_close(call->mc, call->leg);
+    }
     call->old = leg->backend;
     leg->backend = NULL;
     return 0;

@@ -341,9 +341,10 @@ static inline int wake_on(void *arg) {
     filter->stubborn = false;
     while (filter->nr_kept) {
         struct vn_req *req = filter->kept[--filter->nr_kept];
-        if (req->op == VN_OP_READ && req->cancelled)
+        bool carried_out = req->op == VN_OP_READ && req->cancelled;
+        if (carried_out)
             memset(req->iov[0].iov_base, 0xee, req->iov[0].iov_len);
-        vn_req_complete(req, req->cancelled ? VN_SC_SUCCESS : VN_SC_ABORT_REQUESTED);
+        vn_req_complete(req, carried_out ? VN_SC_SUCCESS : VN_SC_ABORT_REQUESTED); /* a write that is not there has no success */
     }
     return 0;
 }

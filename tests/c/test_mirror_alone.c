@@ -153,10 +153,63 @@ static void test_what_was_given_up_is_written_over(void) {
     CHECK(same(&rig, 0, 1));
 }
 
+/* The repair of a region is on its way to the leg that is left: it is old, and must not come after what is passed on. */
+static void test_a_repair_ends_first(void) {
+    struct mrig rig;
+    struct job job;
+    static uint8_t ones[RIG_BLOCK];
+    mrig_make(&rig, 2, "first");
+    mrig_open(&rig);
+    memset(ones, 1, sizeof(ones));
+    set_switch(&rig, 1, SWITCH_KEEP, WRITES);
+    submit(&rig, &job, VN_OP_WRITE, 0, RIG_BLOCK, ones, 0);
+    UNTIL(kept(&rig, 1) == 1);
+    set_switch(&rig, 0, SWITCH_KEEP, WRITES);
+    set_switch(&rig, 1, SWITCH_PASS, 0);
+    cancel(&job);
+    CHECK_EQ(wait_for(&job), VN_SC_ABORT_REQUESTED);
+    UNTIL(kept(&rig, 0) == 1); /* the repair; the other leg has it */
+    drop_leg(&rig, 1);
+    memset(buf, 2, RIG_BLOCK);
+    submit(&rig, &job, VN_OP_WRITE, 0, RIG_BLOCK, buf, 0);
+    settle(&rig);
+    CHECK_EQ(kept(&rig, 0), 1);
+    let_go(&rig, 0);
+    CHECK_EQ(wait_for(&job), 0);
+    CHECK_EQ(read_block(&rig, 0), 2);
+    UNTIL(rig.mirror->live->alone);
+    mrig_close(&rig);
+    CHECK_EQ(planted(&rig, 0, 0), 2);
+}
+
+/* What ended on a leg is not the end of it on the one that comes in its place. */
+static void test_another_leg_takes_the_place(void) {
+    struct mrig rig;
+    struct job job;
+    static uint8_t ones[RIG_BLOCK];
+    mrig_make(&rig, 2, "place");
+    mrig_open(&rig);
+    memset(ones, 1, sizeof(ones));
+    set_switch(&rig, 0, SWITCH_KEEP, WRITES);
+    set_switch(&rig, 1, SWITCH_FAIL, WRITES);
+    submit(&rig, &job, VN_OP_WRITE, 0, RIG_BLOCK, ones, 0);
+    UNTIL(kept(&rig, 0) == 1);
+    drop_leg(&rig, 1);
+    unlink(rig.paths[1]);
+    CHECK_EQ(new_leg_in(&rig, 1), 0);
+    let_go(&rig, 0);
+    CHECK_EQ(wait_for(&job), 0);
+    UNTIL(state_of(&rig, 1) == VN_LEG_READY);
+    CHECK_EQ(told(&rig, VN_EVENT_LEG_LOST, 1), 0);
+    mrig_close(&rig);
+    CHECK(same(&rig, 0, 1));
+}
+
 /* One is left: no bit costs anything, whichever are set; a crash leaves nothing to repair, and whoever comes gets all. */
 static void test_one_is_left(void) {
     struct mrig rig;
     mrig_make(&rig, 3, "left");
+    rig.mopts.leg_timeout_ms = 800;
     mrig_open(&rig);
     write_block(&rig, 0, 1);
     drop_leg(&rig, 0);
@@ -194,13 +247,13 @@ static void test_one_is_left(void) {
 static void test_a_leg_comes_and_goes(void) {
     struct mrig rig;
     mrig_make(&rig, 1, "goes");
-    rig.mopts.rebuild_rate = 100000; /* it would take 20 s */
+    rig.mopts.rebuild_rate = 1000000; /* it would take 2 s */
     mrig_open(&rig);
     for (uint32_t i = 0; i < 3; i++) {
         CHECK_EQ(new_leg_in(&rig, 1 + i % 2), 0);
         write_block(&rig, i * RIG_REGION, (uint8_t)(i + 1));
         drop_leg(&rig, 1 + i % 2);
-        CHECK(rig.mirror->live->alone);
+        UNTIL(rig.mirror->live->alone);
         write_block(&rig, i * RIG_REGION, (uint8_t)(i + 11));
         CHECK_EQ(read_block(&rig, i * RIG_REGION), i + 11);
     }
@@ -260,6 +313,8 @@ int main(void) {
     test_what_the_leg_says_is_said();
     test_another_leg_waits_for_what_was_passed_on();
     test_what_was_given_up_is_written_over();
+    test_a_repair_ends_first();
+    test_another_leg_takes_the_place();
     test_one_is_left();
     test_a_leg_comes_and_goes();
     test_the_bitmap_breaks();

@@ -4,82 +4,7 @@
  *
  * The server is a child process. What it knows for good is in shared memory: the model, and what Python would have recorded.
  */
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-
-#include "mirror_rig.h"
-
-#define NR_BLOCKS (RIG_BYTES / RIG_BLOCK)
-#define NR_VALUES 24
-#define NR_JOBS 10
-#define JOB_BLOCKS 6
-
-struct block { /* the values that it may have now */
-    uint32_t nr;
-    uint64_t values[NR_VALUES];
-};
-
-struct shared {
-    uint32_t states[VN_MIRROR_MAX_LEGS]; /* recorded: VN_LEG_IN_SYNC or VN_LEG_OUT */
-    bool full[VN_MIRROR_MAX_LEGS];       /* recorded: it is new */
-    uint64_t stamp;
-    uint32_t nr_ops, nr_failures, nr_returns, nr_kills, nr_errors;
-    bool runs;
-    struct block blocks[NR_BLOCKS];
-};
-
-static struct shared *shared;
-
-struct work {
-    struct job job;
-    uint64_t stamp, first, nr;
-    uint8_t *buf;
-};
-
-static struct work works[NR_JOBS];
-
-/* --- The model --- */
-
-static bool may_have(const struct block *block, uint64_t value) {
-    for (uint32_t i = 0; i < block->nr; i++) {
-        if (block->values[i] == value)
-            return true;
-    }
-    return false;
-}
-
-static void may_become(const struct work *work) {
-    for (uint64_t i = work->first; i < work->first + work->nr; i++) {
-        struct block *block = &shared->blocks[i];
-        CHECK(block->nr < NR_VALUES);
-        block->values[block->nr] = work->stamp;
-        __atomic_store_n(&block->nr, block->nr + 1, __ATOMIC_RELEASE);
-    }
-}
-
-static bool is_of_batch(uint64_t value, uint64_t block, uint32_t nr) {
-    for (uint32_t i = 0; i < nr; i++) {
-        const struct work *work = &works[i];
-        if (work->stamp == value && work->first <= block && block < work->first + work->nr)
-            return true;
-    }
-    return false;
-}
-
-/* Of blocks for which a write of the batch was acknowledged: what was before is gone. In place, and at each moment of it
- * no value is missing that may be there. Zeros are no stamp: several commands share it. */
-static void acknowledged(const struct work *of, uint32_t nr) {
-    for (uint64_t i = of->first; i < of->first + of->nr; i++) {
-        struct block *block = &shared->blocks[i];
-        uint32_t kept = 0;
-        for (uint32_t v = 0; v < block->nr; v++) {
-            if (is_of_batch(block->values[v], i, nr))
-                block->values[kept++] = block->values[v];
-        }
-        block->nr = kept;
-    }
-}
+#include "mirror_model.h"
 
 /* --- Python --- */
 
@@ -139,32 +64,6 @@ static void decide(struct mrig *rig, struct vn_test_random *random, bool calm) {
 }
 
 /* --- The server --- */
-
-static void start_one(struct mrig *rig, struct work *work, struct vn_test_random *random) {
-    uint64_t dice = vn_test_below(random, 12);
-    enum vn_op op = dice == 0 ? VN_OP_WRITE_ZEROES : dice == 1 ? VN_OP_DEALLOCATE : VN_OP_WRITE;
-    work->nr = 1 + vn_test_below(random, JOB_BLOCKS);
-    work->first = vn_test_below(random, NR_BLOCKS - work->nr + 1);
-    work->stamp = op == VN_OP_WRITE ? ++shared->stamp : 0;
-    uint64_t *words = (uint64_t *)(void *)work->buf;
-    for (uint64_t i = 0; i < work->nr * RIG_BLOCK / 8; i++)
-        words[i] = work->stamp;
-    may_become(work);
-    submit(rig, &work->job, op, work->first * RIG_BLOCK, work->nr * RIG_BLOCK, op == VN_OP_WRITE ? work->buf : NULL,
-           op == VN_OP_WRITE && dice == 2 ? VN_REQ_FUA : 0);
-    shared->nr_ops++;
-}
-
-static void heal(struct mrig *rig) {
-    for (uint32_t leg = 0; leg < VN_MIRROR_MAX_LEGS; leg++) {
-        if (!info_of(rig).legs[leg].open)
-            continue;
-        if (rig->switches[leg]->stubborn)
-            vn_reactor_call(rig->reactor, wake_on, rig->switches[leg]);
-        else
-            let_go(rig, leg);
-    }
-}
 
 /* One command, while decisions are made. */
 static vn_status io_decided(struct mrig *rig, struct vn_test_random *random, enum vn_op op, uint64_t offset, uint64_t length,
@@ -283,52 +182,15 @@ static void serve(const char *name, uint32_t nr, uint64_t seed, uint32_t nr_batc
 
 /* --- Histories --- */
 
-static void run_server(const char *name, uint32_t nr, struct vn_test_random *random, bool to_the_end) {
-    uint64_t seed = vn_test_draw(random);
-    shared->runs = false;
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        serve(name, nr, seed, to_the_end ? 12 : 100000);
-        _exit(0);
-    }
-    int status = 0;
-    if (!to_the_end) {
-        for (int ms = 0; !__atomic_load_n(&shared->runs, __ATOMIC_ACQUIRE) && ms < 20000 && waitpid(pid, &status, WNOHANG) == 0; ms++)
-            usleep(1000);
-        usleep((useconds_t)vn_test_below(random, 60000));
-        kill(pid, SIGKILL);
-        shared->nr_kills++;
-    }
-    if (waitpid(pid, &status, 0) < 0)
-        exit(1);
-    bool as_meant = to_the_end ? WIFEXITED(status) && WEXITSTATUS(status) == 0 : WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
-    if (!as_meant) {
-        fprintf(stderr, "the server of %s ended with %x\n", name, (unsigned)status);
-        exit(1);
-    }
-}
-
 static void check_end(const char *name, uint32_t nr) {
     struct mrig rig;
-    uint8_t *all = malloc(RIG_BYTES);
     mrig_make(&rig, nr, name);
     for (uint32_t leg = 1; leg < nr; leg++)
         CHECK(same(&rig, 0, leg));
-    read_leg(&rig, 0, all);
-    for (uint64_t i = 0; i < NR_BLOCKS; i++) {
-        const uint64_t *words = (const uint64_t *)(const void *)(all + i * RIG_BLOCK);
-        for (uint32_t w = 1; w < RIG_BLOCK / 8; w++)
-            CHECK_EQ(words[w], words[0]);
-        if (!may_have(&shared->blocks[i], words[0])) {
-            fprintf(stderr, "%s: block %u is %llu, and may not be\n", name, (unsigned)i, (unsigned long long)words[0]);
-            exit(1);
-        }
-    }
+    check_blocks(&rig, 0, name);
     for (uint32_t leg = 0; leg < nr; leg++)
         unlink(rig.paths[leg]);
     unlink(rig.bitmap);
-    free(all);
 }
 
 static void history(uint32_t number, struct vn_test_random *random) {
@@ -342,8 +204,8 @@ static void history(uint32_t number, struct vn_test_random *random) {
     for (uint32_t i = 0; i < NR_BLOCKS; i++)
         shared->blocks[i] = (struct block){.nr = 1};
     for (uint32_t i = 0; i < kills; i++)
-        run_server(name, nr, random, false);
-    run_server(name, nr, random, true);
+        run_server(serve, name, nr, random, false);
+    run_server(serve, name, nr, random, true);
     check_end(name, nr);
 }
 
@@ -351,9 +213,7 @@ int main(void) {
     struct vn_test_random random = vn_test_seed();
     const char *text = getenv("VN_TEST_HISTORIES");
     uint32_t nr = text ? (uint32_t)strtoul(text, NULL, 0) : 20;
-    shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(shared != MAP_FAILED);
-    vn_test_dir(); /* before there are children */
+    share_model();
     for (uint32_t i = 0; i < nr; i++)
         history(i, &random);
     printf("%u histories: %u commands, %u legs failed, %u came back, %u kills, %u commands failed\n", nr, shared->nr_ops,
