@@ -277,7 +277,8 @@ static void prep_data(struct file_io *io, struct io_uring_sqe *sqe) {
 
 /* Gives the space back, or keeps it and clears it; both read as zeros. */
 static bool punches(const struct file_chan *fc, const struct vn_req *req) {
-    return req->op == VN_OP_DEALLOCATE || ((req->io_flags & VN_REQ_MAY_UNMAP) && fc->file->backend.deallocates);
+    bool may = (req->io_flags & VN_REQ_MAY_UNMAP) && !(fc->file->ns_flags & VN_NS_THICK);
+    return req->op == VN_OP_DEALLOCATE || (may && fc->file->backend.deallocates);
 }
 
 static void prep_range(const struct file_io *io, struct io_uring_sqe *sqe) {

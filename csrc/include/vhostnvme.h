@@ -142,6 +142,7 @@ void vn_medium_close(vn_medium *medium); /* namespaces may be open on it still *
 #define VN_NS_NO_DIRECT 4u   /* use the page cache even where O_DIRECT works */
 #define VN_NS_PREALLOCATE 8u /* reserve all blocks at once instead of as they are written */
 #define VN_NS_WINDOW 16u     /* of the file or device only [offset, offset + size); nothing else of it is touched */
+#define VN_NS_THICK 32u      /* Write Zeroes keeps the blocks of a file, also where it may give them back */
 
 struct vn_remote_opts; /* vhostnvme_fabric.h */
 struct vn_mirror_opts; /* vhostnvme_mirror.h */

@@ -139,6 +139,8 @@ def _flags(options: NamespaceOptions) -> int:
         flags |= lib.VN_NS_NO_DIRECT
     if options.preallocate:
         flags |= lib.VN_NS_PREALLOCATE
+    if options.thick:
+        flags |= lib.VN_NS_THICK
     if options.offset is not None:
         flags |= lib.VN_NS_WINDOW
     return flags

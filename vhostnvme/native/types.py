@@ -182,6 +182,7 @@ class NamespaceOptions:
     """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has.
 
     `offset`: it has only this part of the file or device, of `size` bytes; None: all of it.
+    `thick`: zeros that are written keep the blocks of a file.
     `remote` is what the backend "forward" needs, `mirror` what "mirror" does. `medium`: what a file
     lies on, which counts for it.
     """
@@ -198,6 +199,7 @@ class NamespaceOptions:
     create: bool = False
     direct: bool = True
     preallocate: bool = False
+    thick: bool = False
     uuid: uuid.UUID | None = None
     record_path: str | None = None
     delay_us: int = 0

@@ -133,6 +133,7 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         create=bool(file and file.create),
         direct=not file or file.direct is not False,
         preallocate=bool(file and file.preallocate),
+        thick=bool(file and file.thick),
         uuid=spec.uuid or (_uuid_of(path, file.offset) if file and path else None),
         record_path=None if spec.record is None else str(Path.cwd() / spec.record),
         delay_us=spec.delay_us,

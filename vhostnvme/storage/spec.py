@@ -66,7 +66,7 @@ class FileSpec(DiskSpec):
 
     `create` makes a missing file, of `size` bytes, which must then be given. `offset`: only the
     `size` bytes from there on are served, and nothing else is touched; None: all of it. `medium`
-    counts for it; that is in no text.
+    counts for it, and `thick`: zeros that are written to it keep its blocks; both are in no text.
     """
 
     path: str
@@ -74,6 +74,7 @@ class FileSpec(DiskSpec):
     direct: bool | None = None
     create: bool = False
     preallocate: bool = False
+    thick: bool = field(default=False, compare=False, repr=False)
     medium: Medium | None = field(default=None, compare=False, repr=False)
 
     def resolved(self, base: Path) -> Path:

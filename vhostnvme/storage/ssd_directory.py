@@ -173,6 +173,7 @@ class DirectorySsd(Ssd):
             size=size,
             block_size=block_size,
             read_only=read_only,
+            thick=not self.options.thin,
             uuid=uuids.UUID(uuid),
         )
 
