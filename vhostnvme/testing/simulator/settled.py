@@ -170,7 +170,7 @@ def _offer(card: Card) -> Iterator[str]:
         medium = card.medium.ssds[ssd.name]
         local = sum(medium.taken(row.size) for row in rows if row.owner == card.name)
         remote = sum(medium.taken(row.size) for row in rows) - local
-        free = ssd.capacity - local - remote
+        free = 0 if ssd.failing else ssd.capacity - local - remote
         if (ssd.local, ssd.remote, ssd.free + ssd.reserved) != (local, remote, free):
             yield f"the offer of {card.name} for {ssd.name} does not agree with its catalog: {ssd}"
 
