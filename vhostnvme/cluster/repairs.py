@@ -239,6 +239,9 @@ class Repairs:
             if leg.standing is not Standing.IN_SYNC and not self._is_coming(row, number):
                 self._mirrors.empty(row, number)
                 return
+        spare = [number for number in row.in_sync() if not self._stays(row, number)]
+        if spare and len(row.in_sync()) > row.copies:
+            self._mirrors.empty(row, spare[0])
 
     def _found(
         self, uuid: str, number: int, holding: HoldingRow | None, error: Exception | None

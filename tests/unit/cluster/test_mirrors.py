@@ -322,29 +322,6 @@ def test_a_crash_at_any_effect_of_taking_over_what_was_given(world: World, nth: 
     assert is_empty(b)
 
 
-def test_a_failing_ssd_gets_nothing_new(world: World) -> None:
-    a = world.add("a", ssds=[ssd("ssd0", 4 * GIB, failing=True), ssd("ssd1", 2 * GIB)])
-    b = world.add("b", ssds=[ssd("ssd0", 4 * GIB, failing=True)])
-    a.do(create(Part(GIB)))
-    assert [space.ssd for space in a.pool.spaces.values()] == ["ssd1"]
-    with pytest.raises(NoSpace):
-        a.do(create(Part(GIB, "remote")))
-    assert not b.pool.spaces
-
-
-def test_a_copy_without_its_mirror_is_not_adopted(world: World) -> None:
-    """Who took the mirror over did not take this copy: it is no namespace of its own."""
-    a, b, c = three(world)
-    name, _ = mirrored(a, Part(GIB, "remote", copies=2))
-    d = world.add("d")
-    world.kill(a)
-    (key,) = [key for key in world.store.entries if key.startswith("mirrors/a/")]
-    del world.store.entries[key]
-    with pytest.raises(ConfigError, match="nothing to take over"):
-        d.do(lambda number: AdoptDevice(number, name, "a"))
-    assert not d.pool.holdings and b.pool.spaces and c.pool.spaces
-
-
 def test_copies_grow_together(world: World) -> None:
     a, b, _ = three(world)
     _, mirror = mirrored(a)
