@@ -112,10 +112,10 @@ class Devices:
             case msg.StopDevice():
                 device = self.devices.pop(effect.device, SimDevice())
                 for uuid in list(device.attached):
-                    device.close(uuid)
+                    self._close(device, uuid)
             case msg.Detach():
                 if effect.device in self.devices:
-                    self.devices[effect.device].close(effect.uuid)
+                    self._close(self.devices[effect.device], effect.uuid)
             case msg.Attach(_, holding):
                 return self._attach(holding, (holding,), ())
             case AttachMirror(_, row, legs, fresh):
@@ -128,6 +128,11 @@ class Devices:
             case LegOut() | LegIn() | LegCounts() | LegDrop():
                 return self._change_leg(effect)
         return None
+
+    def _close(self, device: SimDevice, uuid: str) -> None:
+        device.close(uuid)
+        if self._card.rows.unit(uuid) is None:
+            self.bitmaps.pop(uuid, None)  # its row has gone while it was being opened
 
     def _attach(
         self,

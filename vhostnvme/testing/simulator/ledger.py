@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vhostnvme.cluster import messages as msg
 from vhostnvme.cluster.mirror_messages import AttachMirror, LegCounts, LegDrop, LegOut, LegState
 from vhostnvme.cluster.records import HELD, MIRRORS, MirrorRecord, SpaceRecord, SpaceState, decode
-from vhostnvme.cluster.rows import MirrorRow
+from vhostnvme.cluster.rows import MirrorRow, RowState
 from vhostnvme.cluster.store.base import Change, Entry, Put
 from vhostnvme.storage.catalog import Deleted, Gone, Row
 from vhostnvme.storage.mirror_record import Standing
@@ -204,7 +204,9 @@ class Ledger:
                     )
                 self.promoting.discard(new.uuid)
                 self._forget_what_lacks(new.uuid, good[0].giver, good[0].uuid)
-        if new.uuid in self.promoting:
+        owner = self._world.cards.get(new.owner)
+        row = owner.rows.mirrors.get(new.uuid) if owner else None
+        if new.uuid in self.promoting or row is None or row.state is RowState.DELETING:
             return
         for copy in good:
             if self._is_lost(copy.giver):
