@@ -93,6 +93,13 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         " when one of them fails (default: 1)",
     )
     parser.add_argument(
+        "--recovery",
+        choices=["none", "replace"],
+        default="none",
+        help="of a single copy that is lost for good. replace: an empty namespace takes its place,"
+        " for scratch disks; none (the default): its errors are the VM's",
+    )
+    parser.add_argument(
         "--priority",
         type=arguments.whole_number(*PRIORITIES),
         default=50,
@@ -126,6 +133,7 @@ def part(args: argparse.Namespace, sized: tuple[int, str | None]) -> PartParams:
         placement=placement or args.placement,
         block_size=args.block,
         copies=args.copies,
+        scratch=args.recovery == "replace",
     )
 
 

@@ -11,13 +11,15 @@ from vhostnvme.cluster.records import PRIORITY_DEFAULT
 class Part:
     """One namespace of a device. `placement`: `auto`, `local`, `remote` or a card's name.
 
-    `copies`: on so many cards, or SSDs of this card, at the same time.
+    `copies`: on so many cards, or SSDs of this card, at the same time. `scratch`: what is lost is
+    replaced by something empty.
     """
 
     size: int
     placement: str = "auto"
     block_size: int = 512
     copies: int = 1
+    scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

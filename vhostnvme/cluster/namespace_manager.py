@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -35,6 +34,7 @@ from vhostnvme.cluster.commands import (
     PromoteCopy,
     ResizeNamespace,
 )
+from vhostnvme.cluster.creation import Creation
 from vhostnvme.cluster.deletions import Deletions
 from vhostnvme.cluster.devices import Devices
 from vhostnvme.cluster.holdings import Holdings
@@ -45,6 +45,7 @@ from vhostnvme.cluster.moves import Moves
 from vhostnvme.cluster.new_units import check_part, new_unit
 from vhostnvme.cluster.records import check_name, serial_of
 from vhostnvme.cluster.repairs import Repairs
+from vhostnvme.cluster.replacements import Replacements
 from vhostnvme.cluster.resizes import Resizes
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, HoldingState, Leg, MirrorRow, RowState
 from vhostnvme.cluster.space_store import SpaceStore
@@ -53,18 +54,6 @@ from vhostnvme.storage.catalog import Gone, Row
 from vhostnvme.storage.mirror_record import Standing
 
 NAMESPACES_MAX = 256  # of a device
-
-
-@dataclass(slots=True)
-class Creation:
-    """A command that waits until a device, or one namespace of it, is whole."""
-
-    command: int
-    device: str
-    nsid: int | None = None  # one namespace of a device that is there
-    adds: bool = False  # that namespace goes when it cannot be had
-    adopts_until: float | None = None  # what is taken over is not undone, only answered
-    give_up_at: float | None = None  # set once all space is there
 
 
 class NamespaceManager:
@@ -88,6 +77,9 @@ class NamespaceManager:
         self.devices = Devices(board, self.mirrors, self._device_stopped)
         self.repairs = Repairs(board, cluster, local, holdings, self.mirrors, self.devices)
         self._deletions = Deletions(board, holdings, self.devices)
+        self._replacements = Replacements(
+            board, cluster, local, holdings, self.devices, self._deletions
+        )
         moves = Moves(board, cluster, local, self.mirrors, self.devices, self.repairs)
         self._resizes = Resizes(board, coherence, local, holdings)
         self._creations: list[Creation] = []
@@ -145,6 +137,7 @@ class NamespaceManager:
         self._holdings.tick()
         self.mirrors.tick()
         self.repairs.tick()
+        self._replacements.tick()
         self.devices.tick()
         self.settle()
 
@@ -291,6 +284,8 @@ class NamespaceManager:
         if row.mirror:
             self._copy_lost(row)
             return
+        if row.scratch and not row.adopting:
+            self._replacements.replace(row)
         what = f"namespace {row.uuid} of VM {row.vm!r} on card {row.giver!r}"
         if row.adopting:
             text = f"{what} could not be taken over"

@@ -30,6 +30,7 @@ def new_unit(
             placement=rule.placement_of_copy(part.placement, number),
             priority=priority,
             mirror=mirror,
+            scratch=part.scratch,
         )
         for number in range(part.copies)
     ]
@@ -57,6 +58,8 @@ def check_part(part: Part, priority: int) -> None:
     check_size(part.size, part.block_size)
     if not 1 <= part.copies < LEGS_MAX:
         raise ConfigError(f"a namespace is kept as 1 or {LEGS_MAX - 1} copies, not {part.copies}")
+    if part.scratch and part.copies > 1:
+        raise ConfigError("what is kept as copies is never replaced by something empty")
     if part.block_size not in BLOCK_SIZES:
         raise ConfigError(f"a block has 512 or 4096 bytes, not {part.block_size}")
     if not PRIORITY_MIN <= priority <= PRIORITY_MAX:

@@ -117,6 +117,8 @@ class Repairs:
         row = self._board.holdings.get(uuid)
         if row is None or row.mirror or not self.can_move(row) or self.is_wanted(row):
             return
+        if row.scratch and (row.giver, "") not in self._unwanted:
+            return  # what fails is replaced, see replacements.py
         self._board.write(*mirror_of_one(row, self._board.me))
 
     def can_move(self, row: HoldingRow) -> bool:

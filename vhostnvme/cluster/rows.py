@@ -74,7 +74,8 @@ class HoldingRow(Row, frozen=True, kw_only=True):
     """A namespace that this card has for a VM, or asks for. `device` "": no device has it.
 
     A local one (`giver` is this card) has its space in a SpaceRow of the same UUID. `mirror`: it is
-    a copy of the namespace of that UUID, and guests see it as a part of that.
+    a copy of the namespace of that UUID, and guests see it as a part of that. `scratch`: when its
+    space is lost for good, an empty one takes its place, which `replaces` it until it has gone.
     """
 
     TABLE: ClassVar[str] = "holdings"
@@ -97,6 +98,8 @@ class HoldingRow(Row, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     read_only: bool = False
     mirror: str = ""
+    scratch: bool = False
+    replaces: str = ""
 
     def key(self) -> str:
         return self.uuid

@@ -49,6 +49,7 @@ class PartParams(_Params):
     placement: str = "auto"
     block_size: int = 512
     copies: int = 1
+    scratch: bool = False  # what is lost is replaced by something empty
 
 
 class CreateDeviceParams(_Params):

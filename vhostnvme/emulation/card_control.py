@@ -339,7 +339,7 @@ class _Does:
 
 
 def _part(params: PartParams) -> Part:
-    return Part(params.size, params.placement, params.block_size, params.copies)
+    return Part(params.size, params.placement, params.block_size, params.copies, params.scratch)
 
 
 def _check_wait(wait_s: float) -> None:
