@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vhostnvme.cluster import messages as msg
 from vhostnvme.cluster.messages import Effect, Message
+from vhostnvme.cluster.mirror_messages import LegIn
 from vhostnvme.cluster.records import HELD, SPACE, SpaceRecord, SpaceState, decode, encode
 from vhostnvme.cluster.rows import HoldingRow, HoldingState, SpaceRow
 from vhostnvme.cluster.store.base import Operation, Put
 from vhostnvme.storage.catalog import Gone
 from vhostnvme.testing.simulator import bugs_inside as inside
+from vhostnvme.testing.simulator import bugs_mirrors as mirrors
 
 if TYPE_CHECKING:
     from vhostnvme.testing.simulator.card import Card
@@ -146,6 +148,10 @@ def _same_epoch(record: SpaceRecord) -> SpaceRecord:
     return msgspec.structs.replace(record, epoch=1, admitted=min(record.admitted, 1))
 
 
+def _never_full(_card: Card, _message: Message | None, effects: list[Effect]) -> list[Effect]:
+    return [replace(each, full=False) if isinstance(each, LegIn) else each for each in effects]
+
+
 def _no_drain(world: World) -> None:
     for card in world.cards.values():
         card.target.early = True
@@ -163,9 +169,11 @@ BUGS: tuple[Bug, ...] = (
     Bug("same-epoch", "who takes over does not raise the epoch", _on_records(_same_epoch)),
     Bug("no-drain", "a new host is let in while the old one's writes are under way",
         prepare=_no_drain, favour=("lost_owner",)),
+    Bug("new-by-bitmap", "a new copy is brought in as if the bitmap knew what it lacks",
+        _never_full, favour=("lost_copy",)),
     *(
         Bug(name, what, replaced=replaced, favour=favour)
-        for name, what, replaced, favour in inside.BUGS
+        for name, what, replaced, favour in (*inside.BUGS, *mirrors.BUGS)
     ),
 )  # fmt: skip
 

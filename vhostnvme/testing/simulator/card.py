@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vhostnvme.cluster import messages as msg
 from vhostnvme.cluster.messages import CardOptions, Done, Effect, Failure, Message
+from vhostnvme.cluster.records import MIRRORS
 from vhostnvme.storage.catalog import Deleted, Row
 from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator.catalog import Rows
 from vhostnvme.testing.simulator.devices import Devices, SimDevice
 from vhostnvme.testing.simulator.engine import RuleBroken
-from vhostnvme.testing.simulator.link import Link
+from vhostnvme.testing.simulator.link import MIRROR_TXN, Link
 from vhostnvme.testing.simulator.medium import Medium
 from vhostnvme.testing.simulator.mirror import SimMirror
 from vhostnvme.testing.simulator.plan import CardPlan
@@ -320,6 +321,10 @@ class Card:
         end = self.done(effect.op)
         sent, life = self.clock(), self.life
         kind = type(effect).__name__
+        if isinstance(effect, msg.Txn) and any(
+            each.key.startswith(MIRRORS) for each in effect.then
+        ):
+            kind = MIRROR_TXN
 
         def ended(value: Any, failure: Failure | None) -> None:
             if isinstance(effect, msg.GrantLease | msg.KeepAlive) and failure is None:

@@ -42,7 +42,8 @@ class Draw(MirrorDraws):
         self._creates: list[ev.Create] = []
         self._spaces: list[ev.CreateSpace] = []
         self._gone: set[str] = set()
-        self._may_forget = len(names) > 3 and rng.random() < 0.15
+        share = 0.7 if "forget" in favour else 0.15
+        self._may_forget = len(names) > 3 and rng.random() < share
         self._copies_share = rng.choice((0.2, 0.5, 0.8)) if mirrors else 0.02
         self._mirrors = mirrors
         # of the effects that a card crashes at; one history looks at few
@@ -61,7 +62,7 @@ class Draw(MirrorDraws):
                 self._break_watch: 3, self._lag_watch: 2, self._repeat: 2, self._ssd: 2.5,
                 self._slow_ssd: 2, self._lost_owner: 2.5, self._sick_ssd: 8 * more,
                 self._failing_ssd: 1 * more, self._lost_copy: 8 * more,
-                self._lost_mirror: 4 * more,
+                self._lost_mirror: 4 * more, self._late_record: 2 * more,
             }
         )  # fmt: skip
         orders = self._shares(

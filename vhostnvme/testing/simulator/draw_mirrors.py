@@ -20,6 +20,8 @@ class MirrorDraws:
     _rng: random.Random
     _names: list[str]
     _events: list[ev.Event]
+    _gone: set[str]
+    _may_forget: bool
     _add_event: Callable[..., None]
     _any: Callable[[], str]
     _short: Callable[[], float]
@@ -84,6 +86,22 @@ class MirrorDraws:
                 after=rng.random() < 0.5, down_s=self._short(),
             )  # fmt: skip
 
+    def _late_record(self, at: float) -> None:
+        """A copy comes back, the store is told of that late, and the copy fails again."""
+        rng = self._rng
+        owner, _, others = self._mirrored(at)
+        giver = rng.choice([owner, *others])
+        at += rng.uniform(0.5, 1.5)
+        self._lose(at, owner, giver)
+        self._add_event(
+            ev.BadRecord, at, owner, nth=rng.randint(1, 5),
+            how=rng.choice(("lost", "unanswered", "late", "late")),
+            late_s=round(rng.uniform(1.0, 8.0), 3),
+        )  # fmt: skip
+        for _ in range(rng.choice((1, 2))):
+            at += rng.uniform(1.0, 6.0)
+            self._lose(at, owner, giver)
+
     def _lost_mirror(self, at: float) -> None:
         """A copy fails, then the owner is away for longer than its lease, and others adopt."""
         rng = self._rng
@@ -94,6 +112,9 @@ class MirrorDraws:
         if rng.random() < 0.7:
             self._lose(at, owner, rng.choice(others))
             at += rng.choice((0.1, 0.6, 1.0, 2.0))
+        if self._may_forget and not self._gone:
+            self._gone.add(rng.choice(others))
+            self._add_event(ev.Leave, at, *self._gone)
         away = rng.choice((ev.Crash, ev.Pause, ev.CutStore, ev.CutStore))
         length = round(TTL_S * rng.uniform(1.5, 5.0), 3)
         self._add_event(away, at, owner, **{"down_s" if away is ev.Crash else "for_s": length})

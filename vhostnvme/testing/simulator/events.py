@@ -105,6 +105,11 @@ class BadCall(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BadRecord(BadCall):
+    """The same of the `nth` call that changes the record of a mirror."""
+
+
+@dataclass(frozen=True, slots=True)
 class BreakWatch(Event):
     pass
 
@@ -152,7 +157,7 @@ class SlowSsd(Event):
 
 Fault: TypeAlias = (
     Crash | CrashAt | Leave | Pause | PauseAt | CutStore | CutPeer | StoreAway | BadCall
-    | BreakWatch | LagWatch | RepeatChanges | SsdFault | SsdFailing | SlowSsd
+    | BadRecord    | BreakWatch | LagWatch | RepeatChanges | SsdFault | SsdFailing | SlowSsd
 )  # fmt: skip
 
 # --- Commands ---

@@ -15,13 +15,14 @@ from vhostnvme.cluster.messages import Changed, Failure, FailureKind, Message, S
 from vhostnvme.cluster.store.base import Change
 from vhostnvme.errors import LeaseLost
 from vhostnvme.testing.simulator.engine import Engine
-from vhostnvme.testing.simulator.events import BadCall
+from vhostnvme.testing.simulator.events import BadCall, BadRecord
 from vhostnvme.testing.simulator.store import SimStore
 
 CALL_TIMEOUT_S = 1.0
 NOTICE_S = 1.2  # until a watch finds out that nothing comes any more
 RETRY_S = 0.3
 WAY_S = (0.0005, 0.01)  # one way
+MIRROR_TXN = "Txn of a mirror"
 _NEVER = 1 << 62  # a revision
 
 Ended = Callable[[Any, Failure | None], None]
@@ -55,7 +56,9 @@ class Link:
         self.cut = 0
         self.lag_s = 0.0
         self.calls = self.told = 0
+        self._records = 0  # so many calls have changed records of mirrors
         self._bad: list[tuple[int, BadCall]] = []  # the number of the call, and its fate
+        self._bad_records: list[tuple[int, BadCall]] = []  # the same of those
         self._prefixes = (
             "cards/", "members/", "offers/", f"space/{card}/", f"held/{card}/",
             f"mirrors/{card}/",
@@ -76,7 +79,10 @@ class Link:
     # --- Calls ---
 
     def spoil(self, fault: BadCall) -> None:
-        self._bad.append((self.calls + fault.nth, fault))
+        if isinstance(fault, BadRecord):
+            self._bad_records.append((self._records + fault.nth, fault))
+        else:
+            self._bad.append((self.calls + fault.nth, fault))
 
     def call(self, what: str, act: Callable[[], Any], ended: Ended) -> None:
         """`act` is done at the store, at most once; `ended` gets its value, or why there is none.
@@ -85,6 +91,10 @@ class Link:
         """
         self.calls += 1
         fault = next((fault for number, fault in self._bad if number == self.calls), None)
+        if what == MIRROR_TXN:
+            self._records += 1
+            bad = [fault for number, fault in self._bad_records if number == self._records]
+            fault = fault or next(iter(bad), None)
         how, late_s = (fault.how, fault.late_s) if fault else ("", 0.0)
         if fault:
             self._note(f"its call {what} is {how}", None)
@@ -127,6 +137,7 @@ class Link:
     def calm(self) -> None:
         self.cut, self.lag_s = 0, 0.0
         self._bad.clear()
+        self._bad_records.clear()
 
     # --- The watch ---
 

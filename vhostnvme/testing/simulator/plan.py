@@ -17,7 +17,7 @@ from vhostnvme.testing.simulator.events import MIB, TTL_S
 
 STEPS_PER_S = 5.0
 MIRRORS_SHARE = 0.5  # of the histories: they are mostly about namespaces with copies
-MIRROR_FAVOURS = {"lost_copy", "lost_mirror", "move", "sick_ssd"}
+MIRROR_FAVOURS = {"lost_copy", "lost_mirror", "late_record", "move", "sick_ssd"}
 
 
 @dataclass(frozen=True, slots=True)

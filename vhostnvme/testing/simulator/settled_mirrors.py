@@ -50,6 +50,8 @@ def _mirror(world: World, card: Card, row: MirrorRow) -> Iterator[str]:
         return
     if is_lost(world, card, row):
         return
+    if not row.in_sync():
+        yield f"{what} has no copy that counts"
     mirror = card.find_mirror(row.uuid)
     if mirror is None:
         yield f"{what} does not run"
@@ -130,6 +132,8 @@ def _record(world: World, card: Card, row: MirrorRow) -> Iterator[str]:
 
 def is_lost(world: World, card: Card, row: MirrorRow) -> bool:
     """Whether all its good copies were on cards that have gone for good."""
+    if not row.in_sync():
+        return False
     for number in row.in_sync():
         holding = card.rows.holdings.get(row.legs[number].uuid)
         giver = world.cards.get(holding.giver) if holding else None
