@@ -21,7 +21,7 @@ def files_bytes(card: CardProcess) -> int:
 
 def leftovers(cards: Cards) -> list[str]:
     """What is there of devices and namespaces: on SSDs, in catalogs, targets and the store."""
-    found = [entry.key for entry in cards.store_entries("space/", "held/")]
+    found = [entry.key for entry in cards.store_entries("space/", "held/", "mirrors/")]
     for card in cards:
         found += [f"file {path}" for path in card.namespace_files()]
         found += [f"open {name}" for name in card.descriptors() if ".ns" in Path(name).suffixes]

@@ -19,7 +19,18 @@ WAIT_S = 60.0
 
 
 class RunningLoad(Load):
-    """Of `load_on`."""
+    """Of `load_on`. `longest_s`: the longest time in which nothing ended."""
+
+    longest_s = 0.0
+    _ended_at = 0.0
+
+    def poll(self) -> None:
+        before, now = self.oracle.total, time.monotonic()
+        super().poll()
+        if self._ended_at:
+            self.longest_s = max(self.longest_s, now - self._ended_at)
+        if self.oracle.total != before or not self._ended_at:
+            self._ended_at = now
 
     def goes_on(self) -> None:
         """Hundreds of commands more have ended well."""
