@@ -127,6 +127,8 @@ class Resizes:
             self._board.write(mirror.with_size(mirror.wanted))
             return
         for row in copies:
+            if mirror.uuid not in self._growing:
+                return  # one has been refused
             if row.size >= mirror.wanted or self._is_changing(row):
                 continue
             if row.giver == self._board.me:
@@ -141,12 +143,19 @@ class Resizes:
                     self._refuse(mirror.uuid, told[1])
 
     def _grow_here(self, mirror: MirrorRow, row: HoldingRow) -> None:
+        space = self._board.spaces[row.uuid]
+        try:
+            self._check_room(row, space, mirror.wanted)  # others may have got it meanwhile
+        except NoSpace as error:
+            self._refuse(mirror.uuid, str(error))
+            return
+
         def stretched(_value: object, failure: Failure | None) -> None:
             if failure is not None:
                 self._refuse(mirror.uuid, failure.message)
             self.follow(row.uuid)
 
-        self._coherence.stretch(self._board.spaces[row.uuid], mirror.wanted, stretched)
+        self._coherence.stretch(space, mirror.wanted, stretched)
 
     def _refuse(self, uuid: str, why: str) -> None:
         self._growing.discard(uuid)

@@ -7,11 +7,18 @@ from collections.abc import Callable
 import pytest
 from tests_pool import GIB, TestCard, TestMirror, World, ssd
 
-from vhostnvme.cluster.commands import AdoptDevice, Command, CreateDevice, DrainCard, Part
+from vhostnvme.cluster.commands import (
+    AdoptDevice,
+    Command,
+    CreateDevice,
+    DrainCard,
+    Part,
+    ResizeNamespace,
+)
 from vhostnvme.cluster.messages import Effect, Failure, FailureKind, Txn
 from vhostnvme.cluster.mirror_messages import LegCounts, LegOut, LegState
 from vhostnvme.cluster.records import MirrorRecord, decode
-from vhostnvme.errors import ConfigError, NoSpace
+from vhostnvme.errors import ClusterError, ConfigError, NoSpace
 
 
 @pytest.fixture
@@ -121,3 +128,18 @@ def test_three_copies_that_count_make_room_for_one_where_it_may_stay(world: Worl
     mirror.comes_to(rebuilt[0], LegState.READY)
     world.advance(2.0)
     assert sorted(givers(a)) == ["b", "c"] and not a.pool.spaces and b.pool.spaces
+
+
+def test_space_that_somebody_else_has_got_is_not_grown_into(world: World) -> None:
+    """A request that waits for better ones is answered between the check and the growing."""
+    a = world.add("a", ssds=[ssd("ssd0", 4 * GIB), ssd("ssd1", 2 * GIB)], clustered=False)
+    mirrored(a)
+    (row,) = a.pool.mirrors.values()
+    a.ask(create(Part(3 * GIB, "local")))
+    assert len(a.pool.spaces) == 2  # it would be the last
+    world.now += 1.0
+    with pytest.raises(ClusterError, match="keeps its size"):
+        a.do(lambda number: ResizeNamespace(number, row.uuid, 2 * GIB))
+    for name, size in (("ssd0", 4 * GIB), ("ssd1", 2 * GIB)):
+        given = [space for space in a.pool.spaces.values() if space.ssd == name]
+        assert sum(max(space.size, space.wanted) for space in given) <= size
