@@ -45,7 +45,7 @@ static void free_chan(struct vn_mirror_chan *mc) {
         vn_leg_chan_close(mc, leg);
     vn_copy_close(mc);
     munmap(mc->bounces, (size_t)VN_MIRROR_NR_BOUNCE * VN_MIRROR_BOUNCE);
-    free(mc->ios);
+    munmap(mc->ios, VN_MIRROR_NR_IOS * sizeof(*mc->ios));
     free(mc);
 }
 
@@ -86,15 +86,19 @@ static void mirror_chan_close(struct vn_chan *chan) {
     vn_mirror_chan_look(mc);
 }
 
+/* Pages of zeros, which are no memory until they are used; from the heap they might be, after others have had them. */
+static void *map_zeros(size_t bytes) {
+    return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
 static int make_ios(struct vn_mirror_chan *mc) {
-    mc->bounces = mmap(NULL, (size_t)VN_MIRROR_NR_BOUNCE * VN_MIRROR_BOUNCE, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mc->bounces == MAP_FAILED)
+    mc->ios = map_zeros(VN_MIRROR_NR_IOS * sizeof(*mc->ios));
+    mc->bounces = map_zeros((size_t)VN_MIRROR_NR_BOUNCE * VN_MIRROR_BOUNCE);
+    if (mc->ios == MAP_FAILED || mc->bounces == MAP_FAILED)
         return -ENOMEM;
     for (mc->nr_bounce = 0; mc->nr_bounce < VN_MIRROR_NR_BOUNCE; mc->nr_bounce++)
         mc->free_bounce[mc->nr_bounce] = mc->bounces + (size_t)mc->nr_bounce * VN_MIRROR_BOUNCE;
-    mc->ios = calloc(VN_MIRROR_NR_IOS, sizeof(*mc->ios));
-    return mc->ios ? 0 : -ENOMEM; /* pages of zeros, which are no memory until they are used */
+    return 0;
 }
 
 static int mirror_chan_open(struct vn_backend *backend, struct vn_reactor *reactor, struct vn_chan **out) {

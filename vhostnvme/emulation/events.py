@@ -16,6 +16,7 @@ _MEMORY_ADVICE = "start QEMU with " + " ".join(
 
 HOST_EVENTS = (EventType.HOST_CONNECTED, EventType.HOST_DISCONNECTED, EventType.HOST_REFUSED)
 HOST_LINES_MAX = 20  # a second: who knocks without end shall not fill the log
+_TAKEN_OUT = 0x07  # Command Abort Requested: the status of a leg that was told to fail
 
 
 class LineBound:
@@ -81,6 +82,8 @@ def _sentence(event: Event) -> tuple[int, str]:
             return logging.WARNING, event.text
         case EventType.REMOTE_REFUSED:
             return logging.ERROR, event.text
+        case EventType.LEG_FAILED | EventType.LEG_LOST if event.b == _TAKEN_OUT:
+            return logging.INFO, f"a mirror, leg {event.a} is taken out"
         case EventType.LEG_FAILED | EventType.LEG_LOST:
             return logging.WARNING, f"a mirror, {event.text}"
         case EventType.LEG_IN_SYNC:

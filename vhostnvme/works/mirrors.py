@@ -169,6 +169,7 @@ class VmMirrors:
             ),
         )
         assert isinstance(mirror, Mirror)
+        self._running.names[mirror.id] = f"namespace {unit.uuid}"
         holdings = [leg.uuid for leg in legs]
         self._mirrors[unit.uuid] = Running(mirror, mirror.id, holdings, options, local)
         return mirror
@@ -182,7 +183,9 @@ class VmMirrors:
 
     def closed(self, name: str) -> None:
         """No device has it any more."""
-        self._mirrors.pop(name, None)
+        running = self._mirrors.pop(name, None)
+        if running is not None:
+            self._running.names.pop(running.id, None)
 
     def sweep(self, known: Callable[[str], bool]) -> None:
         """Removes the bitmaps of namespaces that are not there any more.
