@@ -93,6 +93,12 @@ def add_request(parser: argparse.ArgumentParser) -> None:
         " when one of them fails (default: 1)",
     )
     parser.add_argument(
+        "--degraded",
+        action="store_true",
+        help="with --copies: begin with one when there is no place for the other, which is made"
+        " as soon as there is",
+    )
+    parser.add_argument(
         "--recovery",
         choices=["none", "replace"],
         default="none",
@@ -134,6 +140,7 @@ def part(args: argparse.Namespace, sized: tuple[int, str | None]) -> PartParams:
         block_size=args.block,
         copies=args.copies,
         scratch=args.recovery == "replace",
+        degraded=args.degraded,
     )
 
 

@@ -177,9 +177,16 @@ class Board:
         if isinstance(unit, HoldingRow):
             return unit.state is HoldingState.HELD
         counts = [self.holdings.get(unit.legs[number].uuid) for number in unit.in_sync()]
-        enough = unit.copies if unit.state is RowState.MAKING else 1
         held = all(row is not None and row.state is HoldingState.HELD for row in counts)
-        return unit.is_recorded and len(counts) >= enough and held
+        return unit.is_recorded and bool(counts) and held and self.is_made(unit)
+
+    def is_made(self, mirror: MirrorRow) -> bool:
+        """Whether it has all copies that it is to begin with."""
+        counts = len(mirror.in_sync())
+        if mirror.state is not RowState.MAKING or counts >= mirror.copies:
+            return True
+        sought = any(row.state is HoldingState.WANTED for row in self.copies_of(mirror.uuid))
+        return mirror.degraded and counts > 0 and not sought
 
     def copies_of(self, mirror: str) -> list[HoldingRow]:
         """The holdings that are, or are to be, copies of it; not those that are given back."""

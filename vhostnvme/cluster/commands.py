@@ -12,7 +12,7 @@ class Part:
     """One namespace of a device. `placement`: `auto`, `local`, `remote` or a card's name.
 
     `copies`: on so many cards, or SSDs of this card, at the same time. `scratch`: what is lost is
-    replaced by something empty.
+    replaced by something empty. `degraded`: it may begin with fewer copies.
     """
 
     size: int
@@ -20,6 +20,7 @@ class Part:
     block_size: int = 512
     copies: int = 1
     scratch: bool = False
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

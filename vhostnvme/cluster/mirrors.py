@@ -198,8 +198,7 @@ class Mirrors:
                 return
             row = msgspec.structs.replace(row, recorded=Recorded.NOT_YET)
             self._board.write(row)
-        counts = len(row.in_sync())
-        if row.recorded is Recorded.SAME or (row.state is RowState.MAKING and counts < row.copies):
+        if row.recorded is Recorded.SAME or not self._board.is_made(row):
             return
         if row.recorded is Recorded.NOT_YET and not self._all_held(row):
             return

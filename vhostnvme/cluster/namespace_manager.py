@@ -189,7 +189,8 @@ class NamespaceManager:
         for number, row in enumerate(row for row in unit if isinstance(row, HoldingRow)):
             if creation not in self._creations:
                 return  # one of them has failed at once
-            self._holdings.seek(row.uuid, wait_s, partial(self._found, creation, number))
+            found = partial(self._found, creation, row.mirror, number)
+            self._holdings.seek(row.uuid, wait_s, found)
 
     def adopted(self, command: int, device: str) -> None:
         """A device whose rows have been written is to be reported when it is whole."""
@@ -199,15 +200,17 @@ class NamespaceManager:
     def _found(
         self,
         creation: Creation,
+        of: str,
         number: int,
         row: HoldingRow | None,
         error: Exception | None,
     ) -> None:
+        mirror = self._board.mirrors.get(of)
         if row is None:
-            self._fail(creation, error or NoSpace("no card has the space"))
+            if mirror is None or not (mirror.degraded and self._board.copies_of(of)):
+                self._fail(creation, error or NoSpace("no card has the space"))
             return
         self._board.dirty.add(row.uuid)
-        mirror = self._board.mirrors.get(row.mirror)
         if mirror is not None and mirror.state is RowState.MAKING:
             self._board.write(mirror.with_leg(number, Leg(row.uuid, Standing.IN_SYNC)))
 

@@ -46,6 +46,7 @@ def new_unit(
         copies=part.copies,
         placement=part.placement,
         priority=priority,
+        degraded=part.degraded,
     )
     return [row, *copies]
 

@@ -146,6 +146,7 @@ class MirrorRow(Row, frozen=True, kw_only=True):
     MAKING until its device has had it once: until then all copies hold zeros. A copy whose standing
     is IN_SYNC counts: nothing is acknowledged without it. `to`: where the copies that are leaving
     go, a card or an SSD of this card.
+    `degraded`: it may begin with fewer copies.
     """
 
     TABLE: ClassVar[str] = "mirrors"
@@ -164,6 +165,7 @@ class MirrorRow(Row, frozen=True, kw_only=True):
     recorded: Recorded = Recorded.NOWHERE
     to: str = ""
     wanted: int = 0
+    degraded: bool = False
 
     def key(self) -> str:
         return self.uuid

@@ -50,6 +50,7 @@ class PartParams(_Params):
     block_size: int = 512
     copies: int = 1
     scratch: bool = False  # what is lost is replaced by something empty
+    degraded: bool = False  # it may begin with fewer copies
 
 
 class CreateDeviceParams(_Params):

@@ -339,7 +339,14 @@ class _Does:
 
 
 def _part(params: PartParams) -> Part:
-    return Part(params.size, params.placement, params.block_size, params.copies, params.scratch)
+    return Part(
+        size=params.size,
+        placement=params.placement,
+        block_size=params.block_size,
+        copies=params.copies,
+        scratch=params.scratch,
+        degraded=params.degraded,
+    )
 
 
 def _check_wait(wait_s: float) -> None:

@@ -356,3 +356,17 @@ def test_a_crash_while_copies_grow(world: World, nth: int) -> None:
     sizes = {row.size for row in a.pool.holdings.values()} | {row_of(a).size}
     sizes |= {space.size for space in (*a.pool.spaces.values(), *b.pool.spaces.values())}
     assert sizes in ({GIB}, {2 * GIB})
+
+
+def test_a_namespace_may_begin_with_one_copy_and_gets_the_other_later(world: World) -> None:
+    a = world.add("a")
+    world.add("b", size=GIB // 2)
+    name, mirror = mirrored(a, Part(GIB, copies=2, degraded=True))
+    assert givers(a) == ["a"] and a.pool.device_is_complete(name)
+    assert "each copy needs another card" in a.pool.mirror_failure(row_of(a).uuid)
+    world.add("c")
+    world.advance(15.0)
+    assert givers(a) == ["a", "c"] and standings(a) == ["in-sync", "new"]
+    assert a.begun(LegIn)[-1].full
+    mirror.comes_to(1, LegState.READY)
+    assert standings(a) == ["in-sync", "in-sync"]
