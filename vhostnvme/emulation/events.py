@@ -83,7 +83,7 @@ def _sentence(event: Event) -> tuple[int, str]:
         case EventType.REMOTE_REFUSED:
             return logging.ERROR, event.text
         case EventType.LEG_FAILED | EventType.LEG_LOST if event.b == _TAKEN_OUT:
-            return logging.INFO, f"a mirror, leg {event.a} is taken out"
+            return logging.INFO, f"a mirror was told to leave a leg out: {event.text}"
         case EventType.LEG_FAILED | EventType.LEG_LOST:
             return logging.WARNING, f"a mirror, {event.text}"
         case EventType.LEG_IN_SYNC:

@@ -8,10 +8,12 @@ SSDs.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +32,7 @@ from vhostnvme.config import RecoveryConfig
 from vhostnvme.control.paths import make_folder
 from vhostnvme.emulation.server import Services
 from vhostnvme.errors import ClusterError, NativeError
+from vhostnvme.fabric.address import Address
 from vhostnvme.native import Event, EventType, Mirror, MirrorInfo, MirrorOptions, NamespaceOptions
 from vhostnvme.native import LegState as NativeState
 from vhostnvme.storage.common import DiskSpec
@@ -42,6 +45,9 @@ _log = logging.getLogger(__name__)
 LOOK_S = 1.0
 SWEEP_S = 30.0
 _EVENTS = (EventType.LEG_FAILED, EventType.LEG_LOST, EventType.LEG_IN_SYNC)
+LOST_SHARE = 4  # of the leg timeout: a card that has hung up has so long to be back
+SILENT_S = 8.0  # after a leg was too slow: by then the keep-alive has told whether its card answers
+_TOO_SLOW = 0  # instead of an NVMe status
 _STATES = {
     NativeState.NONE: LegState.NONE,
     NativeState.OUT: LegState.OUT,
@@ -76,6 +82,9 @@ class Running:
     options: list[NamespaceOptions | None]
     local: list[bool]
     told: MirrorSeen | None = None
+    hung_up: dict[int, asyncio.TimerHandle] = field(default_factory=dict)  # by leg
+    away: set[int] = field(default_factory=set)  # legs without a connection now
+    slow_at: dict[int, float] = field(default_factory=dict)  # legs that have been too slow
 
 
 class VmMirrors:
@@ -186,6 +195,8 @@ class VmMirrors:
         running = self._mirrors.pop(name, None)
         if running is not None:
             self._running.names.pop(running.id, None)
+            for timer in running.hung_up.values():
+                timer.cancel()
 
     def sweep(self, known: Callable[[str], bool]) -> None:
         """Removes the bitmaps of namespaces that are not there any more.
@@ -250,6 +261,7 @@ class VmMirrors:
             options = native_options(await self._spec(row))
             is_open = mirror.mirror_info().legs[leg].open
             if is_open and options == running.options[leg] and options.backend == "forward":
+                self._check_answers(running, leg)
                 mirror.leg_in(leg, full=effect.full)
             else:
                 if is_open:
@@ -257,8 +269,19 @@ class VmMirrors:
                 await mirror.aleg_in(leg, options, full=effect.full)
             running.holdings[leg], running.options[leg] = row.uuid, options
             running.local[leg] = row.giver == self._me
+            running.away.discard(leg)
         finally:
             self._look(effect.mirror)
+
+    def _check_answers(self, running: Running, leg: int) -> None:
+        """Writes wait for a leg that is brought in: so it is to be one that answers.
+
+        Raises:
+            NativeError: EBUSY: not yet.
+        """
+        silent = time.monotonic() < running.slow_at.get(leg, 0.0) + SILENT_S
+        if leg in running.away or silent:
+            raise NativeError(errno.EBUSY, "its card does not answer yet")
 
     def _prefer_local(self, running: Running) -> None:
         info = running.mirror.mirror_info()
@@ -285,12 +308,49 @@ class VmMirrors:
                 await asyncio.to_thread(self.sweep, known)
 
     def _on_event(self, event: Event) -> None:
-        if event.type not in _EVENTS:
+        found = next(
+            (name for name, each in self._mirrors.items() if each.id == event.controller), None
+        )
+        if found is None:
             return
-        for name, running in self._mirrors.items():
-            if running.id == event.controller:
-                self._look(name)
-                return
+        if event.type in _EVENTS:
+            if event.type is not EventType.LEG_IN_SYNC and event.b == _TOO_SLOW:
+                self._mirrors[found].slow_at[event.a] = time.monotonic()
+            self._look(found)
+        elif event.type in (EventType.REMOTE_LOST, EventType.REMOTE_BACK):
+            self._on_connection(self._mirrors[found], event)
+
+    def _on_connection(self, running: Running, event: Event) -> None:
+        """A card that has hung up is waited for less long than one that is silent."""
+        legs = [
+            number
+            for number, options in enumerate(running.options)
+            if options is not None
+            and options.remote is not None
+            and len(options.remote.paths) == 1
+            and event.text.startswith(str(Address(*options.remote.paths[0])))
+        ]
+        for leg in legs:
+            timer = running.hung_up.pop(leg, None)
+            if timer is not None:
+                timer.cancel()
+            running.away.discard(leg)
+            running.slow_at.pop(leg, None)
+            if event.type is EventType.REMOTE_LOST:
+                running.away.add(leg)
+                wait_s = self._config.leg_timeout_ms / 1000 / LOST_SHARE
+                loop = asyncio.get_running_loop()
+                running.hung_up[leg] = loop.call_later(wait_s, self._give_up, running, leg)
+
+    def _give_up(self, running: Running, leg: int) -> None:
+        running.hung_up.pop(leg, None)
+        try:
+            states = [each.state for each in running.mirror.mirror_info().legs]
+            counts = states.count(NativeState.IN_SYNC)
+            if states[leg] is NativeState.IN_SYNC and counts > 1:
+                running.mirror.leg_fail(leg)
+        except NativeError as error:
+            _log.debug("a leg is not given up: %s", error)
 
     def _look(self, name: str) -> None:
         running = self._mirrors.get(name)
