@@ -24,7 +24,7 @@ def copies(*cards: str) -> list[Copy]:
 
 def cycle(number: int, kind: str, pause_s: float, sync_s: float) -> Cycle:
     load = LoadResult(3 * MIB, 4 * MIB, pause_s, pause_s / 2)
-    return Cycle(number, Fault(kind, "b"), 1.0, sync_s, load, copies("a", "b"))
+    return Cycle(number, Fault(kind, "b"), 1, 1.0, sync_s, load, copies("a", "b"))
 
 
 def test_every_kind_comes_before_one_comes_again() -> None:

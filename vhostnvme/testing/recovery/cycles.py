@@ -23,15 +23,21 @@ __all__ = ["PAUSE_S_MAX", "Cycle", "run_cycles", "summary"]
 PAUSE_S_MAX = 5.0  # QEMU's client gives a silent device up after that
 SYNC_S = 120.0
 HOLD_S_MAX = 8.0
+AGAIN_S_MAX = 1.5
 _LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """How one went. `hold_s`: from the fault to its end; `sync_s`: from there to all in sync."""
+    """How one went.
+
+    `strikes`: how often the fault came; `hold_s`: from its first beginning to its last end;
+    `sync_s`: from there to all in sync.
+    """
 
     number: int
     fault: Fault
+    strikes: int
     hold_s: float
     sync_s: float
     load: LoadResult
@@ -45,8 +51,8 @@ class Cycle:
         load = self.load
         places = " and ".join(f"{copy.card}/{copy.ssd}" for copy in self.copies)
         return (
-            f"{self.number}: {self.fault}, for {self.hold_s:.1f} s: longest pause"
-            f" {load.pause_s:.2f} s (prober {load.probe_pause_s:.2f}), in sync after"
+            f"{self.number}: {self.fault}{', twice' if self.strikes > 1 else ''},"
+            f" for {self.hold_s:.1f} s: longest pause {load.pause_s:.2f} s (prober {load.probe_pause_s:.2f}), in sync after"
             f" {self.sync_s:.1f} s; {load.checked_bytes / 2**20:.0f} MiB checked, the same on"
             f" {places}" + ("" if self.in_bound else f"  PAUSE OVER {PAUSE_S_MAX:g} s")
         )
@@ -83,12 +89,17 @@ async def _cycle(
     await mark_kernel_log(bed.guest, mark)
     await load.begin()
     await asyncio.sleep(dice.uniform(1.5, 4.0))
+    # The second time, the copy is mostly about to be brought up to date.
+    strikes = dice.choice((1, 1, 2))
     began = time.monotonic()
-    await fault.begin(bed)
-    try:
-        await asyncio.sleep(dice.uniform(0.3, HOLD_S_MAX))
-    finally:
-        await fault.heal(bed)
+    for strike in range(strikes):
+        if strike:
+            await asyncio.sleep(dice.uniform(0.0, AGAIN_S_MAX))
+        await fault.begin(bed)
+        try:
+            await asyncio.sleep(dice.uniform(0.3, HOLD_S_MAX / strikes))
+        finally:
+            await fault.heal(bed)
     healed = time.monotonic()
     copies = await wait_in_sync(bed, f"after cycle {number} ({fault})")
     synced = time.monotonic()
@@ -97,7 +108,7 @@ async def _cycle(
         raise PeerError(f"cycle {number} ({fault}): the guest's kernel complains: {said[:5]}")
     copies = await wait_in_sync(bed, f"after the load of cycle {number} ({fault})")
     await _compare(bed, copies, f"cycle {number} ({fault})")
-    return Cycle(number, fault, healed - began, synced - healed, result, copies)
+    return Cycle(number, fault, strikes, healed - began, synced - healed, result, copies)
 
 
 async def wait_in_sync(bed: Bed, when: str) -> Sequence[Copy]:
