@@ -48,7 +48,8 @@ class MirrorDraws:
         card = self._any()
         others = [name for name in self._names if name != card]
         rng.shuffle(others)
-        place = rng.choice(("auto", "remote", "remote", others[0] if others else "auto"))
+        places = ("auto", "remote", *others[:1], *others[:1])
+        place = rng.choice(places)  # one that is named has the first copy
         self._add_event(
             ev.Create, at, card, vm=self._vm(card), parts=(Part(MIB, place, copies=2),),
             named=True, priority=100, wait_s=1.0, throw_away=False,
@@ -74,11 +75,18 @@ class MirrorDraws:
     def _lost_copy(self, at: float) -> None:
         """Copies fail, one after the other or both; sometimes their owner ends meanwhile."""
         rng = self._rng
-        owner, _, others = self._mirrored(at)
+        owner, device, others = self._mirrored(at)
         at += rng.uniform(0.5, 1.5)
+        promoted = rng.random() < 0.3
+        if promoted:  # one is known to lack something when the other goes for long
+            self._lose(at, owner, others[0] if others else owner)
+            at += rng.choice((0.8, 1.5))
         for _ in range(rng.choice((1, 2, 2, 3))):
             self._lose(at, owner, rng.choice([owner, *others]))
             at += rng.choice((0.0, 0.2, 0.8, 2.0, 4.0))
+        if promoted:
+            for leg in range(3):
+                self._add_event(ev.Promote, at - 0.5, owner, target=device, nth=0, leg=leg)
         if rng.random() < 0.4:
             effect = rng.choice(("LegOut", "LegIn", "LegCounts", "LegDrop", "Txn", "Write"))
             self._add_event(
@@ -110,7 +118,7 @@ class MirrorDraws:
             return
         at += rng.uniform(0.5, 1.5)
         if rng.random() < 0.7:
-            self._lose(at, owner, rng.choice(others))
+            self._lose(at, owner, rng.choice((others[0], rng.choice(others))))
             at += rng.choice((0.1, 0.6, 1.0, 2.0))
         if self._may_forget and not self._gone:
             self._gone.add(rng.choice(others))
@@ -121,7 +129,7 @@ class MirrorDraws:
         at += TTL_S * rng.uniform(0.95, 1.5)
         for _ in range(rng.choice((1, 2, 3))):
             self._add_event(
-                ev.Adopt, at, rng.choice(others), target=device, force=rng.random() < 0.3
+                ev.Adopt, at, rng.choice(others), target=device, force=rng.random() < 0.5
             )
             at += rng.choice((0.0, 0.01, 0.3, 1.0))
 
@@ -132,7 +140,7 @@ class MirrorDraws:
         more: dict[str, Any] = {
             "nth": rng.randrange(2),
             "to": rng.choice(("", "ssd0", "ssd1", *self._names, *self._names)),
-            "source": rng.choice(("", *self._names)),
+            "source": rng.choice(("", "", "", *self._names)),
         }
         self._on_device(ev.Move, at, **more)
 

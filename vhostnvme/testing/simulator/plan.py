@@ -74,18 +74,19 @@ def card_names(count: int) -> list[str]:
 
 
 def make_plan(seed: int, *, cards: int = 0, steps: int = 0, favour: tuple[str, ...] = ()) -> Plan:
-    """The schedule of a seed; 0 cards: 3 to 5, 0 steps: 150 to 250.
+    """The schedule of a seed; 0 cards: 3 to 5, 0 steps: 90 to 250.
 
     Args:
         favour: draws of draw.py that there shall be many of, such as `lost_owner`.
     """
     rng = random.Random(seed)
     count = cards or rng.choice((3, 3, 3, 4, 4, 5))
-    steps = steps or rng.randint(150, 250)
+    mirrors = rng.random() < MIRRORS_SHARE or bool(MIRROR_FAVOURS & set(favour))
+    # What befalls copies comes as several events at a time.
+    steps = steps or (rng.randint(90, 160) if mirrors else rng.randint(150, 250))
     names = card_names(count)
     ends = steps / STEPS_PER_S
     plans = tuple(_card(rng, name, ends) for name in names)
-    mirrors = rng.random() < MIRRORS_SHARE or bool(MIRROR_FAVOURS & set(favour))
     events = Draw(rng, names, ends, favour, mirrors=mirrors).events(steps)
     return Plan(
         seed,
