@@ -26,6 +26,7 @@ from vhostnvme.cluster.messages import (
 )
 from vhostnvme.cluster.records import (
     CARDS,
+    MEMBERS,
     OFFERS,
     CardRecord,
     MemberRecord,
@@ -118,6 +119,10 @@ class ClusterManager:
 
     def is_online(self, name: str) -> bool:
         return self._board.view.get(member_key(name)) is not None
+
+    def online(self) -> set[str]:
+        """The names of all members, this card's too."""
+        return {key.removeprefix(MEMBERS) for key in self._board.view.keys(MEMBERS)}
 
     def knows(self, name: str) -> bool:
         return self._board.view.get(card_key(name)) is not None

@@ -127,7 +127,7 @@ class Mirrors:
         for uuid in [uuid for uuid, at in self._linger.items() if at <= now]:
             del self._linger[uuid]
             self._wake(uuid)
-        online = {peer.name for peer in self._cluster.peers() if peer.health == "online"}
+        online = self._cluster.online() if self._board.view.synced else set()
         back = online - self._online
         self._online = online
         for row in self._board.mirrors.values():
