@@ -31,8 +31,8 @@ def test_no_history_breaks_a_rule(first: int) -> None:
         assert not outcome.broken, f"seed {seed}: {outcome.broken}\n{story}"
 
 
-def test_there_are_at_least_twenty_bugs() -> None:
-    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 20
+def test_there_are_at_least_forty_bugs() -> None:
+    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 40
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
@@ -69,6 +69,15 @@ def test_the_same_seed_gives_the_same_history_in_every_process() -> None:
     assert len(digests) == 1
     assert run_plan(make_plan(11), digest=True).digest in digests
     assert run_plan(make_plan(12), digest=True).digest not in digests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("favour", ["lost_copy", "lost_mirror", "late_record", "move"])
+def test_copies_get_lost_all_the_time(favour: str) -> None:
+    for seed in range(1000, 1010):
+        outcome = run_plan(make_plan(seed, favour=(favour,)))
+        story = "\n".join(tell(interesting(outcome.notes)[-40:]))
+        assert not outcome.broken, f"seed {seed}: {outcome.broken}\n{story}"
 
 
 @pytest.mark.slow

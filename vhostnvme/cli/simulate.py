@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--steps", type=number(1, 10**6), default=0, metavar="N",
-        help="events in each schedule (default: 150 to 250)",
+        help="so many draws for each schedule (default: 90 to 250)",
     )  # fmt: skip
     parser.add_argument("--only", metavar="LIST", help="one history, with these events: 1-3,7")
     parser.add_argument("--without-cards", metavar="LIST", default="", help="one history: a,b")

@@ -2,14 +2,21 @@
 
 ::
 
-    plan.py     cards and events, drawn from a seed       events.py    what can happen
-    engine.py   virtual time, clocks, the record          history.py   runs a plan to its end
-    world.py    cards, network, guests                    rules.py     checked at every step
-    card.py     one card and its managers                 settled.py   checked in the end
-    link.py     its way to the store   store.py           orders.py    commands and their promises
-    medium.py   its SSDs   target.py   catalog.py         story.py     the end, for people
-    shrink.py   makes a failure small  bugs.py            the checker, checked
-    big.py      a large cluster, and what it costs the store
+    plan.py draw.py draw_mirrors.py          cards and events, drawn from a seed
+    events.py                                what can happen
+    engine.py                                virtual time, clocks, the record
+    history.py                               runs a plan to its end
+    world.py                                 cards, network, guests
+    card.py devices.py mirror.py path.py     one card, its devices, their copies, the way to each
+    link.py store.py                         its way to the store
+    medium.py target.py catalog.py           its SSDs, its exports, what it remembers
+    orders.py move_orders.py                 commands and their promises
+    rules.py ledger.py                       checked at every step: space, what guests were told
+    settled.py settled_mirrors.py            checked in the end
+    story.py                                 the end, for people
+    shrink.py                                makes a failure small
+    bugs.py bugs_inside.py bugs_mirrors.py   the checker, checked
+    big.py                                   a large cluster, and what it costs the store
 
 The same plan gives the same history, to the byte, in every process.
 """
