@@ -50,11 +50,13 @@ class Cycle:
     def __str__(self) -> str:
         load = self.load
         places = " and ".join(f"{copy.card}/{copy.ssd}" for copy in self.copies)
+        twice = ", twice" if self.strikes > 1 else ""
+        over = "" if self.in_bound else f"  PAUSE OVER {PAUSE_S_MAX:g} s"
         return (
-            f"{self.number}: {self.fault}{', twice' if self.strikes > 1 else ''},"
-            f" for {self.hold_s:.1f} s: longest pause {load.pause_s:.2f} s (prober {load.probe_pause_s:.2f}), in sync after"
+            f"{self.number}: {self.fault}{twice}, for {self.hold_s:.1f} s: longest pause"
+            f" {load.pause_s:.2f} s (prober {load.probe_pause_s:.2f}), in sync after"
             f" {self.sync_s:.1f} s; {load.checked_bytes / 2**20:.0f} MiB checked, the same on"
-            f" {places}" + ("" if self.in_bound else f"  PAUSE OVER {PAUSE_S_MAX:g} s")
+            f" {places}{over}"
         )
 
 
