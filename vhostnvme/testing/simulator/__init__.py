@@ -7,7 +7,8 @@
     engine.py                                virtual time, clocks, the record
     history.py                               runs a plan to its end
     world.py                                 cards, network, guests
-    card.py devices.py mirror.py path.py     one card, its devices, their copies, the way to each
+    card.py devices.py                       one card, its devices
+    mirror.py legs.py path.py                their copies, and the way to each
     link.py store.py                         its way to the store
     medium.py target.py catalog.py           its SSDs, its exports, what it remembers
     orders.py move_orders.py                 commands and their promises

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from vhostnvme.cluster.messages import Failure, FailureKind
-from vhostnvme.cluster.mirror_messages import LegSeen, LegState, MirrorSeen
+from vhostnvme.cluster.mirror_messages import LegState, MirrorSeen
 from vhostnvme.cluster.rows import HoldingRow
 from vhostnvme.storage.mirror import LEGS_MAX
+from vhostnvme.testing.simulator.legs import ATTACHED, SimLeg, Write
 from vhostnvme.testing.simulator.path import Path
 
 if TYPE_CHECKING:
@@ -27,36 +27,8 @@ LEG_TIMEOUT_S = 0.5
 CLEAN_S = 1.5
 QUEUE_MAX = 6  # commands of guests that wait, or are under way
 
-ATTACHED = (LegState.IN_SYNC, LegState.READY, LegState.REBUILDING)
 Bitmap = set[int]  # the regions that may differ; it outlives its card's crash
 Answer = Callable[[bool, int], None]
-
-
-@dataclass(slots=True)
-class SimLeg:
-    """`copy`: the regions that it lacks still. `waits`: who waits for its answers."""
-
-    state: LegState = LegState.NONE
-    path: Path | None = None
-    covered: bool = False
-    failures: int = 0
-    copy: set[int] = field(default_factory=set)
-    waits: list[Callable[[], None]] = field(default_factory=list)
-
-    def seen(self) -> LegSeen:
-        uuid = self.path.holding.uuid if self.path else ""
-        return LegSeen(uuid, self.state, self.covered, self.failures)
-
-
-@dataclass(slots=True)
-class Write:
-    """A guest's. `good`: the legs that have it."""
-
-    region: int
-    version: int
-    pending: set[int] = field(default_factory=set)
-    good: set[int] = field(default_factory=set)
-    error: bool = False
 
 
 class SimMirror:

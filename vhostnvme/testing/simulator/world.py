@@ -12,8 +12,9 @@ from vhostnvme.testing.simulator import events as ev
 from vhostnvme.testing.simulator.card import Card, MakeManagers, Trap
 from vhostnvme.testing.simulator.engine import Engine, RuleBroken, Trace
 from vhostnvme.testing.simulator.ledger import Ledger
+from vhostnvme.testing.simulator.legs import ATTACHED
 from vhostnvme.testing.simulator.medium import SimSpace
-from vhostnvme.testing.simulator.mirror import ATTACHED, REGIONS
+from vhostnvme.testing.simulator.mirror import REGIONS
 from vhostnvme.testing.simulator.orders import Orders
 from vhostnvme.testing.simulator.plan import Plan
 from vhostnvme.testing.simulator.rules import Rules
