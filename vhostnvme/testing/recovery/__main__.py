@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"recovery: {error}\n")
         return 1
     except KeyboardInterrupt:
+        sys.stderr.write("recovery: ended by a signal\n")
         return 130
 
 
