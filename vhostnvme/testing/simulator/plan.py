@@ -17,7 +17,7 @@ from vhostnvme.testing.simulator.events import MIB, TTL_S
 
 STEPS_PER_S = 5.0
 MIRRORS_SHARE = 0.5  # of the histories: they are mostly about namespaces with copies
-MIRROR_FAVOURS = {"lost_copy", "lost_mirror", "late_record", "move", "sick_ssd"}
+MIRROR_FAVOURS = {"lost_copy", "lost_mirror", "late_record", "move", "failing_ssd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,9 @@ def make_plan(seed: int, *, cards: int = 0, steps: int = 0, favour: tuple[str, .
     """
     rng = random.Random(seed)
     count = cards or rng.choice((3, 3, 3, 4, 4, 5))
-    mirrors = rng.random() < MIRRORS_SHARE or bool(MIRROR_FAVOURS & set(favour))
+    mirrors = rng.random() < MIRRORS_SHARE
+    if favour:
+        mirrors = bool(MIRROR_FAVOURS & set(favour))
     # What befalls copies comes as several events at a time.
     steps = steps or (rng.randint(90, 160) if mirrors else rng.randint(150, 250))
     names = card_names(count)
