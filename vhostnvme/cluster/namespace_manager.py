@@ -303,7 +303,9 @@ class NamespaceManager:
         self._board.write(Gone(HoldingRow, row.uuid))
         if row.adopting and not self._board.copies_of(row.mirror):
             self._board.log(logging.WARNING, f"namespace {row.mirror} could not be taken over")
-            self._board.write(Gone(MirrorRow, row.mirror))
+            mirror = self._board.mirrors.get(row.mirror)
+            if mirror is not None:  # its record may have been taken over already
+                self._board.write(msgspec.structs.replace(mirror, state=RowState.DELETING))
             self._end_if_empty(row.device)
 
     def _mirror_lost(self, row: MirrorRow) -> None:

@@ -12,10 +12,11 @@ from vhostnvme.cluster.commands import (
     Command,
     CreateDevice,
     DrainCard,
+    ForgetCard,
     Part,
     ResizeNamespace,
 )
-from vhostnvme.cluster.messages import Effect, Failure, FailureKind, Txn
+from vhostnvme.cluster.messages import Effect, Export, Failure, FailureKind, Txn
 from vhostnvme.cluster.mirror_messages import LegCounts, LegOut, LegState
 from vhostnvme.cluster.records import MirrorRecord, decode
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
@@ -143,3 +144,21 @@ def test_space_that_somebody_else_has_got_is_not_grown_into(world: World) -> Non
     for name, size in (("ssd0", 4 * GIB), ("ssd1", 2 * GIB)):
         given = [space for space in a.pool.spaces.values() if space.ssd == name]
         assert sum(max(space.size, space.wanted) for space in given) <= size
+
+
+def test_a_mirror_whose_only_good_copy_is_lost_while_it_is_taken_over_leaves_no_record(
+    world: World,
+) -> None:
+    a, b, c = three(world)
+    name, _ = mirrored(a)
+    d = world.add("d")
+    world.kill(a)
+    b.holds = lambda effect: isinstance(effect, Export)
+    d.ask(lambda number: AdoptDevice(number, name, "a"))
+    world.advance(1.0)
+    assert any(key.startswith("mirrors/d/") for key in world.store.entries)
+    world.kill(b)
+    c.do(lambda number: ForgetCard(number, "b"))
+    world.advance(15.0)
+    assert not any(key.startswith("mirrors/") for key in world.store.entries)
+    assert not d.pool.mirrors and not d.pool.holdings and not d.pool.devices
