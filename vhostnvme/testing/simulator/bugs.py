@@ -33,7 +33,8 @@ Change = Callable[["Card", Message | None, list[Effect]], list[Effect]]
 class Bug:
     """`replaced`: class or module, attribute, what it is replaced by.
 
-    `favour`: what shall happen often in a history that is to show it (see `make_plan`).
+    `favour`: what shall happen often in a history that is to show it (see `make_plan`). `seed`:
+    from which it does not take long.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Bug:
     replaced: tuple[tuple[Any, str, Any], ...] = ()
     prepare: Callable[[World], None] | None = None
     favour: tuple[str, ...] = ()
+    seed: int = 0
 
     @contextmanager
     def patch(self) -> Iterator[None]:
@@ -157,6 +159,10 @@ def _no_drain(world: World) -> None:
         card.target.early = True
 
 
+_SEEDS = {
+    "trusting-export": 30, "earlier-life": 45, "no-spare": 25, "late-record": 95, "lone-copy": 100,
+}  # fmt: skip
+
 BUGS: tuple[Bug, ...] = (
     Bug("store-first", "the store is told before the catalog", _store_first),
     Bug("answer-first", "a command is answered before its outcome is durable", _answer_first),
@@ -172,7 +178,7 @@ BUGS: tuple[Bug, ...] = (
     Bug("new-by-bitmap", "a new copy is brought in as if the bitmap knew what it lacks",
         _never_full, favour=("lost_copy",)),
     *(
-        Bug(name, what, replaced=replaced, favour=favour)
+        Bug(name, what, replaced=replaced, favour=favour, seed=_SEEDS.get(name, 0))
         for name, what, replaced, favour in (*inside.BUGS, *mirrors.BUGS)
     ),
 )  # fmt: skip
