@@ -105,6 +105,7 @@ class Adoptions:
         }
         mirrors = [each for each in mirrors if each.record.device == command.device]
         copies = {leg.uuid for each in mirrors for leg in each.record.legs}
+        copies |= {each.record.uuid for each in mirrors}  # from where it has moved away
         plain = [
             each for uuid, each in wanted.items() if uuid not in copies and not each.record.mirror
         ]

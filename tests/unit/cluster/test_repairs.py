@@ -18,8 +18,10 @@ from vhostnvme.cluster.commands import (
 )
 from vhostnvme.cluster.messages import Effect, Export, Failure, FailureKind, Txn
 from vhostnvme.cluster.mirror_messages import LegCounts, LegOut, LegState
-from vhostnvme.cluster.records import MirrorRecord, decode
+from vhostnvme.cluster.records import CopyRecord, MirrorRecord, decode, encode
+from vhostnvme.cluster.store.base import Put
 from vhostnvme.errors import ClusterError, ConfigError, NoSpace
+from vhostnvme.storage.mirror_record import Standing
 
 
 @pytest.fixture
@@ -162,3 +164,22 @@ def test_a_mirror_whose_only_good_copy_is_lost_while_it_is_taken_over_leaves_no_
     world.advance(15.0)
     assert not any(key.startswith("mirrors/") for key in world.store.entries)
     assert not d.pool.mirrors and not d.pool.holdings and not d.pool.devices
+
+
+def test_what_a_namespace_has_moved_away_from_is_not_adopted(world: World) -> None:
+    """The copy that was the namespace itself is still granted, and lacks what came after."""
+    a, _, _ = three(world)
+    name = a.do(create(Part(GIB, "b")))
+    d = world.add("d")
+    world.kill(a)
+    (held,) = [key for key in world.store.entries if key.startswith("held/a/")]
+    uuid = held.rpartition("/")[2]
+    moved = MirrorRecord(
+        uuid=uuid, owner="a", vm="vm1", device=name, device_nsid=1, size=GIB, block_size=512,
+        copies=1, placement="auto", priority=50,
+        legs=(CopyRecord("elsewhere", "a", Standing.IN_SYNC),),
+    )  # fmt: skip
+    assert world.store.txn((), (Put(f"mirrors/a/{uuid}", encode(moved)),)).succeeded
+    with pytest.raises(ClusterError, match="no copy that this card can take over"):
+        d.do(lambda number: AdoptDevice(number, name, "a"))
+    assert not d.pool.holdings
