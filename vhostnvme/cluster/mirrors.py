@@ -170,6 +170,9 @@ class Mirrors:
                 self.empty(self._board.mirrors[row.uuid], number)
 
     def _is_taken(self, row: MirrorRow) -> bool:
+        if row.recorded is Recorded.NOT_YET:  # what it stood on before it was a mirror has gone
+            copies = [row.legs[number].uuid for number in row.in_sync()]
+            return row.state is RowState.READY and not self._board.holdings.keys() & set(copies)
         known = row.recorded in (Recorded.BEHIND, Recorded.SAME)
         if not known or not self._board.view.synced or self._records.is_busy(row.uuid):
             return False

@@ -13,6 +13,7 @@ from vhostnvme.cluster.commands import (
     CreateDevice,
     DrainCard,
     ForgetCard,
+    MoveNamespace,
     Part,
     ResizeNamespace,
 )
@@ -183,3 +184,24 @@ def test_what_a_namespace_has_moved_away_from_is_not_adopted(world: World) -> No
     with pytest.raises(ClusterError, match="no copy that this card can take over"):
         d.do(lambda number: AdoptDevice(number, name, "a"))
     assert not d.pool.holdings
+
+
+def test_a_namespace_that_was_adopted_before_its_mirror_was_recorded_is_lost(world: World) -> None:
+    """It had just begun to move: the copy that was new is not the namespace."""
+    a, _, _ = three(world)
+    name = a.do(create(Part(GIB, "b")))
+    d = world.add("d")
+    a.fails = lambda effect: (
+        Failure(FailureKind.UNAVAILABLE, "the store does not answer")
+        if isinstance(effect, Txn) and any("mirrors/" in each.key for each in effect.then)
+        else None
+    )
+    (uuid,) = a.pool.holdings
+    a.do(lambda number: MoveNamespace(number, uuid, "c"))
+    world.lose(a)
+    d.do(lambda number: AdoptDevice(number, name, "a"), 20.0)
+    a.fails = lambda _: None
+    a.reachable = True
+    world.advance(70.0)  # its record may still be made until then
+    assert not a.pool.mirrors and not a.pool.holdings and not a.pool.devices
+    assert d.pool.device_is_complete(name)

@@ -132,7 +132,7 @@ def _record(world: World, card: Card, row: MirrorRow) -> Iterator[str]:
 
 def is_lost(world: World, card: Card, row: MirrorRow) -> bool:
     """Whether all its good copies were on cards that have gone for good."""
-    if not row.in_sync():
+    if not row.in_sync() or not any(each.left for each in world.cards.values()):
         return False
     for number in row.in_sync():
         holding = card.rows.holdings.get(row.legs[number].uuid)
