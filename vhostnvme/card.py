@@ -144,6 +144,7 @@ class Card:
             self._ssds.reports(),
             time.monotonic(),
         )
+        self._mirrors.sweep(self._is_known)
         self._runner = Runner(self.pool, self._catalog, self._store, self._works())
         enter.push_async_callback(self._runner.stop)
         self._ssds.changed = lambda reports: self._runner.post(SsdsSeen(tuple(reports)))

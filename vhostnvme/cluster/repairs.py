@@ -215,7 +215,9 @@ class Repairs:
         number = free[0]
         if seen is not None and seen.legs[number].uuid:
             return  # what was there is still to be dropped
-        moves = bool(row.to) and any(leg.leaving for leg in row.legs)
+        # What is missing is found a place first, wherever; then comes what was told to move.
+        whole = len(row.in_sync()) >= row.copies
+        moves = bool(row.to) and whole and any(leg.leaving for leg in row.legs)
         ssd = row.to if moves and row.to in self._local.ssds else None
         placement = rule.placement_of_copy(row.placement, 1)
         if moves:

@@ -43,7 +43,6 @@ from vhostnvme.storage.mirror_record import Standing
 _log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-SWEEP_S = 30.0
 _EVENTS = (EventType.LEG_FAILED, EventType.LEG_LOST, EventType.LEG_IN_SYNC)
 LOST_SHARE = 4  # of the leg timeout: a card that has hung up has so long to be back
 SILENT_S = 8.0  # after a leg was too slow: by then the keep-alive has told whether its card answers
@@ -201,6 +200,8 @@ class VmMirrors:
     def sweep(self, known: Callable[[str], bool]) -> None:
         """Removes the bitmaps of namespaces that are not there any more.
 
+        One that comes back later, from another card, has changed meanwhile.
+
         Args:
             known: whether a namespace is.
         """
@@ -298,14 +299,11 @@ class VmMirrors:
 
     async def watch(self, known: Callable[[str], bool]) -> None:
         """Looks at all of them now and then, until it is cancelled: events may be lost."""
-        looks = 0
         while True:
             await asyncio.sleep(LOOK_S)
             for name in list(self._mirrors):
                 self._look(name)
-            looks += 1
-            if looks % round(SWEEP_S / LOOK_S) == 1:
-                await asyncio.to_thread(self.sweep, known)
+            await asyncio.to_thread(self.sweep, known)
 
     def _on_event(self, event: Event) -> None:
         found = next(
