@@ -26,9 +26,10 @@ from vhostnvme.control.card import CreatedDevice
 from vhostnvme.testing.cards import CardPlan, Cards
 from vhostnvme.units import parse_size
 
-SHAPES = tuple((rw, depth) for rw in ("randwrite", "randread") for depth in (1, 32))  # of 4 KiB
+DEPTHS = (1, 32)
 DEVICES = {"local": ("a", 1), "remote": ("b", 1), "two": ("auto", 2)}
 LOOK_S = 0.01
+QUIET_S = 12.0  # by then what was written is known to be the same on both
 
 
 def measure(folder: Path | None, size: int, seconds: float, rounds: int) -> dict[str, Any]:
@@ -45,19 +46,22 @@ def measure(folder: Path | None, size: int, seconds: float, rounds: int) -> dict
         }
         for device in devices.values():
             perf(device.socket, "--rw", "write", "--bs", "256k", "--fill", "--io-limit", "1")
+        time.sleep(QUIET_S)
         found: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            for rw, depth in SHAPES:
-                for name, device in devices.items():
-                    words = ("--rw", rw, "--qd", str(depth), "--time", str(seconds))
-                    report = perf(device.socket, *words, "--warmup", "0.3")
-                    found.setdefault(f"{rw} {depth} {name}", []).append(report["iops"])
+        for rw in ("randread", "randwrite"):
+            for _ in range(rounds):
+                for depth in DEPTHS:
+                    for name, device in devices.items():
+                        words = ("--rw", rw, "--qd", str(depth), "--time", str(seconds))
+                        report = perf(device.socket, *words, "--warmup", "0.3")
+                        found.setdefault(f"{rw} {depth} {name}", []).append(report["iops"])
         iops = {name: round(statistics.median(values)) for name, values in found.items()}
         ratios = {}
-        for rw, depth in SHAPES:
-            base = "remote" if rw == "randwrite" else "local"
-            pairs = zip(found[f"{rw} {depth} two"], found[f"{rw} {depth} {base}"], strict=True)
-            ratios[f"{rw} {depth}"] = round(statistics.median(two / one for two, one in pairs), 3)
+        for rw, base in (("randread", "local"), ("randwrite", "remote")):
+            for depth in DEPTHS:
+                shape = f"{rw} {depth}"
+                pairs = zip(found[f"{shape} two"], found[f"{shape} {base}"], strict=True)
+                ratios[shape] = round(statistics.median(two / one for two, one in pairs), 3)
         rebuilds = [rebuild(cards, devices, size, seconds) for _ in range(rounds)]
         shares = [each["share"] for each in rebuilds]
         best = rebuilds[shares.index(statistics.median_low(shares))]
