@@ -32,8 +32,9 @@ def cards() -> Iterator[Cards]:
         yield running
 
 
-def create(cards: Cards, **options: str) -> CreatedDevice:
-    return cards["a"].create_device("vm1", SIZE, copies=2, **options)  # type: ignore[arg-type]
+def create(cards: Cards) -> CreatedDevice:
+    """Of card a, with a copy on card b, and one on card a itself, where it fits."""
+    return cards["a"].create_device("vm1", SIZE, placement="b", copies=2)
 
 
 def namespace(cards: Cards, made: CreatedDevice, owner: str = "a") -> DeviceNamespace:
@@ -169,10 +170,20 @@ def test_a_card_is_emptied(cards: Cards) -> None:
     check_same(cards, namespace(cards, two))
     cards["b"].drain(False)
     cards["b"].create_device("vm3", MIB, placement="local")
+    cards.wait(lambda: takes(cards, "b"), "card a knows that card b takes namespaces again")
     for vm in ("vm2", "vm3"):
         cards["b"].delete_vm(vm)
     cards["a"].delete_device(two.device)
     wait_empty(cards)
+
+
+def takes(cards: Cards, name: str) -> bool:
+    """Whether card a gets space of another one."""
+    try:
+        made = cards["a"].create_device("vm4", MIB, placement=name)
+    except NoSpace:
+        return False
+    return not cards["a"].delete_device(made.device).pending
 
 
 @pytest.mark.slow

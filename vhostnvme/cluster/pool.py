@@ -33,7 +33,7 @@ from vhostnvme.cluster.messages import (
 )
 from vhostnvme.cluster.mirror_messages import MirrorSeen
 from vhostnvme.cluster.namespace_manager import NamespaceManager
-from vhostnvme.cluster.records import HELD, MIRRORS, SPACE, OfferRecord, UsesRecord
+from vhostnvme.cluster.records import HELD, MIRRORS, OFFERS, SPACE, OfferRecord, UsesRecord
 from vhostnvme.cluster.rows import DeviceRow, HoldingRow, MirrorRow, SpaceRow
 from vhostnvme.cluster.space_store import SpaceStore
 from vhostnvme.storage.catalog import Deleted, Row
@@ -193,6 +193,8 @@ class Pool:
     def _saw(self, keys: set[str]) -> None:
         self._cluster.check_membership(keys)
         for key in keys:
+            if key.startswith(OFFERS):
+                self._namespaces.repairs.saw_offer(key.removeprefix(OFFERS))
             if key.startswith((SPACE, HELD, MIRRORS)):
                 self._board.dirty.add(key.rpartition("/")[2])
 

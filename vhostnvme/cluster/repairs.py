@@ -22,6 +22,7 @@ from vhostnvme.cluster.holdings import Holdings
 from vhostnvme.cluster.local_space import LocalSpace
 from vhostnvme.cluster.mirror_messages import LegState
 from vhostnvme.cluster.mirrors import Mirrors
+from vhostnvme.cluster.records import OfferRecord
 from vhostnvme.cluster.rows import (
     HoldingRow,
     HoldingState,
@@ -89,15 +90,19 @@ class Repairs:
             self._unwanted.add((me, ""))
         self._unwanted |= {(me, ssd.name) for ssd in self._local.ssds.values() if ssd.failing}
         for peer in self._cluster.peers():
-            if peer.offer is not None and peer.offer.draining:
-                self._unwanted.add((peer.name, ""))
-            elif peer.offer is not None:
-                self._unwanted |= {(peer.name, ssd.name) for ssd in peer.offer.ssds if ssd.failing}
+            self._unwanted |= _unwanted_of(peer.name, peer.offer)
         if not self._unwanted and not old:
             return
         for row in self._board.holdings.values():
             if not self.is_wanted(row) or (old != self._unwanted and row.mirror):
                 self._board.dirty.add(row.mirror or row.uuid)
+
+    def saw_offer(self, name: str) -> None:
+        """Another card has told what it has now."""
+        if name == self._board.me:
+            return
+        others = {place for place in self._unwanted if place[0] != name}
+        self._unwanted = others | _unwanted_of(name, self._cluster.offer_of(name))
 
     # --- The next step ---
 
@@ -264,6 +269,13 @@ class Repairs:
             search.failure = ""
             self._board.write(row.with_leg(number, Leg(holding.uuid, Standing.NEW)))
         self._board.dirty.add(uuid)
+
+
+def _unwanted_of(name: str, offer: OfferRecord | None) -> set[tuple[str, str]]:
+    if offer is None:
+        return set()
+    failing = {(name, ssd.name) for ssd in offer.ssds if ssd.failing}
+    return {(name, "")} if offer.draining else failing
 
 
 def mirror_of_one(row: HoldingRow, me: str) -> tuple[MirrorRow, HoldingRow]:
