@@ -176,9 +176,18 @@ class Board:
         """Whether all of it is there that has to be."""
         if isinstance(unit, HoldingRow):
             return unit.state is HoldingState.HELD
-        counts = [self.holdings.get(unit.legs[number].uuid) for number in unit.in_sync()]
-        held = all(row is not None and row.state is HoldingState.HELD for row in counts)
-        return unit.is_recorded and bool(counts) and held and self.is_made(unit)
+        held = self.all_held(unit) and bool(unit.in_sync())
+        return unit.is_recorded and held and self.is_made(unit)
+
+    def counting(self, mirror: MirrorRow) -> list[HoldingRow | None]:
+        """The copies that count; None: its giver has lost it, or it was not taken over."""
+        return [self.holdings.get(mirror.legs[number].uuid) for number in mirror.in_sync()]
+
+    def all_held(self, mirror: MirrorRow) -> bool:
+        """Whether all copies that count are this card's: what is being taken over is not yet."""
+        return all(
+            row is not None and row.state is HoldingState.HELD for row in self.counting(mirror)
+        )
 
     def is_made(self, mirror: MirrorRow) -> bool:
         """Whether it has all copies that it is to begin with."""

@@ -33,7 +33,6 @@ class LegSeen:
     state: LegState = LegState.NONE
     covered: bool = False
     failures: int = 0
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

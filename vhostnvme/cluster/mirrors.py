@@ -20,6 +20,7 @@ import msgspec
 
 from vhostnvme.cluster.board import Board, Then
 from vhostnvme.cluster.cluster_manager import ClusterManager
+from vhostnvme.cluster.holdings import LINGER_S
 from vhostnvme.cluster.messages import Effect, Failure, FailureKind
 from vhostnvme.cluster.mirror_messages import (
     LegCounts,
@@ -40,8 +41,6 @@ from vhostnvme.storage.mirror_record import Standing
 
 BACK_S = 1.0  # until a copy that has failed is brought in again; doubles with each attempt
 BACK_S_MAX = 30.0
-# A transaction of unknown fate is done by then, or never: see holdings.LINGER_S.
-LINGER_S = 60.0
 
 
 def _nothing(_value: object, _failure: Failure | None) -> None:
@@ -159,11 +158,10 @@ class Mirrors:
 
     def _do_without_the_lost(self, row: MirrorRow) -> None:
         """What is taken over does not wait for a card that is away, when another copy is there."""
-        holdings = [self._board.holdings.get(row.legs[number].uuid) for number in row.in_sync()]
+        holdings = self._board.counting(row)
         if not any(each is not None and each.state is HoldingState.HELD for each in holdings):
             return
-        for number in row.in_sync():
-            each = self._board.holdings.get(row.legs[number].uuid)
+        for number, each in zip(row.in_sync(), holdings, strict=True):
             if each is None or not each.adopting or not self._board.view.synced:
                 continue
             if not self._is_here(each.uuid) and not self._cluster.is_online(each.giver):
@@ -203,7 +201,7 @@ class Mirrors:
             self._board.write(row)
         if row.recorded is Recorded.SAME or not self._board.is_made(row):
             return
-        if row.recorded is Recorded.NOT_YET and not self._all_held(row):
+        if row.recorded is Recorded.NOT_YET and not self._board.all_held(row):
             return
         if not self._records.is_free(row.uuid):
             return
@@ -231,11 +229,6 @@ class Mirrors:
             self._store.put_mirror(found, wanted, ended)
 
         self._records.write(uuid, begin)
-
-    def _all_held(self, row: MirrorRow) -> bool:
-        """What is being taken over is not this card's yet."""
-        counts = [self._board.holdings.get(row.legs[number].uuid) for number in row.in_sync()]
-        return all(each is not None and each.state is HoldingState.HELD for each in counts)
 
     def _is_here(self, holding: str) -> bool:
         row = self._board.holdings.get(holding)

@@ -114,11 +114,6 @@ class VmMirrors:
         self._mirrors: dict[str, Running] = {}
         running.listeners.append(self._on_event)
 
-    def get(self, name: str) -> Mirror | None:
-        """A mirror, while a device has it."""
-        running = self._mirrors.get(name)
-        return running.mirror if running else None
-
     # --- As a whole ---
 
     async def open_one(self, row: HoldingRow) -> Mirror:
