@@ -6,6 +6,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
 
 uint64_t vn_io_slba(const struct vn_sqe *cmd) {
@@ -229,6 +230,8 @@ static vn_status execute(struct vn_req *req) {
         return VN_SC_INVALID_NS;
     status = vn_ana_check(req->ctrl, req->cmd.nsid);
     if (status)
+        return status;
+    if (__builtin_expect(req->ns->ns->special, 0) && (status = vn_gate_check(req)))
         return status;
     if (req->cmd.opcode == VN_IO_READ)
         return read_write(req, VN_OP_READ);

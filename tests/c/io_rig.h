@@ -104,6 +104,8 @@ static inline void store_attach(struct ctrl_rig *rig, uint64_t seed) {
     store->backend = (struct vn_backend){
         .ops = &store_ops, .size = STORE_BYTES, .block_min = 512, .volatile_cache = true, .deallocates = true};
     *ns = (struct vn_ns){.backend = &store->backend, .nr_blocks = STORE_BLOCKS, .block_shift = 9};
+    char error[256];
+    CHECK_EQ(vn_ns_state_open(ns, error, sizeof(error)), 0);
     rig->spaces[1] = ns;
     rig->nsid = 1;
     rig_on(rig, rig_attach_here);
