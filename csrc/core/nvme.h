@@ -188,6 +188,28 @@ struct vn_dsm_range {
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_dsm_range, 16);
 
+/* Copy (NVM Command Set 3.2.2) */
+#define VN_COPY_NR(cdw12) (((cdw12) & 0xffu) + 1u)
+#define VN_COPY_FORMAT(cdw12) (((cdw12) >> 8) & 0xfu)
+#define VN_COPY_PRINFOR_MASK (0xfu << 12)
+struct vn_copy_range { /* a source range entry, descriptor format 0h */
+    uint64_t rsvd0, slba;
+    uint16_t nlb; /* 0's based */
+    uint8_t rsvd18[6];
+    uint32_t eilbrt;
+    uint16_t elbat, elbatm;
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_copy_range, 32);
+
+struct vn_copy_range_long { /* 1h: with the tags of a 64-bit guard */
+    uint64_t rsvd0, slba;
+    uint16_t nlb;
+    uint8_t rsvd18[8];
+    uint8_t elbt[10];
+    uint16_t elbat, elbatm;
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_copy_range_long, 40);
+
 /* --- Status: the 15-bit status field of a CQE, without the phase bit (Base 3.3.3.2.1) --- */
 typedef uint16_t vn_status;
 #define VN_STATUS(sct, sc) ((vn_status)(((sct) << 8) | (sc)))
@@ -441,6 +463,7 @@ enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_C
 #define VN_ONCS_WRITE_ZEROES (1u << 3)
 #define VN_ONCS_SAVE_SELECT (1u << 4)
 #define VN_ONCS_VERIFY (1u << 7)
+#define VN_ONCS_COPY (1u << 8)
 #define VN_OAES_NS_ATTR (1u << 8)
 
 /* --- Features (Base 5.27) --- */

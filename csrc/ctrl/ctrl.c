@@ -11,6 +11,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/bounce.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
 
@@ -21,14 +22,15 @@
 static int make_pool(struct vn_ctrl *ctrl) {
     size_t iov_bytes = VN_MAX_IOVECS * sizeof(struct iovec);
     size_t req_bytes = (sizeof(struct vn_req) + 63) & ~63ul;
-    size_t bytes = NR_REQS * (VN_PAGE_SIZE + iov_bytes + req_bytes) + VN_PAGE_SIZE;
+    size_t bytes = VN_PAGE_SIZE + VN_BOUNCES_BYTES + NR_REQS * (VN_PAGE_SIZE + iov_bytes + req_bytes);
     uint8_t *arena = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED)
         return -errno;
     ctrl->arena = arena;
     ctrl->arena_bytes = bytes;
     ctrl->page = arena;
-    uint8_t *pages = arena + VN_PAGE_SIZE;
+    vn_bounce_init(ctrl, arena + VN_PAGE_SIZE);
+    uint8_t *pages = ctrl->page + VN_PAGE_SIZE + VN_BOUNCES_BYTES;
     uint8_t *reqs = pages + NR_REQS * VN_PAGE_SIZE;
     uint8_t *iovs = reqs + NR_REQS * req_bytes;
     for (size_t i = NR_REQS; i-- > 0;) { /* so that the first ones are at the head of the list */
@@ -119,11 +121,12 @@ int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, 
     int err = init(ctrl, opts, reactor, events, id, VN_MAX_FABRICS_QUEUES);
     if (err)
         return err;
-    void *page = mmap(NULL, VN_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ctrl->arena_bytes = VN_PAGE_SIZE + VN_BOUNCES_BYTES;
+    uint8_t *page = mmap(NULL, ctrl->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (page == MAP_FAILED)
         return -errno;
     ctrl->arena = ctrl->page = page;
-    ctrl->arena_bytes = VN_PAGE_SIZE;
+    vn_bounce_init(ctrl, page + VN_PAGE_SIZE);
     return 0;
 }
 
@@ -153,7 +156,7 @@ void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req) {
         ctrl->door->put(req);
         return;
     }
-    bool io = (uint8_t *)req->buffer >= ctrl->page + (1 + VN_NR_ADMIN_REQS) * VN_PAGE_SIZE;
+    bool io = (uint8_t *)req->buffer >= ctrl->page + VN_BOUNCES_BYTES + (1 + VN_NR_ADMIN_REQS) * VN_PAGE_SIZE;
     struct vn_req **pool = io ? &ctrl->io_pool : &ctrl->admin_pool;
     req->sq = NULL;
     req->next = *pool;
@@ -328,6 +331,12 @@ void vn_ctrl_make_busy(struct vn_req *req) {
         ctrl->door->busy(ctrl);
 }
 
+void vn_ctrl_resume_later(struct vn_req *req, void (*resume)(struct vn_req *req)) {
+    req->resume = resume;
+    req->limits |= VN_REQ_RESUMES;
+    vn_ctrl_make_busy(req);
+}
+
 static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
     struct vn_req *req = ctrl->busy_first;
     if (req) {
@@ -346,6 +355,24 @@ bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
     return false;
 }
 
+/* True: it is on its way, or has ended. */
+static bool offer_again(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    if (req->cancelled) {
+        vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
+        return false;
+    }
+    if (req->limits & VN_REQ_RESUMES) {
+        req->limits &= (uint8_t)~VN_REQ_RESUMES;
+        req->resume(req);
+        return ctrl->busy_last != req;
+    }
+    if (vn_ns_submit(req->ns, req) == VN_TAKEN)
+        return true;
+    vn_ctrl_make_busy(req);
+    return false;
+}
+
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
     struct vn_req *last = ctrl->busy_last;
     bool work = false;
@@ -353,13 +380,7 @@ bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
         vn_ctrl_continue_shutdown(ctrl);
     while (ctrl->busy_first) {
         struct vn_req *req = take_busy(ctrl);
-        if (req->cancelled) {
-            vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
-        } else if (vn_ns_submit(req->ns, req) == VN_BUSY) {
-            vn_ctrl_make_busy(req);
-        } else {
-            work = true;
-        }
+        work |= offer_again(req);
         if (req == last)
             break; /* each once a turn */
     }

@@ -7,6 +7,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/io_cmd.h"
 
 #define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
@@ -24,6 +25,7 @@
 #define SQE_BYTES 64u
 #define CAPSULE_UNIT 16u
 #define FNA_NONE 0
+#define OCFS_FORMATS 0x3u /* of Copy: 0h and 1h */
 #define NR_LISTED_CTRLS (VN_PAGE_SIZE / sizeof(uint16_t) - 1)
 #define KELVIN_0C 273u
 
@@ -147,7 +149,8 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->cqes = 0x44; /* 16 bytes */
     id->nn = VN_MAX_NAMESPACES;
     id->mnan = VN_MAX_NAMESPACES;
-    id->oncs = VN_ONCS_COMPARE | VN_ONCS_DSM | VN_ONCS_WRITE_ZEROES;
+    id->oncs = vn_io_oncs(ctrl);
+    id->ocfs = OCFS_FORMATS;
     id->fna = FNA_NONE;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
@@ -194,6 +197,7 @@ static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
     put_u128(id->nvmcap, nr_blocks << ns->block_shift);
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
+    vn_io_copy_limits(ns, id);
     id->nmic = is_shared(ctrl, nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsid);
     memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
@@ -225,6 +229,7 @@ static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, uint32_t
 }
 
 static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
+    id->vsl = 0;  /* Verify: the same, it reads in steps */
     id->wzsl = 0; /* Write Zeroes: no limit but NLB */
     id->dmrl = 0; /* Dataset Management: no limit but the command's own of 256 ranges */
     id->dmrsl = 0;
