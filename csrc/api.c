@@ -324,6 +324,8 @@ int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
     err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
     if (err == -EEXIST)
         return vn_fail(err, "namespace id %u is taken on this controller", nsid);
+    if (err == -EBUSY)
+        return vn_fail(err, "namespace %u cannot be attached: it is zoned, and another SSD has it", nsid);
     if (err)
         return vn_fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
     err = vn_ns_add_chan(ns, call.nsc);

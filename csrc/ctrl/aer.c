@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/fabrics.h"
+#include "core/nvme_zns.h"
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/ctrl.h"
@@ -20,6 +21,7 @@ static const struct {
     {VN_AEN_SMART, VN_AEN_SMART_RELIABILITY, VN_LOG_SMART, 0}, /* log_page.c looks at the bits of these two */
     {VN_AEN_SMART, VN_AEN_SMART_TEMPERATURE, VN_LOG_SMART, 0},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS, VN_OAES_NS_ATTR},
+    {VN_AEN_NOTICE, VN_AEN_NOTICE_ZONE_CHANGED, VN_LOG_CHANGED_ZONES, VN_OAES_ZONE_CHANGED},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_ANA, VN_LOG_ANA, VN_OAES_ANA},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_DISCOVERY, VN_LOG_DISCOVERY, VN_OAES_DISCOVERY},
 };
@@ -53,6 +55,7 @@ void vn_aer_flush(struct vn_ctrl *ctrl) {
         ctrl->events_pending &= ~(1u << kind);
         ctrl->event_told[type] = (uint8_t)(kind + 1);
         req->result = type | (uint32_t)kinds[kind].info << 8 | (uint32_t)kinds[kind].log << 16;
+        req->result_high = kinds[kind].log == VN_LOG_CHANGED_ZONES ? ctrl->zone_nsid : 0;
         vn_ctrl_end(req, VN_SC_SUCCESS);
     }
 }

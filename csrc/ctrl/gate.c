@@ -1,6 +1,7 @@
 /* The gate of namespaces that are not plain, see gate.h. Called by io_cmd.c for each command of theirs. */
 #include "ctrl/gate.h"
 
+#include "core/nvme_zns.h"
 #include "core/status.h"
 #include "ns/ns_state.h"
 
@@ -11,6 +12,8 @@ static bool changes_data(uint8_t opcode) {
     case VN_IO_WRITE_ZEROES:
     case VN_IO_DSM:
     case VN_IO_COPY:
+    case VN_IO_ZONE_SEND:
+    case VN_IO_ZONE_APPEND:
         return true;
     default:
         return false;

@@ -7,9 +7,8 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
-#include "ctrl/io_cmd.h"
+#include "ctrl/zone_cmd.h"
 
-#define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
 #define LPA_EFFECTS 0x02
 #define LPA_EXTENDED 0x04
@@ -55,7 +54,7 @@ static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
         return VN_OAES_DISCOVERY;
-    return VN_OAES_NS_ATTR | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0);
+    return VN_OAES_NS_ATTR | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0) | (ctrl->drive ? VN_OAES_ZONE_CHANGED : 0);
 }
 
 /* What controllers on fabrics of either kind say. */
@@ -179,7 +178,7 @@ static bool is_shared(const struct vn_ctrl *ctrl, uint32_t nsid) {
 
 /* The formats that a host may create namespaces with; else there is the one that the namespace has. */
 static void put_formats(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
-    if (!vn_ctrl_is_managed(ctrl)) {
+    if (!vn_ctrl_is_managed(ctrl) || (ns && ns->zoned)) {
         id->lbaf[0].lbads = (uint8_t)ns->block_shift;
         return;
     }
@@ -211,20 +210,22 @@ static size_t put_descriptor(uint8_t *at, uint8_t type, uint8_t bytes, const voi
 }
 
 static void identify_descriptors(const struct vn_ns *ns, uint8_t *page) {
-    uint8_t csi = CSI_NVM;
+    uint8_t csi = ns->zoned ? VN_CSI_ZNS : VN_CSI_NVM;
     page += put_descriptor(page, VN_NIDT_UUID, 16, ns->uuid);
     page += put_descriptor(page, VN_NIDT_NGUID, 16, ns->uuid);
     put_descriptor(page, VN_NIDT_CSI, 1, &csi);
 }
 
-/* NSIDs above the given one, up to 1024: those attached, or all that are allocated in the drive. */
-static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, uint32_t after, uint32_t *list) {
-    for (size_t n = 0; n < VN_PAGE_SIZE / sizeof(*list); n++) {
+/* NSIDs above the given one, up to 1024: those attached, or all that are allocated in the drive; of any command set, or NVM only. */
+static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, bool nvm, uint32_t after, uint32_t *list) {
+    for (size_t n = 0; n < VN_PAGE_SIZE / sizeof(*list);) {
         after = allocated && ctrl->drive ? vn_drive_next_space(ctrl->drive, after)
                                          : vn_ns_table_next(&ctrl->namespaces, after);
         if (!after)
             return;
-        list[n] = after;
+        const struct vn_ns *ns = allocated && ctrl->drive ? ctrl->drive->spaces[after] : ctrl->namespaces.by_nsid[after]->ns;
+        if (!nvm || !ns->zoned)
+            list[n++] = after;
     }
 }
 
@@ -343,8 +344,15 @@ static vn_status identify_list(struct vn_req *req, uint8_t cns) {
     if (nsid >= 0xfffffffe)
         return VN_SC_INVALID_NS;
     bool allocated = cns == VN_CNS_ALLOCATED_NS_LIST || cns == VN_CNS_IOCS_ALLOCATED_NS_LIST;
-    list_namespaces(ctrl, allocated, nsid, (uint32_t *)ctrl->page);
+    bool nvm = cns == VN_CNS_IOCS_ACTIVE_NS_LIST || cns == VN_CNS_IOCS_ALLOCATED_NS_LIST;
+    list_namespaces(ctrl, allocated, nvm, nsid, (uint32_t *)ctrl->page);
     return send_page(req);
+}
+
+/* Of command sets that are not the NVM one. */
+static vn_status identify_other_set(struct vn_req *req, uint8_t cns, uint8_t csi) {
+    vn_status status = csi == VN_CSI_ZNS && req->ctrl->drive ? vn_identify_zns(req, cns) : VN_SC_INVALID_FIELD;
+    return status ? status : send_page(req);
 }
 
 vn_status vn_identify(struct vn_req *req) {
@@ -360,18 +368,19 @@ vn_status vn_identify(struct vn_req *req) {
         identify_ctrl(ctrl, (struct vn_id_ctrl *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_CTRL:
-        if (csi != CSI_NVM)
-            return VN_SC_INVALID_FIELD;
+        if (csi != VN_CSI_NVM)
+            return identify_other_set(req, cns, csi);
         identify_ctrl_nvm((struct vn_id_ctrl_nvm *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_LIST:
-        ctrl->page[0] = 0x1; /* combination 0: the NVM command set */
+        ctrl->page[0] = (uint8_t)(1u << VN_CSI_NVM | (ctrl->drive ? 1u << VN_CSI_ZNS : 0)); /* combination 0: all of them */
         return send_page(req);
     case VN_CNS_IOCS_NS:
     case VN_CNS_IOCS_ACTIVE_NS_LIST:
     case VN_CNS_IOCS_ALLOCATED_NS_LIST:
-        if (csi != CSI_NVM)
-            return VN_SC_INVALID_FIELD;
+    case VN_CNS_IOCS_ALLOCATED_NS:
+        if (csi != VN_CSI_NVM || cns == VN_CNS_IOCS_ALLOCATED_NS)
+            return identify_other_set(req, cns, csi);
         return cns == VN_CNS_IOCS_NS ? identify_by_nsid(req, cns) : identify_list(req, cns);
     case VN_CNS_NS:
     case VN_CNS_NS_DESC_LIST:

@@ -8,6 +8,7 @@
 #include "ctrl/fabrics.h"
 #include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
+#include "ctrl/zone_cmd.h"
 
 uint64_t vn_io_slba(const struct vn_sqe *cmd) {
     return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
@@ -218,6 +219,19 @@ static vn_status check(const struct vn_req *req) {
     return VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) == 3 ? VN_SC_INVALID_FIELD : VN_SC_SUCCESS;
 }
 
+static inline vn_status run(struct vn_req *req) {
+    if (req->cmd.opcode == VN_IO_READ)
+        return read_write(req, VN_OP_READ);
+    if (req->cmd.opcode == VN_IO_WRITE)
+        return read_write(req, VN_OP_WRITE);
+    const struct io_command *command = find(req->ctrl, req->cmd.opcode);
+    return command ? command->run(req) : VN_SC_INVALID_OPCODE;
+}
+
+vn_status vn_io_run(struct vn_req *req) {
+    return run(req);
+}
+
 /* SUCCESS: the command is under way or has ended; else it is to be ended with the status. */
 static vn_status execute(struct vn_req *req) {
     vn_status status = check(req);
@@ -231,14 +245,14 @@ static vn_status execute(struct vn_req *req) {
     status = vn_ana_check(req->ctrl, req->cmd.nsid);
     if (status)
         return status;
-    if (__builtin_expect(req->ns->ns->special, 0) && (status = vn_gate_check(req)))
-        return status;
-    if (req->cmd.opcode == VN_IO_READ)
-        return read_write(req, VN_OP_READ);
-    if (req->cmd.opcode == VN_IO_WRITE)
-        return read_write(req, VN_OP_WRITE);
-    const struct io_command *command = find(req->ctrl, req->cmd.opcode);
-    return command ? command->run(req) : VN_SC_INVALID_OPCODE;
+    if (__builtin_expect(req->ns->ns->special, 0)) {
+        status = vn_gate_check(req);
+        if (status)
+            return status;
+        if (req->ns->ns->special & VN_NS_SPECIAL_ZONES)
+            return vn_zone_execute(req);
+    }
+    return run(req);
 }
 
 void vn_io_execute(struct vn_req *req) {

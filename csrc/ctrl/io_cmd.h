@@ -15,6 +15,9 @@ uint32_t vn_io_write_flags(const struct vn_req *req);
 /* To the namespace, now or when it has room. */
 void vn_io_submit(struct vn_req *req);
 
+/* What a conventional namespace does with the command. */
+vn_status vn_io_run(struct vn_req *req);
+
 /* verify.c */
 vn_status vn_io_verify(struct vn_req *req);
 

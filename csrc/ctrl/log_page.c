@@ -6,6 +6,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/log.h"
+#include "ctrl/zone_cmd.h"
 
 #define TEMPERATURE_K (273 + 37)
 #define DATA_UNIT_BYTES (1000u * 512u)
@@ -125,10 +126,11 @@ static void put_changed_ns(struct vn_log *log) {
 
 static void put_effects(struct vn_log *log) {
     struct vn_log_effects *page = (struct vn_log_effects *)blank_page(log);
+    bool zoned = log->req->cmd.cdw14 >> 24 == VN_CSI_ZNS && log->req->ctrl->drive;
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->acs); opcode++)
         page->acs[opcode] = vn_admin_effects(log->req->ctrl, (uint8_t)opcode);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->iocs); opcode++)
-        page->iocs[opcode] = vn_io_effects(log->req->ctrl, (uint8_t)opcode);
+        page->iocs[opcode] = vn_io_effects(log->req->ctrl, (uint8_t)opcode) | (zoned ? vn_zone_effects((uint8_t)opcode) : 0);
     vn_log_put(log, page, sizeof(*page));
 }
 
@@ -143,6 +145,7 @@ static const struct page {
     {VN_LOG_FIRMWARE, VN_KIND_PCI | VN_KIND_IO, put_firmware},
     {VN_LOG_CHANGED_NS, VN_KIND_PCI | VN_KIND_IO, put_changed_ns},
     {VN_LOG_EFFECTS, VN_KIND_ANY, put_effects},
+    {VN_LOG_CHANGED_ZONES, VN_KIND_PCI, vn_zone_put_changed},
     {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log},
 };
@@ -234,12 +237,17 @@ vn_status vn_log_page(struct vn_req *req) {
     /* Every page here is of the controller; the SMART log takes NSID 0 or FFFFFFFFh (LPA bit 0 is clear). */
     if (lid == VN_LOG_SMART && cmd->nsid != 0 && cmd->nsid != VN_NSID_BROADCAST)
         return VN_SC_INVALID_FIELD;
+    const struct vn_ns_chan *nsc = lid == VN_LOG_CHANGED_ZONES ? vn_ns_table_get(&ctrl->namespaces, cmd->nsid) : NULL;
+    if (lid == VN_LOG_CHANGED_ZONES && (!nsc || !nsc->changed_zones))
+        return nsc ? VN_SC_INVALID_FIELD : VN_SC_INVALID_NS;
     vn_status status = send_part(req, page, offset, nr_dwords);
     if (status)
         return status;
     if (!retain) {
         if (lid == VN_LOG_CHANGED_NS)
             memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns));
+        if (nsc)
+            memset(nsc->changed_zones, 0, sizeof(*nsc->changed_zones));
         vn_aer_log_read(ctrl, lid);
     }
     return VN_SC_SUCCESS;

@@ -25,6 +25,8 @@ struct vn_ns_counters { /* one writer: the channel's reactor */
 #define VN_NS_SPECIAL_ZONES (1u << 5)    /* it is a zoned namespace */
 
 struct vn_ns_state; /* ns_state.h */
+struct vn_zoned;    /* zoned.h */
+struct vn_changed_zones;
 
 struct vn_ns {
     struct vn_backend *backend;
@@ -35,6 +37,7 @@ struct vn_ns {
     uint8_t uuid[16];
     struct vn_ns_state *state; /* NULL: it has been on fabrics only, and is plain */
     char *state_path;          /* where its state is kept; NULL: nowhere */
+    struct vn_zoned *zoned;    /* its backend, when it is a zoned namespace; else NULL */
     uint64_t id;                               /* by which events name it */
     vn_runtime *owner;                         /* whose handle it is; control thread only */
     struct vn_ns_chan *chans[VN_NS_MAX_CHANS]; /* control thread only */
@@ -58,6 +61,7 @@ struct vn_ns_chan {
     struct vn_ns_counters counters;
     struct vn_throttle throttle;
     struct vn_throttle *ctrl_throttle; /* of the controller over all its namespaces; NULL: none */
+    struct vn_changed_zones *changed_zones; /* that its controller has to be told of; NULL: it is not zoned */
 };
 
 /* Control thread. error receives a sentence on failure. */
@@ -81,6 +85,8 @@ void vn_ns_chan_swap(struct vn_ns_chan *nsc, struct vn_chan *chan);
 /* req->op, io_flags, offset, length and iov are set; checks access and limits, counts, submits. TAKEN: also when it is
  * still FETCHED and waits for tokens; it comes back by vn_req_complete as any other. */
 enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req);
+/* Completes req when what is kept of the zones is durable; of a zoned namespace. */
+void vn_ns_sync_zones(struct vn_ns_chan *nsc, struct vn_req *req);
 /* The request, which this namespace or its backend may have, is to end soon: see backend.h. */
 void vn_ns_cancel(struct vn_req *req);
 /* What waits for tokens goes on, in debt. Answers how many there are. */

@@ -32,7 +32,7 @@ void vn_ns_state_close(struct vn_ns *ns) {
 }
 
 void vn_ns_state_look(struct vn_ns *ns) {
-    uint32_t special = ns->special & VN_NS_SPECIAL_BUSY;
+    uint32_t special = ns->special & (VN_NS_SPECIAL_BUSY | VN_NS_SPECIAL_ZONES);
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
     ns->special = special;
 }
