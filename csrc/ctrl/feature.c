@@ -25,6 +25,7 @@ static bool offers(const struct vn_ctrl *ctrl, uint8_t feature) {
         return ctrl->fabrics;
     case VN_FEAT_IRQ_COALESCING: /* there are interrupts on PCI only */
     case VN_FEAT_IRQ_VECTOR:
+    case VN_FEAT_IOCS_PROFILE:
         return !ctrl->fabrics;
     default:
         return vn_ctrl_kind(ctrl) != VN_KIND_DISCOVERY;
@@ -136,6 +137,8 @@ vn_status vn_feature_set(struct vn_req *req) {
     case VN_FEAT_ASYNC_EVENT:
         features->async_event = value & aen_config_mask(ctrl);
         return VN_SC_SUCCESS;
+    case VN_FEAT_IOCS_PROFILE: /* there is one combination of command sets (Identify CNS 1Ch) */
+        return value & 0x1ff ? VN_SC_IOCS_COMBINATION : VN_SC_SUCCESS;
     case VN_FEAT_KEEP_ALIVE:
         ctrl->fabrics->kato_ms = vn_kato_round(value);
         ctrl->door->kato_changed(ctrl);
@@ -185,6 +188,9 @@ static vn_status read_value(const struct vn_features *features, const struct vn_
         return VN_SC_SUCCESS;
     case VN_FEAT_ASYNC_EVENT:
         *value = features->async_event;
+        return VN_SC_SUCCESS;
+    case VN_FEAT_IOCS_PROFILE:
+        *value = 0;
         return VN_SC_SUCCESS;
     default:
         return VN_SC_INVALID_FIELD;

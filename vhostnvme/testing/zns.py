@@ -164,15 +164,20 @@ class ZonedQueue:
 
     def zones(self) -> Iterator[Zone]:
         """All of them, report by report."""
-        lba = 0
-        while True:
+        size = self.zone_blocks
+        lba, end = 0, self.queue.host.identify_namespace().nr_blocks
+        while lba < end:
             _, zones = self.report(lba, partial=True)
-            if not zones:
-                return
             yield from zones
-            lba = zones[-1].start + (zones[-1].start - lba) // max(len(zones) - 1, 1)
-            if len(zones) * ZONE_BYTES + HEAD_BYTES < 65536 - ZONE_BYTES:
-                return
+            lba = zones[-1].start + size
+
+    @property
+    def zone_blocks(self) -> int:
+        """ZSZE of the format that the namespace has."""
+        identity = self.queue.host.identify_namespace()
+        index = identity.raw[26] & 0xF
+        page = self.queue.host.identify(5, 1, csi=CSI_ZONED)
+        return int.from_bytes(page[2816 + 16 * index : 2824 + 16 * index], "little")
 
     def zone(self, lba: int) -> Zone:
         return self.report(lba, HEAD_BYTES + ZONE_BYTES)[1][0]
