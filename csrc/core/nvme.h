@@ -145,10 +145,15 @@ enum vn_admin_opcode {
     VN_ADMIN_SELF_TEST = 0x14,
     VN_ADMIN_NS_ATTACHMENT = 0x15,
     VN_ADMIN_KEEP_ALIVE = 0x18,
+    VN_ADMIN_DIRECTIVE_SEND = 0x19,
+    VN_ADMIN_DIRECTIVE_RECEIVE = 0x1a,
     VN_ADMIN_DOORBELL_CONFIG = 0x7c,
     VN_ADMIN_FABRICS = 0x7f,
     VN_ADMIN_FORMAT_NVM = 0x80,
+    VN_ADMIN_SECURITY_SEND = 0x81,
+    VN_ADMIN_SECURITY_RECEIVE = 0x82,
     VN_ADMIN_SANITIZE = 0x84,
+    VN_ADMIN_GET_LBA_STATUS = 0x86,
 };
 
 enum vn_io_opcode {
@@ -160,6 +165,11 @@ enum vn_io_opcode {
     VN_IO_WRITE_ZEROES = 0x08,
     VN_IO_DSM = 0x09,
     VN_IO_VERIFY = 0x0c,
+    VN_IO_RESV_REGISTER = 0x0d,
+    VN_IO_RESV_REPORT = 0x0e,
+    VN_IO_RESV_ACQUIRE = 0x11,
+    VN_IO_RESV_RELEASE = 0x15,
+    VN_IO_COPY = 0x19,
 };
 
 /* Read, Write, Compare, Write Zeroes: CDW12 (NVM Command Set 3.2) */

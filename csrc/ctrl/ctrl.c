@@ -11,6 +11,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
 
 #define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
@@ -74,10 +75,43 @@ static int init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn
     return 0;
 }
 
+struct join_call {
+    struct vn_drive *drive;
+    struct vn_ctrl *ctrl;
+};
+
+static int join_on_reactor(void *arg) {
+    struct join_call *call = arg;
+    return vn_drive_join(call->drive, call->ctrl);
+}
+
+static int leave_on_reactor(void *ctrl) {
+    vn_drive_leave(ctrl);
+    return 0;
+}
+
+/* Its own drive is nobody else's yet. */
+static int enter_drive(struct vn_ctrl *ctrl, struct vn_drive *drive) {
+    char error[128];
+    struct join_call call = {drive, ctrl};
+    if (drive)
+        return vn_reactor_call(ctrl->reactor, join_on_reactor, &call);
+    int err = vn_drive_open(NULL, ctrl->reactor, &drive, error, sizeof(error));
+    return err ? err : vn_drive_join(drive, ctrl);
+}
+
 int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
                  struct vn_event_queue *events, uint64_t id) {
     int err = init(ctrl, opts, reactor, events, id, VN_MAX_IO_QUEUES);
-    return err ? err : make_pool(ctrl);
+    if (err)
+        return err;
+    err = make_pool(ctrl);
+    if (err)
+        return err;
+    err = enter_drive(ctrl, opts->drive);
+    if (err)
+        munmap(ctrl->arena, ctrl->arena_bytes);
+    return err;
 }
 
 int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
@@ -94,6 +128,10 @@ int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, 
 }
 
 void vn_ctrl_fini(struct vn_ctrl *ctrl) {
+    if (ctrl->drive && ctrl->drive->owner)
+        vn_reactor_call(ctrl->drive->reactor, leave_on_reactor, ctrl);
+    else if (ctrl->drive)
+        vn_drive_close(ctrl->drive);
     munmap(ctrl->arena, ctrl->arena_bytes);
     ctrl->arena = NULL;
 }
@@ -137,6 +175,37 @@ void vn_ctrl_leave_flight(struct vn_ctrl *ctrl) {
         vn_timer_disarm(ctrl->reactor, &ctrl->drain_timer);
         on_drained(ctrl);
     }
+}
+
+static void tell_of_size(struct vn_ns_chan *nsc) {
+    vn_aer_ns_changed(nsc->hosts, nsc->nsid);
+}
+
+int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct vn_ns_chan **out) {
+    if (ctrl->namespaces.by_nsid[nsid])
+        return -EEXIST;
+    int err = vn_drive_add_ns(ctrl->drive, ns, nsid);
+    if (err)
+        return err;
+    err = vn_ns_chan_open(ns, ctrl->reactor, nsid, out);
+    if (err) {
+        vn_drive_drop_ns(ctrl->drive, nsid);
+        return err;
+    }
+    struct vn_ns_chan *nsc = *out;
+    nsc->ctrl_throttle = &ctrl->throttle;
+    nsc->resized = tell_of_size;
+    nsc->hosts = ctrl;
+    vn_ns_chan_limit(nsc, NULL);
+    vn_ns_table_add(&ctrl->namespaces, nsc);
+    vn_aer_ns_changed(ctrl, nsid);
+    return 0;
+}
+
+void vn_ctrl_drop_ns(struct vn_ctrl *ctrl, struct vn_ns_chan *nsc) {
+    vn_ns_table_remove(&ctrl->namespaces, nsc->nsid);
+    vn_drive_drop_ns(ctrl->drive, nsc->nsid);
+    vn_ns_chan_close(nsc);
 }
 
 static void count_command(struct vn_ctrl *ctrl, const struct vn_req *req) {

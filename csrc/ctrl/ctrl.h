@@ -38,6 +38,7 @@
 
 struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
+struct vn_drive;   /* drive.h */
 struct vn_discovery_cursor;
 struct vn_discovery_entry;
 
@@ -106,6 +107,7 @@ struct vn_ctrl {
     const struct vn_door_ops *door;
     void *door_ctx;
     struct vn_fabrics *fabrics; /* NULL: PCI */
+    struct vn_drive *drive;     /* that it belongs to; NULL: fabrics */
 
     /* properties */
     uint64_t cap, asq, acq;
@@ -193,14 +195,19 @@ struct vn_door_ops {
 };
 
 /* ctrl.c */
+/* Control thread, before anything else. -EINVAL: the options; -EEXIST, -ENOSPC: the drive has no place for it. */
 int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
-                 struct vn_event_queue *events, uint64_t id); /* control thread, before anything else */
+                 struct vn_event_queue *events, uint64_t id);
 /* One of fabrics, on its reactor; door and fabrics are set afterwards. Its queues bring their own requests. */
 int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
                          struct vn_event_queue *events, uint64_t id);
 void vn_ctrl_fini(struct vn_ctrl *ctrl);                       /* control thread, after all is drained */
 struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq); /* NULL: none free now */
 void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req);
+/* A namespace that has a state (ns_state.h) comes to a controller of PCI; goes again, when nothing uses its channel any more:
+ * that is the caller's then. -EEXIST: the NSID is taken, in the drive or here. */
+int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct vn_ns_chan **out);
+void vn_ctrl_drop_ns(struct vn_ctrl *ctrl, struct vn_ns_chan *nsc);
 /* A fetched command: runs it. */
 void vn_ctrl_execute(struct vn_req *req);
 /* Count one more, or one less, command in flight; the last one to leave tells who waits for that. */

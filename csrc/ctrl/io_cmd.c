@@ -5,6 +5,7 @@
 
 #include "core/status.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/gate.h"
 
 static void submit(struct vn_req *req) {
     if (vn_ns_submit(req->ns, req) == VN_BUSY)
@@ -179,6 +180,8 @@ static vn_status execute(struct vn_req *req) {
         return VN_SC_INVALID_NS;
     status = vn_ana_check(req->ctrl, req->cmd.nsid);
     if (status)
+        return status;
+    if (__builtin_expect(req->ns->ns->special, 0) && (status = vn_gate_check(req)))
         return status;
     switch (req->cmd.opcode) {
     case VN_IO_FLUSH:

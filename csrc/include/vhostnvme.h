@@ -16,10 +16,12 @@
 typedef struct vn_runtime vn_runtime; /* the reactors and the event queue of this process */
 typedef struct vn_ns vn_ns;           /* a namespace: a backend with a geometry and an identity */
 typedef struct vn_ctrl vn_ctrl;       /* an NVMe controller: what one VM sees */
+typedef struct vn_drive vn_drive;     /* an emulated SSD (an NVM subsystem): its controllers, its namespaces, its kept state */
 
 #define VN_MAX_REACTORS 16
 #define VN_MAX_NAMESPACES 256 /* of one controller */
 #define VN_MAX_IO_QUEUES 64   /* of one controller, the admin queue not counted */
+#define VN_DRIVE_MAX_CTRLS 16
 
 /* The last failure of the calling thread, as one sentence; "" when there was none. Valid until its next call. */
 const char *vn_last_error(void);
@@ -149,6 +151,8 @@ struct vn_mirror_opts; /* vhostnvme_mirror.h */
 struct vn_ns_opts {
     const char *backend; /* "file", "mem", "null", "forward" or "mirror" */
     const char *path;    /* of a file or block device; NULL for the others */
+    const char *state_path; /* where its kept state lies (format, marks, reservations); made when there is something to keep;
+                               NULL: that lasts as long as the namespace is open */
     const struct vn_remote_opts *remote; /* of "forward"; NULL for the others */
     const struct vn_mirror_opts *mirror; /* of "mirror"; NULL for the others */
     vn_medium *medium;   /* of "file", what it is on; NULL: nobody wants to know */
@@ -202,6 +206,16 @@ int vn_ns_resize(vn_ns *ns, uint64_t size);
 /* -EBUSY while a controller has it attached. */
 int vn_ns_close(vn_ns *ns);
 
+/* --- Drives --- */
+struct vn_drive_opts {
+    const char *state_path; /* where its kept state lies; made at once; NULL: it lasts as long as the drive is open */
+    uint32_t reactor;       /* home of all its controllers */
+    uint8_t uuid[16];       /* whose state it is; all zero without a state_path only */
+};
+int vn_drive_create(vn_runtime *rt, const struct vn_drive_opts *opts, vn_drive **out);
+/* -EBUSY while it has controllers. Waits for its last save. */
+int vn_drive_destroy(vn_drive *drive);
+
 /* --- Controllers --- */
 enum vn_doorbells {
     VN_DOORBELLS_AUTO = 0, /* mapped for a host that cannot be woken, trapped for QEMU */
@@ -216,8 +230,9 @@ struct vn_ctrl_opts {
     uint32_t max_entries; /* of a queue; 0: 1024 */
     uint32_t mdts;        /* maximum transfer: 2^mdts pages of 4 KiB; 0: 8 (1 MiB) */
     uint32_t doorbells;   /* enum vn_doorbells */
-    uint32_t reactor;     /* home */
-    uint32_t cntlid;
+    uint32_t reactor;     /* home; with a drive: that of the drive */
+    uint32_t cntlid;      /* of its own among the controllers of its drive */
+    vn_drive *drive;      /* NULL: it has one to itself, whose state lasts as long as the controller */
 };
 struct vn_ctrl_info {
     uint64_t id;

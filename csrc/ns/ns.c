@@ -12,6 +12,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ns/ns_state.h"
 
 static int block_shift_of(uint32_t block_size) {
     return block_size == 512 ? 9 : block_size == 4096 ? 12 : -EINVAL;
@@ -44,9 +45,16 @@ int vn_ns_create(const struct vn_ns_opts *opts, struct vn_ns **out, char *error,
         snprintf(error, error_size, "cannot make a UUID: no random bytes from the system");
         goto out_close;
     }
+    if (opts->state_path) {
+        err = (ns->state_path = strdup(opts->state_path)) ? vn_ns_state_open(ns, error, error_size) : -ENOMEM;
+        if (err)
+            goto out_state;
+    }
     *out = ns;
     return 0;
 
+out_state:
+    free(ns->state_path);
 out_close:
     vn_backend_close(ns->backend);
 out_free:
@@ -55,6 +63,8 @@ out_free:
 }
 
 void vn_ns_free(struct vn_ns *ns) {
+    vn_ns_state_close(ns);
+    free(ns->state_path);
     vn_backend_close(ns->backend);
     free(ns);
 }

@@ -16,12 +16,25 @@ struct vn_ns_counters { /* one writer: the channel's reactor */
     struct vn_throttle_counters waits;
 };
 
+/* What makes the plain path of Read and Write take the long way, through ctrl/gate.c. */
+#define VN_NS_SPECIAL_BUSY (1u << 0)     /* a format or sanitize operation is under way */
+#define VN_NS_SPECIAL_META (1u << 1)     /* its format has metadata */
+#define VN_NS_SPECIAL_MARKS (1u << 2)    /* some blocks are marked as uncorrectable */
+#define VN_NS_SPECIAL_RESERVED (1u << 3) /* a host holds a reservation */
+#define VN_NS_SPECIAL_PROTECTED (1u << 4) /* write protected by the host */
+#define VN_NS_SPECIAL_ZONES (1u << 5)    /* it is a zoned namespace */
+
+struct vn_ns_state; /* ns_state.h */
+
 struct vn_ns {
     struct vn_backend *backend;
     uint64_t nr_blocks; /* atomic: ask vn_ns_nr_blocks */
     uint32_t block_shift;
+    uint32_t special; /* VN_NS_SPECIAL_*; its drive's reactor's */
     bool read_only;
     uint8_t uuid[16];
+    struct vn_ns_state *state; /* NULL: it has been on fabrics only, and is plain */
+    char *state_path;          /* where its state is kept; NULL: nowhere */
     uint64_t id;                               /* by which events name it */
     vn_runtime *owner;                         /* whose handle it is; control thread only */
     struct vn_ns_chan *chans[VN_NS_MAX_CHANS]; /* control thread only */

@@ -184,7 +184,7 @@ class NamespaceOptions:
     `offset`: it has only this part of the file or device, of `size` bytes; None: all of it.
     `thick`: zeros that are written keep the blocks of a file.
     `remote` is what the backend "forward" needs, `mirror` what "mirror" does. `medium`: what a file
-    lies on, which counts for it.
+    lies on, which counts for it. `state_path`: the file in which its state is kept; None: nowhere.
     """
 
     backend: str
@@ -202,6 +202,7 @@ class NamespaceOptions:
     thick: bool = False
     uuid: uuid.UUID | None = None
     record_path: str | None = None
+    state_path: str | None = None
     delay_us: int = 0
     error_ppm: int = 0
     error_operations: int = 0  # of Operation; 0: all
