@@ -13,6 +13,7 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/meta_io.h"
 
 #define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
 #define BACKEND_ERROR_EVENT_NS 1000000000ull /* tell Python of backend errors at most once a second */
@@ -196,6 +197,7 @@ int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct
     nsc->ctrl_throttle = &ctrl->throttle;
     nsc->resized = tell_of_size;
     nsc->hosts = ctrl;
+    nsc->owner = ctrl->drive;
     vn_ns_chan_limit(nsc, NULL);
     vn_ns_table_add(&ctrl->namespaces, nsc);
     vn_aer_ns_changed(ctrl, nsid);
@@ -345,6 +347,12 @@ bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
     return false;
 }
 
+static enum vn_submit offer(struct vn_req *req) {
+    if (req->io_flags & VN_REQ_AGAIN)
+        return vn_meta_again(req);
+    return req->io_flags & VN_REQ_BELOW ? vn_ns_submit_below(req->ns, req) : vn_ns_submit(req->ns, req);
+}
+
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
     struct vn_req *last = ctrl->busy_last;
     bool work = false;
@@ -354,7 +362,7 @@ bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
         struct vn_req *req = take_busy(ctrl);
         if (req->cancelled) {
             vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
-        } else if (vn_ns_submit(req->ns, req) == VN_BUSY) {
+        } else if (offer(req) == VN_BUSY) {
             vn_ctrl_make_busy(req);
         } else {
             work = true;

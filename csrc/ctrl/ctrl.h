@@ -39,6 +39,7 @@
 struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
 struct vn_drive;   /* drive.h */
+struct vn_meta_map; /* ns/meta.h */
 struct vn_discovery_cursor;
 struct vn_discovery_entry;
 
@@ -166,6 +167,8 @@ struct vn_door_ops {
     const char *name;
     /* Turn the command's data pointer into req->iov, length bytes in all. */
     vn_status (*map)(struct vn_req *req, uint32_t length);
+    /* ... and its metadata pointer into map->iov. NULL: there is none. */
+    vn_status (*map_meta)(struct vn_req *req, struct vn_meta_map *map, uint32_t length);
     /* Tell the host that req is done: req->status, req->result. */
     void (*post)(struct vn_req *req);
     /* The controller has done with req, whether posted or not. NULL: it goes back to the controller's pool. */

@@ -6,6 +6,7 @@
 #include "core/status.h"
 #include "ctrl/fabrics.h"
 #include "ctrl/gate.h"
+#include "ctrl/meta_io.h"
 
 static void submit(struct vn_req *req) {
     if (vn_ns_submit(req->ns, req) == VN_BUSY)
@@ -181,8 +182,13 @@ static vn_status execute(struct vn_req *req) {
     status = vn_ana_check(req->ctrl, req->cmd.nsid);
     if (status)
         return status;
-    if (__builtin_expect(req->ns->ns->special, 0) && (status = vn_gate_check(req)))
-        return status;
+    if (__builtin_expect(req->ns->ns->special, 0)) {
+        status = vn_gate_check(req);
+        if (status)
+            return status;
+        if ((req->ns->ns->special & VN_NS_SPECIAL_META) && vn_meta_takes(req->cmd.opcode))
+            return vn_meta_execute(req);
+    }
     switch (req->cmd.opcode) {
     case VN_IO_FLUSH:
         return flush(req);

@@ -8,6 +8,7 @@
 #include <vfio-user.h>
 
 #include "core/util.h"
+#include "ns/meta.h"
 #include "guest/vfu_dev.h"
 
 #define BURST 32u          /* commands fetched from one queue before the next has its turn */
@@ -317,6 +318,16 @@ vn_status vn_doorbell_map(struct vn_req *req, uint32_t length) {
                            ? vn_prp_map(&list, req->cmd.prp1, req->cmd.prp2, length)
                            : vn_sgl_map(&list, &req->cmd.sgl1, length);
     req->nr_iov = list.nr;
+    return status;
+}
+
+/* Its metadata pointer. */
+vn_status vn_doorbell_map_meta(struct vn_req *req, struct vn_meta_map *map, uint32_t length) {
+    struct vn_vfu_dev *dev = req->ctrl->door_ctx;
+    bool to_host = (req->cmd.opcode & 3) == 2;
+    struct vn_iov_list list = {.mem = &dev->mem, .iov = map->iov, .max = map->max, .write = to_host};
+    vn_status status = vn_mptr_map(&list, req->cmd.mptr, VN_SQE_PSDT(req->cmd.flags), length);
+    map->nr = list.nr;
     return status;
 }
 
