@@ -190,6 +190,28 @@ struct vn_dsm_range {
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_dsm_range, 16);
 
+/* Copy (NVM Command Set 3.2.2) */
+#define VN_COPY_NR(cdw12) (((cdw12) & 0xffu) + 1u)
+#define VN_COPY_FORMAT(cdw12) (((cdw12) >> 8) & 0xfu)
+#define VN_COPY_PRINFOR_MASK (0xfu << 12)
+struct vn_copy_range { /* a source range entry, descriptor format 0h */
+    uint64_t rsvd0, slba;
+    uint16_t nlb; /* 0's based */
+    uint8_t rsvd18[6];
+    uint32_t eilbrt;
+    uint16_t elbat, elbatm;
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_copy_range, 32);
+
+struct vn_copy_range_long { /* 1h: with the tags of a 64-bit guard */
+    uint64_t rsvd0, slba;
+    uint16_t nlb;
+    uint8_t rsvd18[8];
+    uint8_t elbt[10];
+    uint16_t elbat, elbatm;
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_copy_range_long, 40);
+
 /* --- Status: the 15-bit status field of a CQE, without the phase bit (Base 3.3.3.2.1) --- */
 typedef uint16_t vn_status;
 #define VN_STATUS(sct, sc) ((vn_status)(((sct) << 8) | (sc)))
@@ -216,6 +238,7 @@ enum vn_status_code {
     VN_SC_SGL_METADATA_LENGTH = VN_STATUS(0, 0x10),
     VN_SC_SGL_TYPE = VN_STATUS(0, 0x11),
     VN_SC_INVALID_PRP_OFFSET = VN_STATUS(0, 0x13),
+    VN_SC_OPERATION_DENIED = VN_STATUS(0, 0x15),
     VN_SC_SGL_OFFSET = VN_STATUS(0, 0x16),
     VN_SC_NS_WRITE_PROTECTED = VN_STATUS(0, 0x20),
     VN_SC_TRANSIENT_TRANSPORT = VN_STATUS(0, 0x22),
@@ -405,12 +428,14 @@ VN_ASSERT_SIZE(struct vn_id_ns_independent, 4096);
 
 enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_CSI = 4 };
 
+#define VN_OACS_FORMAT (1u << 1)
 #define VN_OACS_DBBUF (1u << 8)
 #define VN_ONCS_COMPARE (1u << 0)
 #define VN_ONCS_DSM (1u << 2)
 #define VN_ONCS_WRITE_ZEROES (1u << 3)
 #define VN_ONCS_SAVE_SELECT (1u << 4)
 #define VN_ONCS_VERIFY (1u << 7)
+#define VN_ONCS_COPY (1u << 8)
 #define VN_OAES_NS_ATTR (1u << 8)
 
 /* --- Features (Base 5.27) --- */
@@ -491,6 +516,7 @@ VN_ASSERT_SIZE(struct vn_log_effects, 4096);
 #define VN_EFFECT_NCC (1u << 2)
 #define VN_EFFECT_NIC (1u << 3)
 #define VN_EFFECT_CCC (1u << 4)
+#define VN_EFFECT_CSE_NS (1u << 16) /* no other command of the namespace meanwhile */
 
 /* --- Asynchronous events (Base 5.2.1) --- */
 enum vn_aen_type { VN_AEN_ERROR = 0, VN_AEN_SMART = 1, VN_AEN_NOTICE = 2 };

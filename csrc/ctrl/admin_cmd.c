@@ -4,6 +4,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
 
@@ -59,7 +60,7 @@ bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
         {VN_ADMIN_ABORT, VN_KIND_ANY},           {VN_ADMIN_SET_FEATURES, VN_KIND_ANY},
         {VN_ADMIN_GET_FEATURES, VN_KIND_ANY},    {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY},
         {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS},  {VN_ADMIN_CROSS_RESET, VN_KIND_IO},
-        {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI},
+        {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI}, {VN_ADMIN_FORMAT_NVM, VN_KIND_PCI},
     };
     if (opcode == VN_ADMIN_DOORBELL_CONFIG && !ctrl->dbbuf_supported)
         return false;
@@ -120,6 +121,9 @@ static vn_status execute(struct vn_req *req, bool *parked) {
         return VN_SC_SUCCESS;
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);
+    case VN_ADMIN_FORMAT_NVM:
+        *parked = vn_format_nvm(req, &status);
+        return status;
     default:
         return VN_SC_INVALID_OPCODE;
     }

@@ -143,6 +143,7 @@ struct vn_ctrl {
     uint32_t nr_orphans;                 /* given up by a forced reset, still in some backend */
     void *arena;
     size_t arena_bytes;
+    struct vn_bounce *bounces; /* free ones */
     struct vn_req shutdown_req;
     uint32_t shutdown_nsid;
 
@@ -218,9 +219,13 @@ void vn_ctrl_enter_flight(struct vn_ctrl *ctrl);
 void vn_ctrl_leave_flight(struct vn_ctrl *ctrl);
 /* Whether a command that is between two backend operations, or waits for a busy one, will come back to nsc. */
 bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
+/* ... the second of the two alone. */
+bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
 /* Offer commands again whose backend was busy. True: one was taken. */
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
 void vn_ctrl_make_busy(struct vn_req *req);
+/* On the next turn of its door call resume(req), instead of offering it to the backend. */
+void vn_ctrl_resume_later(struct vn_req *req, void (*resume)(struct vn_req *req));
 /* Ask the backend that holds it, or the busy list, to end a command soon. */
 void vn_ctrl_cancel(struct vn_req *req);
 /* What waits for tokens need not wait any longer: it is a debt that later commands pay. */
@@ -268,6 +273,8 @@ void vn_queue_untrack(struct vn_sq *sq, struct vn_req *req);
 void vn_admin_execute(struct vn_req *req);
 bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode);
 void vn_io_execute(struct vn_req *req);
+uint16_t vn_io_oncs(const struct vn_ctrl *ctrl);                      /* ONCS, */
+uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode);   /* and the effects log: what this controller has */
 vn_status vn_identify(struct vn_req *req);
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl); /* the optional events that it can raise */
 vn_status vn_feature_set(struct vn_req *req);

@@ -39,7 +39,8 @@ void vn_drive_leave(struct vn_ctrl *ctrl);
 int vn_drive_add_ns(struct vn_drive *drive, struct vn_ns *ns, uint32_t nsid);
 /* Reactor: a controller has it no longer; it is allocated as long as another one has it. */
 void vn_drive_drop_ns(struct vn_drive *drive, uint32_t nsid);
-/* Reactor: something kept, of the controller's drive or its namespaces, is being saved: it cannot move now. */
+/* Reactor: something kept, of the controller's drive or its namespaces, is being saved, or one of them formatted: it cannot move
+ * now. */
 bool vn_ctrl_saves(const struct vn_ctrl *ctrl);
 /* The channel that a controller has to a namespace, or NULL. */
 static inline struct vn_ns_chan *vn_drive_chan(const struct vn_ctrl *ctrl, uint32_t nsid) {

@@ -7,6 +7,9 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
+#include "ctrl/io_cmd.h"
+#include "ns/ns_state.h"
 
 #define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
@@ -23,7 +26,14 @@
 #define ANATT_S 10u
 #define SQE_BYTES 64u
 #define CAPSULE_UNIT 16u
-#define FNA_NONE 0
+#define BLOCK_MIN 512u
+#define FNA_CRYPTO_ERASE 0x4u /* formats and erasures are of one namespace; of all when NSID FFFFFFFFh asks for it */
+#define MC_EXTENDED 0x1u
+#define MC_SEPARATE 0x2u
+#define DPC_ALL 0x1fu /* types 1 to 3, as the first and as the last bytes of metadata */
+#define SGLS_MPTR_BYTE_ALIGNED (1u << 17)
+#define SGLS_MPTR_SGL (1u << 19)
+#define OCFS_FORMATS 0x3u /* of Copy: 0h and 1h */
 #define NR_LISTED_CTRLS (VN_PAGE_SIZE / sizeof(uint16_t) - 1)
 #define KELVIN_0C 273u
 
@@ -97,6 +107,11 @@ static void identify_fabrics_io(const struct vn_ctrl *ctrl, struct vn_id_ctrl *i
     id->anagrpmax = id->nanagrpid = VN_MAX_ANA_GROUPS;
 }
 
+/* With metadata: what all of it takes. */
+static uint64_t bytes_of(const struct vn_ns *ns) {
+    return ns->special & VN_NS_SPECIAL_META ? ns->backend->size : vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns);
+}
+
 static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY) { /* it has no more than these fields */
         identify_fabrics(ctrl, id);
@@ -113,7 +128,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->ver = VN_VS_2_0;
     id->oaes = vn_identify_oaes(ctrl);
     id->cntrltype = VN_CNTRLTYPE_IO;
-    id->oacs = ctrl->dbbuf_supported ? VN_OACS_DBBUF : 0;
+    id->oacs = (ctrl->dbbuf_supported ? VN_OACS_DBBUF : 0) | (ctrl->drive ? VN_OACS_FORMAT : 0);
     id->acl = VN_MAX_ABORTS - 1;
     id->aerl = VN_MAX_AERS - 1;
     id->frmw = FRMW_ONE_SLOT_READ_ONLY;
@@ -125,18 +140,18 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->cqes = 0x44; /* 16 bytes */
     id->nn = VN_MAX_NAMESPACES;
     id->mnan = VN_MAX_NAMESPACES;
-    id->oncs = VN_ONCS_COMPARE | VN_ONCS_DSM | VN_ONCS_WRITE_ZEROES;
-    id->fna = FNA_NONE;
+    id->oncs = vn_io_oncs(ctrl);
+    id->ocfs = OCFS_FORMATS;
+    id->fna = ctrl->drive ? FNA_CRYPTO_ERASE : 0;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
     id->awupf = 0;
-    id->sgls = SGLS_ANY_ALIGNMENT;
+    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
     uint64_t total = 0;
     for (uint32_t nsid = vn_ns_table_next(&ctrl->namespaces, 0); nsid; nsid = vn_ns_table_next(&ctrl->namespaces, nsid)) {
-        const struct vn_ns *ns = ctrl->namespaces.by_nsid[nsid]->ns;
-        total += vn_ns_nr_blocks(ns) << ns->block_shift;
+        total += bytes_of(ctrl->namespaces.by_nsid[nsid]->ns);
     }
     put_u128(id->tnvmcap, total);
     if (ctrl->fabrics)
@@ -152,16 +167,42 @@ static uint32_t ana_group_of(const struct vn_ctrl *ctrl, uint32_t nsid) {
     return vn_ctrl_has_ana(ctrl) ? ctrl->fabrics->ana_group[nsid] : 0;
 }
 
+/* What a namespace on a backend with this block_min can be formatted with. What it cannot have has LBADS 0 (NVM Command Set,
+ * figure of the LBA Format data structure). */
+static void put_formats(uint32_t block_min, struct vn_id_ns *id) {
+    id->nlbaf = VN_NR_LBA_FORMATS - 1;
+    for (uint32_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
+        if (vn_format_fits(i, block_min))
+            id->lbaf[i] = (struct vn_lbaf){vn_lba_formats[i].ms, vn_lba_formats[i].shift, vn_lba_formats[i].rp};
+    }
+    id->mc = MC_EXTENDED | MC_SEPARATE;
+    id->dpc = DPC_ALL;
+}
+
+/* Fabrics: as it is, and nothing else. */
+static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
+    if (!ctrl->drive) {
+        id->nlbaf = 0; /* one format, zero-based */
+        id->lbaf[0].lbads = (uint8_t)vn_ns_block_shift(ns);
+        return;
+    }
+    struct vn_format format = vn_ns_format(ns);
+    put_formats(ns->backend->block_min, id);
+    id->flbas = vn_format_flbas(&format);
+    id->dps = vn_format_dps(&format);
+    id->fpi = vn_format_fpi(ns);
+}
+
 static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc, struct vn_id_ns *id) {
     const struct vn_ns *ns = nsc->ns;
     uint64_t nr_blocks = vn_ns_nr_blocks(ns);
     id->nsze = id->ncap = id->nuse = nr_blocks;
-    id->nlbaf = 0; /* one format, zero-based */
-    id->lbaf[0].lbads = (uint8_t)ns->block_shift;
+    put_format(ctrl, ns, id);
     if (ns->backend->deallocates && !ns->backend->deallocated_stays)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
-    put_u128(id->nvmcap, nr_blocks << ns->block_shift);
+    put_u128(id->nvmcap, bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
+    vn_io_copy_limits(ns, id);
     id->nmic = ctrl->fabrics ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
@@ -192,6 +233,7 @@ static void list_namespaces(const struct vn_ctrl *ctrl, uint32_t after, uint32_t
 }
 
 static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
+    id->vsl = 0;  /* Verify: the same, it reads in steps */
     id->wzsl = 0; /* Write Zeroes: no limit but NLB */
     id->dmrl = 0; /* Dataset Management: no limit but the command's own of 256 ranges */
     id->dmrsl = 0;
@@ -203,6 +245,7 @@ static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_
     id->nmic = ctrl->fabrics ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
+    id->fpi = ctrl->drive ? vn_format_fpi(nsc->ns) : 0;
     id->nstat = 0x1; /* ready */
 }
 
@@ -216,9 +259,11 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     uint32_t nsid = req->cmd.nsid;
     uint8_t *page = ctrl->page;
     if (nsid == VN_NSID_BROADCAST && (cns == VN_CNS_NS || cns == VN_CNS_IOCS_NS)) {
-        /* what all namespaces have in common (only with namespace management): nothing here */
-        if (cns == VN_CNS_NS)
+        /* what all namespaces have in common, only with namespace management */
+        if (cns == VN_CNS_NS && !vn_admin_offers(ctrl, VN_ADMIN_NS_MANAGEMENT))
             return VN_SC_INVALID_NS;
+        if (cns == VN_CNS_NS)
+            put_formats(BLOCK_MIN, (struct vn_id_ns *)page);
         return send_page(req);
     }
     if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
@@ -237,7 +282,7 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     case VN_CNS_IOCS_INDEPENDENT_NS:
         identify_ns_independent(ctrl, nsc, (struct vn_id_ns_independent *)page);
         break;
-    default: /* VN_CNS_IOCS_NS: no protection information formats: zeros */
+    default: /* VN_CNS_IOCS_NS: guards of 16 bits and no storage tags, which is what zeros say (NVM Command Set 4.1.5.3) */
         break;
     }
     return send_page(req);

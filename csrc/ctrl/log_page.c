@@ -125,11 +125,10 @@ static void put_effects(struct vn_log *log) {
     struct vn_log_effects *page = (struct vn_log_effects *)blank_page(log);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->acs); opcode++)
         page->acs[opcode] = vn_admin_offers(log->req->ctrl, (uint8_t)opcode) ? VN_EFFECT_CSUPP : 0;
-    if (vn_ctrl_kind(log->req->ctrl) != VN_KIND_DISCOVERY) {
-        page->iocs[VN_IO_READ] = page->iocs[VN_IO_COMPARE] = page->iocs[VN_IO_FLUSH] = VN_EFFECT_CSUPP;
-        page->iocs[VN_IO_WRITE] = page->iocs[VN_IO_WRITE_ZEROES] = page->iocs[VN_IO_DSM] =
-            VN_EFFECT_CSUPP | VN_EFFECT_LBCC;
-    }
+    if (page->acs[VN_ADMIN_FORMAT_NVM])
+        page->acs[VN_ADMIN_FORMAT_NVM] |= VN_EFFECT_LBCC | VN_EFFECT_NCC | VN_EFFECT_CSE_NS;
+    for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->iocs); opcode++)
+        page->iocs[opcode] = vn_io_effects(log->req->ctrl, (uint8_t)opcode);
     vn_log_put(log, page, sizeof(*page));
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/io_cmd.h"
 #include "ctrl/meta_move.h"
 
 static struct vn_meta *meta_of(const struct vn_req *req) {
@@ -15,10 +16,6 @@ static struct vn_meta *meta_of(const struct vn_req *req) {
 
 static const struct vn_pi *pi_of(const struct vn_req *req) {
     return &meta_of(req)->layout.pi;
-}
-
-static uint64_t slba_of(const struct vn_req *req) {
-    return req->cmd.cdw10 | (uint64_t)req->cmd.cdw11 << 32;
 }
 
 static struct vn_pi_tags tags_of(const struct vn_req *req, uint64_t nr_before) {
@@ -58,6 +55,11 @@ static void on_operation(struct vn_req *req, void *arg) {
         slot->next(req);
 }
 
+static void submit_below(struct vn_req *req) {
+    if (vn_ns_submit_below(req->ns, req) == VN_BUSY)
+        vn_ctrl_resume_later(req, submit_below);
+}
+
 static void operate(struct vn_req *req, enum vn_op op, uint64_t offset, uint64_t bytes, uint32_t flags,
                     void (*next)(struct vn_req *)) {
     struct vn_meta_slot *slot = req->slot;
@@ -70,8 +72,10 @@ static void operate(struct vn_req *req, enum vn_op op, uint64_t offset, uint64_t
     slot->op_iov.iov_len = bytes;
     slot->next = next;
     vn_req_push(req, on_operation, NULL);
-    if ((flags & VN_REQ_BELOW ? vn_ns_submit_below(req->ns, req) : vn_ns_submit(req->ns, req)) == VN_BUSY)
-        vn_ctrl_make_busy(req);
+    if (flags & VN_REQ_BELOW)
+        submit_below(req);
+    else
+        vn_io_submit(req);
 }
 
 static void on_data(struct vn_req *req, enum vn_op op, uint32_t flags, void (*next)(struct vn_req *)) {
@@ -191,7 +195,7 @@ static struct vn_meta_move move_of(const struct vn_req *req) {
 static vn_status check_loaded(struct vn_req *req) {
     struct vn_meta_slot *slot = req->slot;
     const struct vn_pi *pi = pi_of(req);
-    struct vn_pi_tags tags = tags_of(req, slot->slba - slba_of(req));
+    struct vn_pi_tags tags = tags_of(req, slot->slba - vn_io_slba(&req->cmd));
     return pi->type ? vn_pi_check(pi, VN_RW_PRCHK(req->cmd.cdw12), &tags, slot->data, slot->meta, slot->nr, NULL)
                     : VN_SC_SUCCESS;
 }
@@ -229,7 +233,7 @@ static vn_status take_written(struct vn_req *req) {
 static void begin_transfer(struct vn_req *req) {
     struct vn_meta_slot *slot = req->slot;
     bool writes = req->cmd.opcode == VN_IO_WRITE;
-    slot->slba = slba_of(req);
+    slot->slba = vn_io_slba(&req->cmd);
     slot->nr = VN_RW_NLB(req->cmd.cdw12);
     vn_status status = map(req);
     if (!status && writes)
@@ -347,15 +351,13 @@ static bool skip_to_range(struct vn_req *req) {
 /* False: there is no slot now, or somebody has the blocks. */
 static bool take_slot(struct vn_req *req) {
     bool is_dsm = req->cmd.opcode == VN_IO_DSM;
-    uint64_t slba = is_dsm ? range_of(req)->slba : slba_of(req);
+    uint64_t slba = is_dsm ? range_of(req)->slba : vn_io_slba(&req->cmd);
     uint64_t nr = is_dsm ? range_of(req)->nlb : VN_RW_NLB(req->cmd.cdw12);
     bool writes = is_dsm || req->cmd.opcode == VN_IO_WRITE || req->cmd.opcode == VN_IO_WRITE_ZEROES;
     struct vn_meta_slot *slot = vn_meta_lock(meta_of(req), slba, slba + nr, writes);
     if (!slot)
         return false;
-    bool write_through = !(req->ctrl->features.vwc & 1); /* volatile write cache off: every write is durable */
-    bool fua = !is_dsm && ((req->cmd.cdw12 & VN_RW_FUA) || write_through);
-    slot->io_flags = writes && fua ? VN_REQ_FUA : 0;
+    slot->io_flags = writes && !is_dsm ? vn_io_write_flags(req) : 0;
     slot->without_data = slot->zeros = false;
     slot->host_iov = req->iov;
     slot->at = slba;
@@ -384,17 +386,9 @@ static bool begin(struct vn_req *req) {
     return true;
 }
 
-enum vn_submit vn_meta_again(struct vn_req *req) {
-    req->io_flags = 0;
-    if (begin(req))
-        return VN_TAKEN;
-    req->io_flags = VN_REQ_AGAIN;
-    return VN_BUSY;
-}
-
 static void begin_or_wait(struct vn_req *req) {
-    if (vn_meta_again(req) == VN_BUSY)
-        vn_ctrl_make_busy(req);
+    if (!begin(req))
+        vn_ctrl_resume_later(req, begin_or_wait);
 }
 
 /* Of Dataset Management there may be further ranges; each has a slot of its own. */
@@ -420,7 +414,7 @@ static void end_fill(struct vn_req *req) {
 static vn_status check_range(struct vn_req *req) {
     const struct vn_pi *pi = pi_of(req);
     uint32_t cdw12 = req->cmd.cdw12;
-    if (!vn_ns_has_blocks(req->ns->ns, slba_of(req), VN_RW_NLB(cdw12))) {
+    if (!vn_ns_has_blocks(req->ns->ns, vn_io_slba(&req->cmd), VN_RW_NLB(cdw12))) {
         req->error_location = 40; /* CDW10 */
         return VN_SC_LBA_RANGE;
     }
@@ -428,7 +422,7 @@ static vn_status check_range(struct vn_req *req) {
         return cdw12 & VN_RW_PRINFO_MASK ? VN_SC_INVALID_FIELD : VN_SC_SUCCESS;
     if (req->cmd.opcode == VN_IO_COMPARE && (cdw12 & VN_RW_PRACT)) /* there is nothing to insert or take out (3.2.1) */
         return VN_SC_INVALID_PI;
-    return vn_pi_validate(pi, VN_RW_PRCHK(cdw12), req->cmd.cdw14, slba_of(req));
+    return vn_pi_validate(pi, VN_RW_PRCHK(cdw12), req->cmd.cdw14, vn_io_slba(&req->cmd));
 }
 
 static vn_status check_transfer(struct vn_req *req) {

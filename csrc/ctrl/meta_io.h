@@ -11,7 +11,4 @@
 bool vn_meta_takes(uint8_t opcode);
 /* SUCCESS: it is under way or has ended; else how it is to end. */
 vn_status vn_meta_execute(struct vn_req *req);
-/* One that waited for a slot (VN_REQ_AGAIN), from the list of busy ones. BUSY: it still has to. */
-enum vn_submit vn_meta_again(struct vn_req *req);
-
 #endif

@@ -27,6 +27,7 @@ struct vn_ns_kept {
 struct vn_ns_state {
     struct vn_keep *keep;
     struct vn_ns_kept kept;
+    struct vn_format_run *run; /* of a format operation under way: ctrl/format_cmd.c; NULL: none */
 };
 _Static_assert(sizeof(struct vn_ns_kept) == 64, "as docs/state.md has it");
 
