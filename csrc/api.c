@@ -323,8 +323,8 @@ int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
         return vn_fail(err, "namespace %u cannot be attached: %s", nsid, error);
     bool shared = vn_ns_is_shared(ns, ctrl->drive);
     if (shared && !vn_ns_hold(ns))
-        return vn_fail(-EBUSY, "namespace %u cannot be attached: it is being formatted or sanitized, or its blocks have metadata; "
-                               "one SSD alone can have it", nsid);
+        return vn_fail(-EBUSY, "namespace %u cannot be attached: it is being formatted or sanitized, or its blocks have "
+                               "metadata; one SSD alone can have it", nsid);
     err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
     if (!err)
         err = vn_ns_add_chan(ns, call.nsc);

@@ -257,8 +257,8 @@ int vn_subsys_add_ns(vn_subsys *subsys, vn_ns *ns, uint32_t nsid, uint32_t ana_g
     if (check_nsid(nsid) || check_group(call.group))
         return -EINVAL;
     if (!vn_ns_hold(ns))
-        return vn_fail(-EBUSY, "namespace %u cannot be added: it is being formatted or sanitized, or its blocks have metadata; one SSD "
-                               "alone can have it", nsid);
+        return vn_fail(-EBUSY, "namespace %u cannot be added: it is being formatted or sanitized, or its blocks have metadata; "
+                               "one SSD alone can have it", nsid);
     int err = vn_reactor_call(subsys->target->reactor, open_ns_on_reactor, &call);
     if (!err)
         err = vn_ns_add_chan(ns, call.nsc);

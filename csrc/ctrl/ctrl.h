@@ -39,7 +39,6 @@
 struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
 struct vn_drive;   /* drive.h */
-struct vn_meta_map; /* ns/meta.h */
 struct vn_discovery_cursor;
 struct vn_discovery_entry;
 
@@ -161,6 +160,12 @@ struct vn_ctrl {
     uint64_t unsafe_shutdowns, power_cycles;
     uint64_t last_backend_error_ns;
     uint8_t *page; /* one page for building what a log or identify command answers */
+};
+
+/* The host's metadata buffer as a door maps it. */
+struct vn_meta_map {
+    struct iovec *iov;
+    uint32_t max, nr;
 };
 
 /* What a door does for its controller. */

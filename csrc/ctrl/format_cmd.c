@@ -1,6 +1,6 @@
-/* Format NVM, see format_cmd.h. The order: the gate closes (0/84); the kept state says that a format is in progress; commands in
- * flight end; all of the backend reads as zeros, and durably so; the geometry changes; the kept state says that it is done; the gate
- * opens. A crash anywhere in between repeats the erasure, and never answers old data in a new format.
+/* Format NVM, see format_cmd.h. The order: the gate closes (0/84); the kept state says that a format is in progress; commands
+ * in flight end; all of the backend reads as zeros, and durably so; the geometry changes; the kept state says that it is done;
+ * the gate opens. A crash in between repeats the erasure, and never answers old data in a new format.
  */
 #include "ctrl/format_cmd.h"
 
@@ -322,7 +322,8 @@ bool vn_format_nvm(struct vn_req *req, vn_status *status) {
 
 void vn_format_resume(struct vn_ns_chan *nsc) {
     struct vn_ns_state *state = nsc->ns->state;
-    struct vn_format_run *run = state->kept.format.in_progress && !state->run ? make_run(nsc, NULL) : NULL;
+    bool had_begun = state && state->kept.format.in_progress && !state->run;
+    struct vn_format_run *run = had_begun ? make_run(nsc, NULL) : NULL;
     if (!run)
         return;
     run->wait.fn = on_saved_done;

@@ -1,5 +1,5 @@
-/* Format NVM (Base 5.14): a namespace is erased, and gets another format. It goes on by itself, step by step on the reactor: the host
- * that wanted it may be gone, and after a restart it is ended when the namespace is attached.
+/* Format NVM (Base 5.14): a namespace is erased, and gets another format. It goes on by itself, step by step on the reactor:
+ * the host that wanted it may be gone, and after a restart it is ended when the namespace is attached.
  */
 #ifndef VN_FORMAT_CMD_H
 #define VN_FORMAT_CMD_H

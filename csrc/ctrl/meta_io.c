@@ -1,5 +1,6 @@
-/* Blocks with metadata: see meta_io.h. Each command takes a slot (ns/meta.h), does its operations on the backend one after the other,
- * data before metadata, and gives the slot back. A crash between the two leaves a block whose check fails: docs/guarantees.md.
+/* Blocks with metadata: see meta_io.h. Each command takes a slot (ns/meta.h), does its operations on the backend one after the
+ * other, data before metadata, and gives the slot back. A crash between the two leaves a block whose check fails:
+ * docs/guarantees.md.
  */
 #include "ctrl/meta_io.h"
 

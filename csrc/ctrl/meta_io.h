@@ -1,5 +1,5 @@
-/* I/O commands of namespaces whose blocks have metadata (VN_NS_SPECIAL_META): through buffers of ours, under a lock on their blocks,
- * with protection information checked, made or taken out. Called after the gate; the plain path knows nothing of it.
+/* I/O commands of namespaces whose blocks have metadata (VN_NS_SPECIAL_META): through buffers of ours, under a lock on their
+ * blocks, with protection information checked, made or taken out. Called after the gate; the plain path knows nothing of it.
  */
 #ifndef VN_META_IO_H
 #define VN_META_IO_H

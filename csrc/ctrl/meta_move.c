@@ -1,4 +1,5 @@
-/* Copying and comparing, see meta_move.h. Pure, but for the host's memory, which may change at any time: each byte is looked at once. */
+/* Copying and comparing, see meta_move.h. Pure, but for the host's memory, which may change at any time: each byte is looked
+ * at once. */
 #include "ctrl/meta_move.h"
 
 #include <string.h>

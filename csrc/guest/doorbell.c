@@ -8,7 +8,6 @@
 #include <vfio-user.h>
 
 #include "core/util.h"
-#include "ns/meta.h"
 #include "guest/vfu_dev.h"
 
 #define BURST 32u          /* commands fetched from one queue before the next has its turn */

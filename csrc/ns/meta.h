@@ -1,5 +1,5 @@
-/* What a namespace whose blocks have metadata needs beside it: buffers, because data and metadata are two operations on the backend
- * and the host must not change either between the check and the write; and a lock on blocks, so that nobody sees one
+/* What a namespace whose blocks have metadata needs beside it: buffers, because data and metadata are two operations on the
+ * backend and the host must not change either between the check and the write; and a lock on blocks, so that nobody sees one
  * without the other. One slot is both. Made by whoever formats or attaches; then its drive's reactor's alone.
  */
 #ifndef VN_META_H
@@ -15,12 +15,6 @@
 #define VN_META_BYTES (VN_META_DATA_BYTES / 512 * VN_FORMAT_MS_MAX)
 #define VN_META_SPAN_BYTES (VN_META_BYTES + 2 * VN_FORMAT_ALIGN)
 #define VN_META_IOVECS 64u /* of the host's metadata buffer: 128 KiB in pieces */
-
-/* The host's metadata buffer as a door maps it. */
-struct vn_meta_map {
-    struct iovec *iov;
-    uint32_t max, nr;
-};
 
 /* Owner: the command that has it, from vn_meta_lock to vn_meta_unlock. */
 struct vn_meta_slot {

@@ -74,8 +74,8 @@ void vn_ns_drop_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
 void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out);
 uint64_t vn_ns_nr_waiting(const struct vn_ns *ns); /* for tokens, now */
 
-/* ns_format.c. As long as somebody holds it, its format does not change; any thread. False: it is being formatted or sanitized, or has
- * metadata, and so only one drive can have it, at the size it has. */
+/* ns_format.c. As long as somebody holds it, its format does not change; any thread. False: it is being formatted or sanitized,
+ * or has metadata, and so only one drive can have it, at the size it has. */
 bool vn_ns_hold(struct vn_ns *ns);
 void vn_ns_unhold(struct vn_ns *ns);
 /* Control thread: whether somebody but this owner has it. */

@@ -84,8 +84,8 @@ static int change_size(struct vn_ns *ns, uint64_t size, char *error, uint32_t er
 /* Metadata lies behind the data, so that another size would have to move it. */
 int vn_ns_change_size(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size) {
     if (!vn_ns_hold(ns))
-        return vn_backend_fail(error, error_size, EBUSY, "it is being formatted or sanitized, or its blocks have metadata; format it "
-                               "without metadata first");
+        return vn_backend_fail(error, error_size, EBUSY, "it is being formatted or sanitized, or its blocks have metadata; "
+                               "format it without metadata first");
     int err = change_size(ns, size, error, error_size);
     vn_ns_unhold(ns);
     return err;
