@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from tests_nvme_table import offered, table
 from tests_protocol import TRAPPED, Serve
 
+from vhostnvme.native import Drive, DriveOptions, Runtime
 from vhostnvme.testing import NvmeHost, nvme
 from vhostnvme.testing.nvme import Status
 
@@ -17,6 +20,13 @@ CAPABILITIES = 3
 @pytest.fixture
 def host(serve: Serve) -> NvmeHost:
     return serve("mem:16M", **TRAPPED).connect()
+
+
+@pytest.fixture
+def drive(runtime: Runtime) -> Iterator[Drive]:
+    """One that is managed, and shared by controllers that report ANA."""
+    with Drive(runtime, DriveOptions(managed=True, shared=True, ana=True)) as opened:
+        yield opened
 
 
 def named(log: bytes, first: int) -> set[int]:
@@ -67,3 +77,13 @@ def test_features_are_those_of_the_table(host: NvmeHost) -> None:
         assert done.ok, f"{fid:02X}h: {done}"
         said = tuple("yes" if done.result & bit else "no" for bit in (1, 2))
         assert said == rows[fid].more, f"{fid:02X}h: saved and own"
+
+
+def test_a_managed_drive_has_what_only_drives_have(drive: Drive, serve: Serve) -> None:
+    """Its controllers offer what the tables have for drives, too, by their logs and OACS."""
+    host = serve("mem:16M", drive=drive, **TRAPPED).connect()
+    effects = host.log_page(EFFECTS_LOG, 4096)
+    assert named(effects, 0) == offered("Admin commands", "yes", "drive")
+    assert named(effects, 1024) == offered("I/O commands", "yes", "drive")
+    assert named(host.log_page(SUPPORTED_LOG, 1024), 0) == offered("Log pages", "yes", "drive")
+    assert host.identify_controller()[256] & 8

@@ -46,7 +46,9 @@ def test_what_is_dispatched_is_what_is_offered(section: str) -> None:
         assert number in rows, f"{section}: {name} ({number:#x}) has no row"
         done = rows[number].offered != "no"
         assert dispatched(name) == done, f"{section}: {name} is {'' if done else 'not '}offered"
-    assert offered(section, "yes", "fabrics") <= set(constants(enumeration, prefix).values())
+    assert offered(section, "yes", "drive", "fabrics") <= set(
+        constants(enumeration, prefix).values()
+    )
 
 
 @pytest.mark.parametrize("section", SECTIONS)
