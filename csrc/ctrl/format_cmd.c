@@ -342,7 +342,7 @@ uint8_t vn_format_fpi(const struct vn_ns *ns) {
     const struct vn_ns_state *state = ns->state;
     if (!state)
         return 0;
-    if (!state->kept.format.in_progress)
+    if (!state->kept.format.in_progress && !state->run) /* until it has been saved that it is done, it is not */
         return FPI_SUPPORTED;
     uint64_t done = state->run ? state->run->at / (ns->backend->size / 100 + 1) : 0;
     return (uint8_t)(FPI_SUPPORTED | (100 - vn_min_u64(done, 99)));
