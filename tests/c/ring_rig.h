@@ -78,7 +78,7 @@ static inline void ring_add_namespaces(struct ring_rig *rig) {
 }
 
 static inline void ring_remove_namespaces(struct ring_rig *rig) {
-    for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++) {
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
         struct vn_ns_chan *nsc = rig->ctrl.namespaces.by_nsid[nsid];
         if (!nsc)
             continue;
