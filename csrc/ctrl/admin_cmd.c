@@ -59,7 +59,7 @@ bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
         {VN_ADMIN_ABORT, VN_KIND_ANY},           {VN_ADMIN_SET_FEATURES, VN_KIND_ANY},
         {VN_ADMIN_GET_FEATURES, VN_KIND_ANY},    {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY},
         {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS},  {VN_ADMIN_CROSS_RESET, VN_KIND_IO},
-        {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI},
+        {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI}, {VN_ADMIN_GET_LBA_STATUS, VN_KIND_PCI},
     };
     if (opcode == VN_ADMIN_DOORBELL_CONFIG && !ctrl->dbbuf_supported)
         return false;
@@ -120,6 +120,8 @@ static vn_status execute(struct vn_req *req, bool *parked) {
         return VN_SC_SUCCESS;
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);
+    case VN_ADMIN_GET_LBA_STATUS:
+        return vn_get_lba_status(req);
     default:
         return VN_SC_INVALID_OPCODE;
     }

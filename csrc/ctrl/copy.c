@@ -85,7 +85,7 @@ static void write_ranges(struct vn_req *req, vn_status read_status) {
     req->result = req->step;
     req->op = VN_OP_WRITE;
     req->limits = 0; /* each of its reads and writes counts against the limits */
-    req->io_flags = vn_io_write_flags(req);
+    req->io_flags |= vn_io_write_flags(req);
     req->offset = vn_io_slba(&req->cmd) << req->ns->ns->block_shift;
     vn_bounce_point(req, 0, blocks_before(req, req->step) << req->ns->ns->block_shift);
     vn_req_push(req, on_written, (void *)(uintptr_t)read_status);

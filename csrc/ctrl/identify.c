@@ -116,6 +116,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->oaes = vn_identify_oaes(ctrl);
     id->cntrltype = VN_CNTRLTYPE_IO;
     id->oacs = ctrl->dbbuf_supported ? VN_OACS_DBBUF : 0;
+    id->oacs |= ctrl->drive ? VN_OACS_LBA_STATUS : 0;
     id->acl = VN_MAX_ABORTS - 1;
     id->aerl = VN_MAX_AERS - 1;
     id->frmw = FRMW_ONE_SLOT_READ_ONLY;
@@ -129,6 +130,10 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->mnan = VN_MAX_NAMESPACES;
     id->oncs = vn_io_oncs(ctrl);
     id->ocfs = OCFS_FORMATS;
+    if (ctrl->door->fetch_second) {
+        id->fuses = VN_FUSES_COMPARE_WRITE;
+        id->acwu = (uint16_t)((1u << ctrl->mdts) - 1); /* whatever is transferred at once, counted in the largest blocks */
+    }
     id->fna = FNA_NONE;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
@@ -196,6 +201,7 @@ static void list_namespaces(const struct vn_ctrl *ctrl, uint32_t after, uint32_t
 }
 
 static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
+    id->wusl = 0; /* Write Uncorrectable: no limit either */
     id->vsl = 0;  /* Verify: the same, it reads in steps */
     id->wzsl = 0; /* Write Zeroes: no limit but NLB */
     id->dmrl = 0; /* Dataset Management: no limit but the command's own of 256 ranges */

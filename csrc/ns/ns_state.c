@@ -14,6 +14,11 @@ int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
                                 .payload = &state->kept,
                                 .bytes = sizeof(state->kept)};
     int err = vn_keep_open(&opts, &state->keep, error, error_size);
+    if (!err && !vn_marks_are_sane(&state->kept.marks)) {
+        vn_keep_close(state->keep);
+        err = vn_backend_fail(error, error_size, EBADMSG, "%s: its list of marked blocks is no such list; move the file away",
+                              ns->state_path);
+    }
     if (err) {
         free(state);
         return err;
@@ -34,5 +39,7 @@ void vn_ns_state_close(struct vn_ns *ns) {
 void vn_ns_state_look(struct vn_ns *ns) {
     uint32_t special = ns->special & VN_NS_SPECIAL_BUSY;
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
+    special |= ns->state->kept.marks.nr ? VN_NS_SPECIAL_MARKS : 0;
+    special |= ns->state->locks.nr ? VN_NS_SPECIAL_LOCKED : 0;
     ns->special = special;
 }

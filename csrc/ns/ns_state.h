@@ -5,7 +5,9 @@
 #define VN_NS_STATE_H
 
 #include "core/keep.h"
+#include "ns/marks.h"
 #include "ns/ns.h"
+#include "ns/range_lock.h"
 
 #define VN_NS_KEPT_VERSION 1u
 
@@ -13,11 +15,13 @@
 struct vn_ns_kept {
     uint32_t write_protect; /* enum vn_write_protect: feature 84h */
     uint32_t rsvd4[15];
+    struct vn_marks marks; /* of Write Uncorrectable */
 };
 
 struct vn_ns_state {
     struct vn_keep *keep;
     struct vn_ns_kept kept;
+    struct vn_range_locks locks;
 };
 
 /* Control thread; once. With a state_path it reads what is there. */
