@@ -343,6 +343,7 @@ static int detach_on_reactor(void *arg) {
     call->nsc = nsc;
     if (!nsc->closing) {
         nsc->closing = true; /* no new command finds it */
+        vn_drive_count_change(call->ctrl);
         vn_aer_ns_changed(call->ctrl, call->nsid);
     }
     if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc))

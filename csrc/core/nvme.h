@@ -270,7 +270,17 @@ enum vn_status_code {
     VN_SC_FEATURE_NOT_SAVEABLE = VN_STATUS(1, 0x0d),
     VN_SC_FEATURE_NOT_CHANGEABLE = VN_STATUS(1, 0x0e),
     VN_SC_FEATURE_NOT_NS_SPECIFIC = VN_STATUS(1, 0x0f),
+    VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
     VN_SC_OVERLAPPING_RANGE = VN_STATUS(1, 0x14),
+    VN_SC_INSUFFICIENT_CAPACITY = VN_STATUS(1, 0x15),
+    VN_SC_NSID_UNAVAILABLE = VN_STATUS(1, 0x16),
+    VN_SC_NS_ATTACHED = VN_STATUS(1, 0x18),
+    VN_SC_NS_PRIVATE = VN_STATUS(1, 0x19),
+    VN_SC_NS_NOT_ATTACHED = VN_STATUS(1, 0x1a),
+    VN_SC_THIN_PROVISIONING = VN_STATUS(1, 0x1b),
+    VN_SC_CTRL_LIST_INVALID = VN_STATUS(1, 0x1c),
+    VN_SC_ANA_GROUP_INVALID = VN_STATUS(1, 0x24),
+    VN_SC_IOCS_NOT_SUPPORTED = VN_STATUS(1, 0x29),
     VN_SC_CONFLICTING_ATTRIBUTES = VN_STATUS(1, 0x80),
     VN_SC_READ_ONLY_RANGE = VN_STATUS(1, 0x82),
     VN_SC_CMD_SIZE_LIMIT = VN_STATUS(1, 0x83),
@@ -302,8 +312,34 @@ enum vn_cns {
     VN_CNS_ALLOCATED_NS = 0x11,
     VN_CNS_NS_CTRL_LIST = 0x12,
     VN_CNS_CTRL_LIST = 0x13,
+    VN_CNS_IOCS_ALLOCATED_NS_LIST = 0x1a,
     VN_CNS_IOCS_LIST = 0x1c,
 };
+
+/* --- Namespace Management and Attachment (Base 5.23, 5.22; NVM Command Set 4.1.6) --- */
+enum vn_ns_management { VN_NS_MANAGE_CREATE = 0, VN_NS_MANAGE_DELETE = 1 };
+enum vn_ns_attachment { VN_NS_ATTACHMENT_ATTACH = 0, VN_NS_ATTACHMENT_DETACH = 1 };
+
+struct vn_ns_create { /* what a host may say of a new namespace: the fields of Identify Namespace at the same places */
+    uint64_t nsze, ncap;
+    uint8_t rsvd16[10];
+    uint8_t flbas, rsvd27[2], dps, nmic;
+    uint8_t rsvd31[61];
+    uint32_t anagrpid;
+    uint8_t rsvd96[4];
+    uint16_t nvmsetid, endgid;
+    uint8_t rsvd104[280];
+    uint64_t lbstm;
+    uint8_t rsvd392[3704];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_ns_create, 4096);
+
+#define VN_CTRL_LIST_MAX 2047u
+struct vn_ctrl_list {
+    uint16_t nr;
+    uint16_t ids[VN_CTRL_LIST_MAX];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_ctrl_list, 4096);
 
 struct vn_power_state {
     uint16_t mp; /* maximum power, in 0.01 W unless MXPS */
@@ -435,6 +471,7 @@ VN_ASSERT_SIZE(struct vn_id_ns_independent, 4096);
 
 enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_CSI = 4 };
 
+#define VN_OACS_NS_MANAGEMENT (1u << 3)
 #define VN_OACS_DBBUF (1u << 8)
 #define VN_OACS_LBA_STATUS (1u << 9)
 #define VN_ONCS_COMPARE (1u << 0)

@@ -201,6 +201,7 @@ int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct
     nsc->hosts = ctrl;
     vn_ns_chan_limit(nsc, NULL);
     vn_ns_table_add(&ctrl->namespaces, nsc);
+    vn_drive_count_change(ctrl);
     vn_aer_ns_changed(ctrl, nsid);
     return 0;
 }
@@ -431,6 +432,8 @@ void vn_ctrl_cancel(struct vn_req *req) {
 
 /* Cancel what backends hold, end what waits for a busy one or for tokens. */
 void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
+    if (ctrl->drive)
+        vn_decision_drop(ctrl);
     for (size_t i = 0; i < VN_NR_QUEUES; i++) {
         for (struct vn_req *req = ctrl->sqs[i].inflight; req; req = req->next)
             vn_ctrl_cancel(req);

@@ -39,6 +39,7 @@
 struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
 struct vn_drive;   /* drive.h */
+struct vn_ana;     /* fabrics.h */
 struct vn_discovery_cursor;
 struct vn_discovery_entry;
 
@@ -116,6 +117,8 @@ struct vn_ctrl {
     void *door_ctx;
     struct vn_fabrics *fabrics; /* NULL: PCI */
     struct vn_drive *drive;     /* that it belongs to; NULL: fabrics */
+    const struct vn_ana *ana;   /* what it says of the groups of namespaces; NULL: nothing */
+    const uint8_t *ana_group;   /* by NSID; set when ana is */
 
     /* properties */
     uint64_t cap, asq, acq;
@@ -163,6 +166,7 @@ struct vn_ctrl {
 
     struct vn_log_error error_log[VN_MAX_ERROR_LOG]; /* a ring, newest at error_count - 1 */
     uint64_t error_count;
+    uint64_t error_specific; /* command specific information of the next entry: set just before the command ends */
     struct vn_ctrl_counters counters;
     uint64_t busy_since_ns, created_ns;
     uint64_t unsafe_shutdowns, power_cycles;
@@ -279,6 +283,8 @@ void vn_queue_untrack(struct vn_sq *sq, struct vn_req *req);
 /* admin_cmd.c, io_cmd.c, identify.c, feature.c, log_page.c, aer.c */
 void vn_admin_execute(struct vn_req *req);
 bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode);
+uint32_t vn_admin_effects(const struct vn_ctrl *ctrl, uint8_t opcode); /* of the effects log; 0: there is no such command */
+uint16_t vn_admin_oacs(const struct vn_ctrl *ctrl);
 void vn_io_execute(struct vn_req *req);
 uint16_t vn_io_oncs(const struct vn_ctrl *ctrl);                      /* ONCS, */
 uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode);   /* and the effects log: what this controller has */
