@@ -66,8 +66,8 @@ static void list_marks(const struct vn_marks *marks, uint64_t slba, uint64_t end
             return;
         }
         uint64_t nlb = vn_min_u64(vn_min_u64(mark.nlb, end - mark.slba), 1ull << 32);
-        list->descriptors[list->nr++] =
-            (struct vn_lba_status){.dslba = mark.slba, .nlb = (uint32_t)(nlb - 1), .status = VN_LBA_STATUS_BAD | VN_LBA_STATUS_MARKED};
+        list->descriptors[list->nr++] = (struct vn_lba_status){
+            .dslba = mark.slba, .nlb = (uint32_t)(nlb - 1), .status = VN_LBA_STATUS_BAD | VN_LBA_STATUS_MARKED};
         slba = mark.slba + nlb;
     }
 }
