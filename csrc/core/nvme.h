@@ -178,6 +178,8 @@ enum vn_io_opcode {
 #define VN_RW_NLB(cdw12) (((cdw12) & 0xffffu) + 1u)
 #define VN_RW_DEAC (1u << 25) /* Write Zeroes: deallocate */
 #define VN_RW_PRINFO_MASK (0xfu << 26)
+#define VN_RW_PRACT (1u << 29)
+#define VN_RW_PRCHK(cdw12) (((cdw12) >> 26) & 0x7u)
 #define VN_RW_FUA (1u << 30)
 #define VN_RW_LR (1u << 31)
 
@@ -251,6 +253,7 @@ enum vn_status_code {
     VN_SC_SGL_METADATA_LENGTH = VN_STATUS(0, 0x10),
     VN_SC_SGL_TYPE = VN_STATUS(0, 0x11),
     VN_SC_INVALID_PRP_OFFSET = VN_STATUS(0, 0x13),
+    VN_SC_OPERATION_DENIED = VN_STATUS(0, 0x15),
     VN_SC_SGL_OFFSET = VN_STATUS(0, 0x16),
     VN_SC_NS_WRITE_PROTECTED = VN_STATUS(0, 0x20),
     VN_SC_TRANSIENT_TRANSPORT = VN_STATUS(0, 0x22),
@@ -266,11 +269,11 @@ enum vn_status_code {
     VN_SC_AER_LIMIT = VN_STATUS(1, 0x05),
     VN_SC_INVALID_VECTOR = VN_STATUS(1, 0x08),
     VN_SC_INVALID_LOG_PAGE = VN_STATUS(1, 0x09),
+    VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
     VN_SC_INVALID_QUEUE_DELETION = VN_STATUS(1, 0x0c),
     VN_SC_FEATURE_NOT_SAVEABLE = VN_STATUS(1, 0x0d),
     VN_SC_FEATURE_NOT_CHANGEABLE = VN_STATUS(1, 0x0e),
     VN_SC_FEATURE_NOT_NS_SPECIFIC = VN_STATUS(1, 0x0f),
-    VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
     VN_SC_OVERLAPPING_RANGE = VN_STATUS(1, 0x14),
     VN_SC_INSUFFICIENT_CAPACITY = VN_STATUS(1, 0x15),
     VN_SC_NSID_UNAVAILABLE = VN_STATUS(1, 0x16),
@@ -282,11 +285,15 @@ enum vn_status_code {
     VN_SC_ANA_GROUP_INVALID = VN_STATUS(1, 0x24),
     VN_SC_IOCS_NOT_SUPPORTED = VN_STATUS(1, 0x29),
     VN_SC_CONFLICTING_ATTRIBUTES = VN_STATUS(1, 0x80),
+    VN_SC_INVALID_PI = VN_STATUS(1, 0x81),
     VN_SC_READ_ONLY_RANGE = VN_STATUS(1, 0x82),
     VN_SC_CMD_SIZE_LIMIT = VN_STATUS(1, 0x83),
 
     VN_SC_WRITE_FAULT = VN_STATUS(2, 0x80),
     VN_SC_UNRECOVERED_READ = VN_STATUS(2, 0x81),
+    VN_SC_GUARD_CHECK = VN_STATUS(2, 0x82),
+    VN_SC_APP_TAG_CHECK = VN_STATUS(2, 0x83),
+    VN_SC_REF_TAG_CHECK = VN_STATUS(2, 0x84),
     VN_SC_COMPARE_FAILURE = VN_STATUS(2, 0x85),
     VN_SC_ACCESS_DENIED = VN_STATUS(2, 0x86),
     VN_SC_DEALLOCATED = VN_STATUS(2, 0x87),
@@ -471,6 +478,7 @@ VN_ASSERT_SIZE(struct vn_id_ns_independent, 4096);
 
 enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_CSI = 4 };
 
+#define VN_OACS_FORMAT (1u << 1)
 #define VN_OACS_NS_MANAGEMENT (1u << 3)
 #define VN_OACS_DBBUF (1u << 8)
 #define VN_OACS_LBA_STATUS (1u << 9)
@@ -562,6 +570,7 @@ VN_ASSERT_SIZE(struct vn_log_effects, 4096);
 #define VN_EFFECT_NCC (1u << 2)
 #define VN_EFFECT_NIC (1u << 3)
 #define VN_EFFECT_CCC (1u << 4)
+#define VN_EFFECT_CSE_NS (1u << 16) /* no other command of the namespace meanwhile */
 
 /* --- Asynchronous events (Base 5.2.1) --- */
 enum vn_aen_type { VN_AEN_ERROR = 0, VN_AEN_SMART = 1, VN_AEN_NOTICE = 2 };

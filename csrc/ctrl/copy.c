@@ -153,6 +153,8 @@ vn_status vn_io_copy(struct vn_req *req) {
     req->error_location = 48; /* CDW12, until it has been found good */
     if (format != FORMAT_SHORT && format != FORMAT_LONG)
         return VN_SC_INVALID_FIELD;
+    if (req->ns->ns->special & VN_NS_SPECIAL_META) /* metadata is not copied: docs/nvme.md */
+        return VN_SC_INVALID_FIELD;
     if (req->cmd.cdw12 & (VN_RW_PRINFO_MASK | VN_COPY_PRINFOR_MASK)) /* formatted without protection information */
         return VN_SC_INVALID_FIELD;
     if (nr > MAX_RANGES)

@@ -174,11 +174,19 @@ struct vn_ctrl {
     uint8_t *page; /* one page for building what a log or identify command answers */
 };
 
+/* The host's metadata buffer as a door maps it. */
+struct vn_meta_map {
+    struct iovec *iov;
+    uint32_t max, nr;
+};
+
 /* What a door does for its controller. */
 struct vn_door_ops {
     const char *name;
     /* Turn the command's data pointer into req->iov, length bytes in all. */
     vn_status (*map)(struct vn_req *req, uint32_t length);
+    /* ... and its metadata pointer into map->iov. NULL: there is none. */
+    vn_status (*map_meta)(struct vn_req *req, struct vn_meta_map *map, uint32_t length);
     /* Tell the host that req is done: req->status, req->result. */
     void (*post)(struct vn_req *req);
     /* The controller has done with req, whether posted or not. NULL: it goes back to the controller's pool. */
@@ -232,6 +240,8 @@ void vn_ctrl_enter_flight(struct vn_ctrl *ctrl);
 void vn_ctrl_leave_flight(struct vn_ctrl *ctrl);
 /* Whether a command that is between two backend operations, or waits for a busy one, will come back to nsc. */
 bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
+/* ... the second of the two alone. */
+bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
 /* Offer commands again whose backend was busy. True: one was taken. */
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
 void vn_ctrl_make_busy(struct vn_req *req);

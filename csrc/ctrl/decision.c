@@ -8,6 +8,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ns/format.h"
 
 #define NS_IN_MS 1000000ull
 #define FLBAS_INDEX(flbas) (((flbas) & 0xfu) | ((flbas) & 0x60u) >> 1)
@@ -23,25 +24,26 @@ static struct vn_req *after(const struct vn_req *req) {
 /* --- What is refused here --- */
 static vn_status look_at_create(const struct vn_req *req, struct vn_decision *out) {
     const struct vn_ns_create *wanted = req->buffer;
-    static const uint8_t shifts[] = {9, 12}; /* as Identify Namespace names the formats */
     uint32_t index = FLBAS_INDEX(wanted->flbas);
     if (req->cmd.cdw11 >> 24) /* CSI: the NVM command set alone */
         return VN_SC_IOCS_NOT_SUPPORTED;
-    if (index >= VN_ARRAY_SIZE(shifts) || (wanted->flbas & FLBAS_EXTENDED) || wanted->dps)
+    /* Without metadata: Format NVM gives it that. */
+    if (index >= VN_NR_LBA_FORMATS || vn_lba_formats[index].ms || (wanted->flbas & FLBAS_EXTENDED) || wanted->dps)
         return VN_SC_INVALID_FORMAT;
+    uint32_t shift = vn_lba_formats[index].shift;
     if (wanted->ncap < wanted->nsze)
         return VN_SC_THIN_PROVISIONING;
     if (!wanted->nsze || wanted->ncap > wanted->nsze || (wanted->nmic & ~VN_NMIC_SHARED) || wanted->nvmsetid || wanted->endgid)
         return VN_SC_INVALID_FIELD;
     if (wanted->anagrpid > (req->ctrl->ana ? VN_MAX_ANA_GROUPS : 0))
         return VN_SC_ANA_GROUP_INVALID;
-    if (wanted->nsze > (uint64_t)INT64_MAX >> shifts[index]) {
+    if (wanted->nsze > (uint64_t)INT64_MAX >> shift) {
         req->ctrl->error_specific = UINT64_MAX;
         return VN_SC_INSUFFICIENT_CAPACITY;
     }
     out->nr_blocks = wanted->nsze;
-    out->block_size = 1u << shifts[index];
-    out->bytes = wanted->nsze << shifts[index];
+    out->block_size = 1u << shift;
+    out->bytes = wanted->nsze << shift;
     out->flags = wanted->nmic & VN_NMIC_SHARED ? VN_SPACE_SHARED : 0;
     out->group = wanted->anagrpid ? wanted->anagrpid : 1;
     return VN_SC_SUCCESS;

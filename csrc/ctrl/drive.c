@@ -139,7 +139,7 @@ bool vn_ctrl_saves(const struct vn_ctrl *ctrl) {
         return true;
     for (uint32_t nsid = 0; (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));) {
         const struct vn_ns_state *state = ctrl->namespaces.by_nsid[nsid]->ns->state;
-        if (state && !vn_keep_is_idle(state->keep))
+        if (state && (!vn_keep_is_idle(state->keep) || state->run))
             return true;
     }
     return false;

@@ -71,7 +71,8 @@ bool vn_decision_park(struct vn_req *req, vn_status *status);
 void vn_decision_drop(struct vn_ctrl *ctrl);
 int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, uint32_t result, uint64_t specific);
 
-/* Reactor: something kept, of the controller's drive or its namespaces, is being saved: it cannot move now. */
+/* Reactor: something kept, of the controller's drive or its namespaces, is being saved, or one of them formatted: it cannot move
+ * now. */
 bool vn_ctrl_saves(const struct vn_ctrl *ctrl);
 /* The channel that a controller has to a namespace, or NULL. */
 static inline struct vn_ns_chan *vn_drive_chan(const struct vn_ctrl *ctrl, uint32_t nsid) {

@@ -90,6 +90,8 @@ static bool check(struct vn_req *first, struct vn_req *second, vn_status *first_
         return false;
     }
     vn_status status = vn_io_enter(first);
+    if (!status && (first->ns->ns->special & VN_NS_SPECIAL_META)) /* not of data and metadata at once: docs/nvme.md */
+        status = VN_SC_INVALID_FIELD;
     status = status ? status : vn_io_prepare(first, VN_OP_COMPARE);
     if (status) {
         *first_status = vn_status_dnr(status);

@@ -7,7 +7,10 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 #include "ctrl/io_cmd.h"
+#include "ns/ns_state.h"
 
 #define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
@@ -24,7 +27,13 @@
 #define ANATT_S 10u
 #define SQE_BYTES 64u
 #define CAPSULE_UNIT 16u
-#define FNA_NONE 0
+#define BLOCK_MIN 512u
+#define FNA_CRYPTO_ERASE 0x4u /* formats and erasures are of one namespace; of all when NSID FFFFFFFFh asks for it */
+#define MC_EXTENDED 0x1u
+#define MC_SEPARATE 0x2u
+#define DPC_ALL 0x1fu /* types 1 to 3, as the first and as the last bytes of metadata */
+#define SGLS_MPTR_BYTE_ALIGNED (1u << 17)
+#define SGLS_MPTR_SGL (1u << 19)
 #define OCFS_FORMATS 0x3u /* of Copy: 0h and 1h */
 #define NR_LISTED_CTRLS (VN_PAGE_SIZE / sizeof(uint16_t) - 1)
 #define KELVIN_0C 273u
@@ -102,8 +111,9 @@ static void identify_fabrics_io(const struct vn_ctrl *ctrl, struct vn_id_ctrl *i
     id->ofcs = ctrl->door->disconnect ? OFCS_DISCONNECT : 0;
 }
 
+/* With metadata: what all of it takes. */
 static uint64_t bytes_of(const struct vn_ns *ns) {
-    return vn_ns_nr_blocks(ns) << ns->block_shift;
+    return ns->special & VN_NS_SPECIAL_META ? ns->backend->size : vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns);
 }
 
 /* Capacity, and what other controllers there are (Base 5.17.2.1). On fabrics the namespaces attached are all there is to know. */
@@ -155,11 +165,11 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
         id->fuses = VN_FUSES_COMPARE_WRITE;
         id->acwu = (uint16_t)((1u << ctrl->mdts) - 1); /* whatever is transferred at once, counted in the largest blocks */
     }
-    id->fna = FNA_NONE;
+    id->fna = ctrl->drive ? FNA_CRYPTO_ERASE : 0;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
     id->awupf = 0;
-    id->sgls = SGLS_ANY_ALIGNMENT;
+    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
     identify_subsystem(ctrl, id);
@@ -181,25 +191,39 @@ static bool is_shared(const struct vn_ctrl *ctrl, uint32_t nsid) {
     return ctrl->fabrics || vn_drive_is_shared(ctrl->drive, nsid);
 }
 
-/* The formats that a host may create namespaces with; else there is the one that the namespace has. */
-static void put_formats(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
-    if (!vn_ctrl_is_managed(ctrl)) {
-        id->lbaf[0].lbads = (uint8_t)ns->block_shift;
+/* What a namespace on a backend with this block_min can be formatted with. What it cannot have has LBADS 0 (NVM Command Set,
+ * figure of the LBA Format data structure). */
+static void put_formats(uint32_t block_min, struct vn_id_ns *id) {
+    id->nlbaf = VN_NR_LBA_FORMATS - 1;
+    for (uint32_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
+        if (vn_format_fits(i, block_min))
+            id->lbaf[i] = (struct vn_lbaf){vn_lba_formats[i].ms, vn_lba_formats[i].shift, vn_lba_formats[i].rp};
+    }
+    id->mc = MC_EXTENDED | MC_SEPARATE;
+    id->dpc = DPC_ALL;
+}
+
+/* Fabrics: as it is, and nothing else. */
+static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
+    if (!ctrl->drive) {
+        id->nlbaf = 0; /* one format, zero-based */
+        id->lbaf[0].lbads = (uint8_t)vn_ns_block_shift(ns);
         return;
     }
-    id->nlbaf = 1; /* zero-based */
-    id->lbaf[0].lbads = 9;
-    id->lbaf[1].lbads = 12;
-    id->flbas = ns && ns->block_shift == 12;
+    struct vn_format format = vn_ns_format(ns);
+    put_formats(ns->backend->block_min, id);
+    id->flbas = vn_format_flbas(&format);
+    id->dps = vn_format_dps(&format);
+    id->fpi = vn_format_fpi(ns);
 }
 
 static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint32_t nsid, struct vn_id_ns *id) {
     uint64_t nr_blocks = vn_ns_nr_blocks(ns);
     id->nsze = id->ncap = id->nuse = nr_blocks;
-    put_formats(ctrl, ns, id);
+    put_format(ctrl, ns, id);
     if (ns->backend->deallocates && !ns->backend->deallocated_stays)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
-    put_u128(id->nvmcap, nr_blocks << ns->block_shift);
+    put_u128(id->nvmcap, bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     vn_io_copy_limits(ns, id);
     id->nmic = is_shared(ctrl, nsid) ? VN_NMIC_SHARED : 0;
@@ -246,6 +270,7 @@ static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_
     id->nmic = is_shared(ctrl, nsc->nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
+    id->fpi = ctrl->drive ? vn_format_fpi(nsc->ns) : 0;
     id->nstat = 0x1; /* ready */
 }
 
@@ -259,7 +284,7 @@ static vn_status identify_common(struct vn_req *req, uint8_t cns) {
     if (cns == VN_CNS_NS && !vn_ctrl_is_managed(ctrl))
         return VN_SC_INVALID_NS;
     if (cns == VN_CNS_NS)
-        put_formats(ctrl, NULL, (struct vn_id_ns *)ctrl->page);
+        put_formats(BLOCK_MIN, (struct vn_id_ns *)ctrl->page);
     return send_page(req);
 }
 
@@ -298,7 +323,7 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     case VN_CNS_IOCS_INDEPENDENT_NS:
         identify_ns_independent(ctrl, nsc, (struct vn_id_ns_independent *)page);
         break;
-    default: /* VN_CNS_IOCS_NS: no protection information formats: zeros */
+    default: /* VN_CNS_IOCS_NS: guards of 16 bits and no storage tags, which is what zeros say (NVM Command Set 4.1.5.3) */
         break;
     }
     return send_page(req);

@@ -8,6 +8,7 @@
 #include "ctrl/fabrics.h"
 #include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
+#include "ctrl/meta_io.h"
 
 uint64_t vn_io_slba(const struct vn_sqe *cmd) {
     return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
@@ -270,6 +271,8 @@ static vn_status execute(struct vn_req *req) {
             return plain(req, VN_OP_READ);
         if (req->cmd.opcode == VN_IO_WRITE)
             return plain(req, VN_OP_WRITE);
+    } else if ((req->ns->ns->special & VN_NS_SPECIAL_META) && vn_meta_takes(req->cmd.opcode)) {
+        return vn_meta_execute(req);
     }
     const struct io_command *command = find(req->ctrl, req->cmd.opcode);
     return command ? command->run(req) : VN_SC_INVALID_OPCODE;
