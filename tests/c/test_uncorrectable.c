@@ -38,7 +38,7 @@ static vn_status mark(struct ctrl_rig *rig, uint64_t lba, uint32_t nlb) {
 
 /* What the file has, as a process that is started now would find it. */
 static void check_file(struct ctrl_rig *rig) {
-    struct vn_ns ns = {.state_path = state_path};
+    struct vn_ns ns = {.state_path = state_path, .backend = &store->backend, .nr_blocks = STORE_BLOCKS, .block_shift = 9};
     char error[256] = "";
     int err = vn_ns_state_open(&ns, error, sizeof(error));
     if (err)
