@@ -12,8 +12,10 @@
 #include "backend/medium.h"
 #include "backend/mirror.h"
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "guest/sigbus.h"
 #include "guest/vfu_dev.h"
+#include "ns/ns_state.h"
 
 #define ERROR_BYTES 512u
 #define DEFAULT_POLL_US 100u
@@ -175,8 +177,8 @@ int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out) {
     struct vn_ns_counters sum;
     vn_ns_sum(ns, &sum);
     *out = (struct vn_ns_info){
-        .size = vn_ns_nr_blocks(ns) << ns->block_shift,
-        .block_size = 1u << ns->block_shift,
+        .size = vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns),
+        .block_size = 1u << vn_ns_block_shift(ns),
         .flags = ns->read_only ? VN_NS_READ_ONLY : 0,
         .direct = ns->backend->direct,
         .deallocate = ns->backend->deallocates,
@@ -268,6 +270,8 @@ int vn_ns_close(vn_ns *ns) {
 int vn_ctrl_create(vn_runtime *rt, const struct vn_ctrl_opts *opts, vn_ctrl **out) {
     if (opts->reactor >= rt->nr_reactors)
         return vn_fail(-EINVAL, "there is no reactor %u", opts->reactor);
+    if (opts->drive && opts->drive->reactor != rt->reactors[opts->reactor])
+        return vn_fail(-EINVAL, "all controllers of a drive are on its reactor, %u", vn_reactor_index(opts->drive->reactor));
     if (opts->doorbells > VN_DOORBELLS_TRAPPED)
         return vn_fail(-EINVAL, "there is no doorbell mode %u", opts->doorbells);
     if ((opts->serial && strlen(opts->serial) > 20) || (opts->model && strlen(opts->model) > 40))
@@ -281,6 +285,8 @@ int vn_ctrl_create(vn_runtime *rt, const struct vn_ctrl_opts *opts, vn_ctrl **ou
     int err = vn_ctrl_init(&handle->ctrl, &checked, rt->reactors[opts->reactor], rt->events, ++rt->last_id);
     if (err) {
         free(handle);
+        if (err == -EEXIST || err == -ENOSPC)
+            return vn_fail(err, "a drive has up to %u controllers, each with a CNTLID of its own", VN_DRIVE_MAX_CTRLS);
         return vn_fail(err, "a controller has up to %u I/O queues of 2 to 65536 entries and an MDTS of 1 to %u",
                        VN_MAX_IO_QUEUES, VN_MAX_MDTS);
     }
@@ -302,36 +308,32 @@ struct attach_call {
     uint32_t nsid;
 };
 
-static void tell_of_size(struct vn_ns_chan *nsc) {
-    vn_aer_ns_changed(nsc->hosts, nsc->nsid);
-}
-
 static int attach_on_reactor(void *arg) {
     struct attach_call *call = arg;
-    if (call->ctrl->namespaces.by_nsid[call->nsid])
-        return -EEXIST;
-    int err = vn_ns_chan_open(call->ns, call->ctrl->reactor, call->nsid, &call->nsc);
-    if (err)
-        return err;
-    call->nsc->ctrl_throttle = &call->ctrl->throttle;
-    call->nsc->resized = tell_of_size;
-    call->nsc->hosts = call->ctrl;
-    vn_ns_chan_limit(call->nsc, NULL);
-    vn_ns_table_add(&call->ctrl->namespaces, call->nsc);
-    vn_aer_ns_changed(call->ctrl, call->nsid);
-    return 0;
+    return vn_ctrl_add_ns(call->ctrl, call->ns, call->nsid, &call->nsc);
 }
 
 int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
     if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
         return vn_fail(-EINVAL, "namespace id %u is not possible: take 1 to %u", nsid, VN_MAX_NAMESPACES);
     struct attach_call call = {.ctrl = ctrl, .ns = ns, .nsid = nsid};
-    int err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
+    char error[ERROR_BYTES];
+    int err = ns->state ? 0 : vn_ns_state_open(ns, error, sizeof(error));
+    if (err)
+        return vn_fail(err, "namespace %u cannot be attached: %s", nsid, error);
+    bool shared = vn_ns_is_shared(ns, ctrl->drive);
+    if (shared && !vn_ns_hold(ns))
+        return vn_fail(-EBUSY, "namespace %u cannot be attached: it is being formatted or sanitized, or its blocks have "
+                               "metadata; one SSD alone can have it", nsid);
+    err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
+    if (!err)
+        err = vn_ns_add_chan(ns, call.nsc);
+    if (shared)
+        vn_ns_unhold(ns);
     if (err == -EEXIST)
         return vn_fail(err, "namespace id %u is taken on this controller", nsid);
-    if (err)
+    if (err && err != -ENOSPC)
         return vn_fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
-    err = vn_ns_add_chan(ns, call.nsc);
     if (err) {
         vn_ctrl_detach_ns(ctrl, nsid, VN_CLOSE_BOUND_MS);
         return vn_fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);
@@ -348,12 +350,12 @@ static int detach_on_reactor(void *arg) {
     call->nsc = nsc;
     if (!nsc->closing) {
         nsc->closing = true; /* no new command finds it */
+        vn_drive_count_change(call->ctrl);
         vn_aer_ns_changed(call->ctrl, call->nsid);
     }
     if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc))
         return -EAGAIN;
-    vn_ns_table_remove(&call->ctrl->namespaces, call->nsid);
-    vn_ns_chan_close(nsc);
+    vn_ctrl_drop_ns(call->ctrl, nsc);
     return 0;
 }
 
@@ -494,7 +496,7 @@ static int open_new_chans(void *arg) {
 static int leave_reactor(void *arg) {
     struct move_call *call = arg;
     struct vn_ctrl_handle *handle = call->handle;
-    int err = handle->listening ? vn_vfu_dev_leave(&handle->dev) : 0;
+    int err = vn_ctrl_saves(&handle->ctrl) ? -EAGAIN : handle->listening ? vn_vfu_dev_leave(&handle->dev) : 0;
     if (err)
         return err;
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
@@ -502,7 +504,7 @@ static int leave_reactor(void *arg) {
             vn_ns_chan_swap(handle->ctrl.namespaces.by_nsid[nsid], call->chans[nsid]);
     }
     vn_throttle_move(&handle->ctrl.throttle, call->to);
-    handle->ctrl.reactor = handle->dev.reactor = call->to;
+    handle->ctrl.reactor = handle->ctrl.drive->reactor = handle->dev.reactor = call->to;
     return 0;
 }
 
@@ -524,6 +526,8 @@ int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor) {
     call.to = call.handle->rt->reactors[reactor];
     if (call.to == from)
         return 0;
+    if (ctrl->drive->owner)
+        return vn_fail(-EBUSY, "the controller stays on reactor %u, where its drive is", vn_reactor_index(from));
     int err = vn_reactor_call(call.to, open_new_chans, &call);
     if (err)
         return vn_fail(err, "cannot open the controller's namespaces on reactor %u: %s", reactor, strerror(-err));

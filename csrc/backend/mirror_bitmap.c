@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "backend/mirror.h"
+#include "core/crc32c.h"
 #include "core/util.h"
 
 #define SWAP(a, b)              \
@@ -38,21 +39,13 @@ struct head {
     uint64_t size, region_bytes, generation;
 };
 
-/* CRC-32C, reflected, a bit at a time: for one head at each open. */
-static uint32_t crc32c(const void *data, size_t bytes) {
-    uint32_t crc = ~0u;
-    for (const uint8_t *at = data; bytes--; at++) {
-        crc ^= *at;
-        for (int bit = 0; bit < 8; bit++)
-            crc = crc >> 1 ^ (0x82f63b78u & -(crc & 1));
-    }
-    return ~crc;
+static uint32_t crc_of(struct head head) {
+    head.crc = 0;
+    return vn_crc32c_end(vn_crc32c(VN_CRC32C_INIT, &head, sizeof(head)));
 }
 
 static bool is_head(const struct head *head) {
-    struct head copy = *head;
-    copy.crc = 0;
-    return !memcmp(head->magic, "VNMIRROR", 8) && head->version == 1 && head->crc == crc32c(&copy, sizeof(copy));
+    return !memcmp(head->magic, "VNMIRROR", 8) && head->version == 1 && head->crc == crc_of(*head);
 }
 
 uint64_t vn_bitmap_size_of(const char *path) {
@@ -299,7 +292,7 @@ static int write_head(const struct vn_bitmap *map, uint64_t size) {
     struct head head = {.version = 1, .size = size, .region_bytes = map->region_bytes, .generation = map->generation};
     memcpy(head.magic, "VNMIRROR", 8);
     memcpy(head.uuid, map->uuid, 16);
-    head.crc = crc32c(&head, sizeof(head));
+    head.crc = crc_of(head);
     memcpy(page, &head, sizeof(head));
     errno = 0;
     return pwrite(map->fd, page, sizeof(page), 0) == sizeof(page) && fdatasync(map->fd) == 0 ? 0 : errno ? -errno : -EIO;

@@ -145,10 +145,15 @@ enum vn_admin_opcode {
     VN_ADMIN_SELF_TEST = 0x14,
     VN_ADMIN_NS_ATTACHMENT = 0x15,
     VN_ADMIN_KEEP_ALIVE = 0x18,
+    VN_ADMIN_DIRECTIVE_SEND = 0x19,
+    VN_ADMIN_DIRECTIVE_RECEIVE = 0x1a,
     VN_ADMIN_DOORBELL_CONFIG = 0x7c,
     VN_ADMIN_FABRICS = 0x7f,
     VN_ADMIN_FORMAT_NVM = 0x80,
+    VN_ADMIN_SECURITY_SEND = 0x81,
+    VN_ADMIN_SECURITY_RECEIVE = 0x82,
     VN_ADMIN_SANITIZE = 0x84,
+    VN_ADMIN_GET_LBA_STATUS = 0x86,
 };
 
 enum vn_io_opcode {
@@ -160,12 +165,19 @@ enum vn_io_opcode {
     VN_IO_WRITE_ZEROES = 0x08,
     VN_IO_DSM = 0x09,
     VN_IO_VERIFY = 0x0c,
+    VN_IO_RESV_REGISTER = 0x0d,
+    VN_IO_RESV_REPORT = 0x0e,
+    VN_IO_RESV_ACQUIRE = 0x11,
+    VN_IO_RESV_RELEASE = 0x15,
+    VN_IO_COPY = 0x19,
 };
 
 /* Read, Write, Compare, Write Zeroes: CDW12 (NVM Command Set 3.2) */
 #define VN_RW_NLB(cdw12) (((cdw12) & 0xffffu) + 1u)
 #define VN_RW_DEAC (1u << 25) /* Write Zeroes: deallocate */
 #define VN_RW_PRINFO_MASK (0xfu << 26)
+#define VN_RW_PRACT (1u << 29)
+#define VN_RW_PRCHK(cdw12) (((cdw12) >> 26) & 0x7u)
 #define VN_RW_FUA (1u << 30)
 #define VN_RW_LR (1u << 31)
 
@@ -177,6 +189,28 @@ struct vn_dsm_range {
     uint64_t slba;
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_dsm_range, 16);
+
+/* Copy (NVM Command Set 3.2.2) */
+#define VN_COPY_NR(cdw12) (((cdw12) & 0xffu) + 1u)
+#define VN_COPY_FORMAT(cdw12) (((cdw12) >> 8) & 0xfu)
+#define VN_COPY_PRINFOR_MASK (0xfu << 12)
+struct vn_copy_range { /* a source range entry, descriptor format 0h */
+    uint64_t rsvd0, slba;
+    uint16_t nlb; /* 0's based */
+    uint8_t rsvd18[6];
+    uint32_t eilbrt;
+    uint16_t elbat, elbatm;
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_copy_range, 32);
+
+struct vn_copy_range_long { /* 1h: with the tags of a 64-bit guard */
+    uint64_t rsvd0, slba;
+    uint16_t nlb;
+    uint8_t rsvd18[8];
+    uint8_t elbt[10];
+    uint16_t elbat, elbatm;
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_copy_range_long, 40);
 
 /* --- Status: the 15-bit status field of a CQE, without the phase bit (Base 3.3.3.2.1) --- */
 typedef uint16_t vn_status;
@@ -204,6 +238,7 @@ enum vn_status_code {
     VN_SC_SGL_METADATA_LENGTH = VN_STATUS(0, 0x10),
     VN_SC_SGL_TYPE = VN_STATUS(0, 0x11),
     VN_SC_INVALID_PRP_OFFSET = VN_STATUS(0, 0x13),
+    VN_SC_OPERATION_DENIED = VN_STATUS(0, 0x15),
     VN_SC_SGL_OFFSET = VN_STATUS(0, 0x16),
     VN_SC_NS_WRITE_PROTECTED = VN_STATUS(0, 0x20),
     VN_SC_TRANSIENT_TRANSPORT = VN_STATUS(0, 0x22),
@@ -219,17 +254,31 @@ enum vn_status_code {
     VN_SC_AER_LIMIT = VN_STATUS(1, 0x05),
     VN_SC_INVALID_VECTOR = VN_STATUS(1, 0x08),
     VN_SC_INVALID_LOG_PAGE = VN_STATUS(1, 0x09),
+    VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
     VN_SC_INVALID_QUEUE_DELETION = VN_STATUS(1, 0x0c),
     VN_SC_FEATURE_NOT_SAVEABLE = VN_STATUS(1, 0x0d),
     VN_SC_FEATURE_NOT_CHANGEABLE = VN_STATUS(1, 0x0e),
     VN_SC_FEATURE_NOT_NS_SPECIFIC = VN_STATUS(1, 0x0f),
     VN_SC_OVERLAPPING_RANGE = VN_STATUS(1, 0x14),
+    VN_SC_INSUFFICIENT_CAPACITY = VN_STATUS(1, 0x15),
+    VN_SC_NSID_UNAVAILABLE = VN_STATUS(1, 0x16),
+    VN_SC_NS_ATTACHED = VN_STATUS(1, 0x18),
+    VN_SC_NS_PRIVATE = VN_STATUS(1, 0x19),
+    VN_SC_NS_NOT_ATTACHED = VN_STATUS(1, 0x1a),
+    VN_SC_THIN_PROVISIONING = VN_STATUS(1, 0x1b),
+    VN_SC_CTRL_LIST_INVALID = VN_STATUS(1, 0x1c),
+    VN_SC_ANA_GROUP_INVALID = VN_STATUS(1, 0x24),
+    VN_SC_IOCS_NOT_SUPPORTED = VN_STATUS(1, 0x29),
     VN_SC_CONFLICTING_ATTRIBUTES = VN_STATUS(1, 0x80),
+    VN_SC_INVALID_PI = VN_STATUS(1, 0x81),
     VN_SC_READ_ONLY_RANGE = VN_STATUS(1, 0x82),
     VN_SC_CMD_SIZE_LIMIT = VN_STATUS(1, 0x83),
 
     VN_SC_WRITE_FAULT = VN_STATUS(2, 0x80),
     VN_SC_UNRECOVERED_READ = VN_STATUS(2, 0x81),
+    VN_SC_GUARD_CHECK = VN_STATUS(2, 0x82),
+    VN_SC_APP_TAG_CHECK = VN_STATUS(2, 0x83),
+    VN_SC_REF_TAG_CHECK = VN_STATUS(2, 0x84),
     VN_SC_COMPARE_FAILURE = VN_STATUS(2, 0x85),
     VN_SC_ACCESS_DENIED = VN_STATUS(2, 0x86),
     VN_SC_DEALLOCATED = VN_STATUS(2, 0x87),
@@ -255,8 +304,34 @@ enum vn_cns {
     VN_CNS_ALLOCATED_NS = 0x11,
     VN_CNS_NS_CTRL_LIST = 0x12,
     VN_CNS_CTRL_LIST = 0x13,
+    VN_CNS_IOCS_ALLOCATED_NS_LIST = 0x1a,
     VN_CNS_IOCS_LIST = 0x1c,
 };
+
+/* --- Namespace Management and Attachment (Base 5.23, 5.22; NVM Command Set 4.1.6) --- */
+enum vn_ns_management { VN_NS_MANAGE_CREATE = 0, VN_NS_MANAGE_DELETE = 1 };
+enum vn_ns_attachment { VN_NS_ATTACHMENT_ATTACH = 0, VN_NS_ATTACHMENT_DETACH = 1 };
+
+struct vn_ns_create { /* what a host may say of a new namespace: the fields of Identify Namespace at the same places */
+    uint64_t nsze, ncap;
+    uint8_t rsvd16[10];
+    uint8_t flbas, rsvd27[2], dps, nmic;
+    uint8_t rsvd31[61];
+    uint32_t anagrpid;
+    uint8_t rsvd96[4];
+    uint16_t nvmsetid, endgid;
+    uint8_t rsvd104[280];
+    uint64_t lbstm;
+    uint8_t rsvd392[3704];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_ns_create, 4096);
+
+#define VN_CTRL_LIST_MAX 2047u
+struct vn_ctrl_list {
+    uint16_t nr;
+    uint16_t ids[VN_CTRL_LIST_MAX];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_ctrl_list, 4096);
 
 struct vn_power_state {
     uint16_t mp; /* maximum power, in 0.01 W unless MXPS */
@@ -388,12 +463,15 @@ VN_ASSERT_SIZE(struct vn_id_ns_independent, 4096);
 
 enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_CSI = 4 };
 
+#define VN_OACS_FORMAT (1u << 1)
+#define VN_OACS_NS_MANAGEMENT (1u << 3)
 #define VN_OACS_DBBUF (1u << 8)
 #define VN_ONCS_COMPARE (1u << 0)
 #define VN_ONCS_DSM (1u << 2)
 #define VN_ONCS_WRITE_ZEROES (1u << 3)
 #define VN_ONCS_SAVE_SELECT (1u << 4)
 #define VN_ONCS_VERIFY (1u << 7)
+#define VN_ONCS_COPY (1u << 8)
 #define VN_OAES_NS_ATTR (1u << 8)
 
 /* --- Features (Base 5.27) --- */
@@ -474,6 +552,7 @@ VN_ASSERT_SIZE(struct vn_log_effects, 4096);
 #define VN_EFFECT_NCC (1u << 2)
 #define VN_EFFECT_NIC (1u << 3)
 #define VN_EFFECT_CCC (1u << 4)
+#define VN_EFFECT_CSE_NS (1u << 16) /* no other command of the namespace meanwhile */
 
 /* --- Asynchronous events (Base 5.2.1) --- */
 enum vn_aen_type { VN_AEN_ERROR = 0, VN_AEN_SMART = 1, VN_AEN_NOTICE = 2 };

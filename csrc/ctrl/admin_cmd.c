@@ -3,7 +3,9 @@
  */
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
 
@@ -47,29 +49,60 @@ static vn_status doorbell_buffer(struct vn_req *req) {
     return ctrl->door->doorbell_buffer(ctrl, shadow, event_idx);
 }
 
-/* Which controllers have a command. The effects log tells the same. */
-bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
-    static const struct {
-        uint8_t opcode;
-        uint8_t kinds;
-    } commands[] = {
-        {VN_ADMIN_DELETE_SQ, VN_KIND_PCI},       {VN_ADMIN_CREATE_SQ, VN_KIND_PCI},
-        {VN_ADMIN_DELETE_CQ, VN_KIND_PCI},       {VN_ADMIN_CREATE_CQ, VN_KIND_PCI},
-        {VN_ADMIN_GET_LOG_PAGE, VN_KIND_ANY},    {VN_ADMIN_IDENTIFY, VN_KIND_ANY},
-        {VN_ADMIN_ABORT, VN_KIND_ANY},           {VN_ADMIN_SET_FEATURES, VN_KIND_ANY},
-        {VN_ADMIN_GET_FEATURES, VN_KIND_ANY},    {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY},
-        {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS},  {VN_ADMIN_CROSS_RESET, VN_KIND_IO},
-        {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI},
-    };
+/* --- Which commands there are: dispatch, OACS and the effects log say the same --- */
+static const struct command {
+    uint8_t opcode;
+    uint8_t kinds;    /* of controllers that have it */
+    uint16_t oacs;    /* the bit of Identify Controller that tells of it; 0: none does */
+    uint32_t effects; /* beyond CSUPP */
+} commands[] = {
+    {VN_ADMIN_DELETE_SQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_CREATE_SQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_DELETE_CQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_CREATE_CQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_GET_LOG_PAGE, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_IDENTIFY, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_ABORT, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_SET_FEATURES, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_GET_FEATURES, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_NS_MANAGEMENT, VN_KIND_PCI, VN_OACS_NS_MANAGEMENT, VN_EFFECT_NIC},
+    {VN_ADMIN_NS_ATTACHMENT, VN_KIND_PCI, VN_OACS_NS_MANAGEMENT, VN_EFFECT_NIC},
+    {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS, 0, 0},
+    {VN_ADMIN_CROSS_RESET, VN_KIND_IO, 0, 0},
+    {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI, VN_OACS_DBBUF, 0},
+    {VN_ADMIN_FORMAT_NVM, VN_KIND_PCI, VN_OACS_FORMAT, VN_EFFECT_LBCC | VN_EFFECT_NCC | VN_EFFECT_CSE_NS},
+};
+
+/* NULL: this controller has no such command. */
+static const struct command *find(const struct vn_ctrl *ctrl, uint8_t opcode) {
     if (opcode == VN_ADMIN_DOORBELL_CONFIG && !ctrl->dbbuf_supported)
-        return false;
+        return NULL;
     if (opcode == VN_ADMIN_CROSS_RESET && !ctrl->door->cross_reset)
-        return false;
+        return NULL;
+    if ((opcode == VN_ADMIN_NS_MANAGEMENT || opcode == VN_ADMIN_NS_ATTACHMENT) && !vn_ctrl_is_managed(ctrl))
+        return NULL;
     for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
         if (commands[i].opcode == opcode)
-            return commands[i].kinds & vn_ctrl_kind(ctrl);
+            return commands[i].kinds & vn_ctrl_kind(ctrl) ? &commands[i] : NULL;
     }
-    return false;
+    return NULL;
+}
+
+bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
+    return find(ctrl, opcode);
+}
+
+uint32_t vn_admin_effects(const struct vn_ctrl *ctrl, uint8_t opcode) {
+    const struct command *command = find(ctrl, opcode);
+    return command ? VN_EFFECT_CSUPP | command->effects : 0;
+}
+
+uint16_t vn_admin_oacs(const struct vn_ctrl *ctrl) {
+    uint16_t oacs = 0;
+    for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++)
+        oacs |= find(ctrl, commands[i].opcode) ? commands[i].oacs : 0;
+    return oacs;
 }
 
 /* What is refused of any admin command. */
@@ -112,6 +145,10 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_ASYNC_EVENT:
         *parked = vn_aer_park(req, &status);
         return status;
+    case VN_ADMIN_NS_MANAGEMENT:
+    case VN_ADMIN_NS_ATTACHMENT:
+        *parked = vn_decision_park(req, &status);
+        return status;
     case VN_ADMIN_KEEP_ALIVE: /* that it came is all there is to it: the door counts every command */
         return VN_SC_SUCCESS;
     case VN_ADMIN_CROSS_RESET:
@@ -120,6 +157,9 @@ static vn_status execute(struct vn_req *req, bool *parked) {
         return VN_SC_SUCCESS;
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);
+    case VN_ADMIN_FORMAT_NVM:
+        *parked = vn_format_nvm(req, &status);
+        return status;
     default:
         return VN_SC_INVALID_OPCODE;
     }

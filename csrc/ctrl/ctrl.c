@@ -11,7 +11,10 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/bounce.h"
+#include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 
 #define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
 #define BACKEND_ERROR_EVENT_NS 1000000000ull /* tell Python of backend errors at most once a second */
@@ -20,14 +23,15 @@
 static int make_pool(struct vn_ctrl *ctrl) {
     size_t iov_bytes = VN_MAX_IOVECS * sizeof(struct iovec);
     size_t req_bytes = (sizeof(struct vn_req) + 63) & ~63ul;
-    size_t bytes = NR_REQS * (VN_PAGE_SIZE + iov_bytes + req_bytes) + VN_PAGE_SIZE;
+    size_t bytes = VN_PAGE_SIZE + VN_BOUNCES_BYTES + NR_REQS * (VN_PAGE_SIZE + iov_bytes + req_bytes);
     uint8_t *arena = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED)
         return -errno;
     ctrl->arena = arena;
     ctrl->arena_bytes = bytes;
     ctrl->page = arena;
-    uint8_t *pages = arena + VN_PAGE_SIZE;
+    vn_bounce_init(ctrl, arena + VN_PAGE_SIZE);
+    uint8_t *pages = ctrl->page + VN_PAGE_SIZE + VN_BOUNCES_BYTES;
     uint8_t *reqs = pages + NR_REQS * VN_PAGE_SIZE;
     uint8_t *iovs = reqs + NR_REQS * req_bytes;
     for (size_t i = NR_REQS; i-- > 0;) { /* so that the first ones are at the head of the list */
@@ -74,10 +78,43 @@ static int init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn
     return 0;
 }
 
+struct join_call {
+    struct vn_drive *drive;
+    struct vn_ctrl *ctrl;
+};
+
+static int join_on_reactor(void *arg) {
+    struct join_call *call = arg;
+    return vn_drive_join(call->drive, call->ctrl);
+}
+
+static int leave_on_reactor(void *ctrl) {
+    vn_drive_leave(ctrl);
+    return 0;
+}
+
+/* Its own drive is nobody else's yet. */
+static int enter_drive(struct vn_ctrl *ctrl, struct vn_drive *drive) {
+    char error[128];
+    struct join_call call = {drive, ctrl};
+    if (drive)
+        return vn_reactor_call(ctrl->reactor, join_on_reactor, &call);
+    int err = vn_drive_open(NULL, ctrl->reactor, &drive, error, sizeof(error));
+    return err ? err : vn_drive_join(drive, ctrl);
+}
+
 int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
                  struct vn_event_queue *events, uint64_t id) {
     int err = init(ctrl, opts, reactor, events, id, VN_MAX_IO_QUEUES);
-    return err ? err : make_pool(ctrl);
+    if (err)
+        return err;
+    err = make_pool(ctrl);
+    if (err)
+        return err;
+    err = enter_drive(ctrl, opts->drive);
+    if (err)
+        munmap(ctrl->arena, ctrl->arena_bytes);
+    return err;
 }
 
 int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
@@ -85,15 +122,20 @@ int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, 
     int err = init(ctrl, opts, reactor, events, id, VN_MAX_FABRICS_QUEUES);
     if (err)
         return err;
-    void *page = mmap(NULL, VN_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ctrl->arena_bytes = VN_PAGE_SIZE + VN_BOUNCES_BYTES;
+    uint8_t *page = mmap(NULL, ctrl->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (page == MAP_FAILED)
         return -errno;
     ctrl->arena = ctrl->page = page;
-    ctrl->arena_bytes = VN_PAGE_SIZE;
+    vn_bounce_init(ctrl, page + VN_PAGE_SIZE);
     return 0;
 }
 
 void vn_ctrl_fini(struct vn_ctrl *ctrl) {
+    if (ctrl->drive && ctrl->drive->owner)
+        vn_reactor_call(ctrl->drive->reactor, leave_on_reactor, ctrl);
+    else if (ctrl->drive)
+        vn_drive_close(ctrl->drive);
     munmap(ctrl->arena, ctrl->arena_bytes);
     ctrl->arena = NULL;
 }
@@ -115,7 +157,7 @@ void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req) {
         ctrl->door->put(req);
         return;
     }
-    bool io = (uint8_t *)req->buffer >= ctrl->page + (1 + VN_NR_ADMIN_REQS) * VN_PAGE_SIZE;
+    bool io = (uint8_t *)req->buffer >= ctrl->page + VN_BOUNCES_BYTES + (1 + VN_NR_ADMIN_REQS) * VN_PAGE_SIZE;
     struct vn_req **pool = io ? &ctrl->io_pool : &ctrl->admin_pool;
     req->sq = NULL;
     req->next = *pool;
@@ -137,6 +179,40 @@ void vn_ctrl_leave_flight(struct vn_ctrl *ctrl) {
         vn_timer_disarm(ctrl->reactor, &ctrl->drain_timer);
         on_drained(ctrl);
     }
+}
+
+static void tell_of_size(struct vn_ns_chan *nsc) {
+    vn_aer_ns_changed(nsc->hosts, nsc->nsid);
+}
+
+int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct vn_ns_chan **out) {
+    if (ctrl->namespaces.by_nsid[nsid])
+        return -EEXIST;
+    int err = vn_drive_add_ns(ctrl->drive, ns, nsid);
+    if (err)
+        return err;
+    err = vn_ns_chan_open(ns, ctrl->reactor, nsid, out);
+    if (err) {
+        vn_drive_drop_ns(ctrl->drive, nsid);
+        return err;
+    }
+    struct vn_ns_chan *nsc = *out;
+    nsc->ctrl_throttle = &ctrl->throttle;
+    nsc->resized = tell_of_size;
+    nsc->hosts = ctrl;
+    nsc->owner = ctrl->drive;
+    vn_ns_chan_limit(nsc, NULL);
+    vn_ns_table_add(&ctrl->namespaces, nsc);
+    vn_drive_count_change(ctrl);
+    vn_aer_ns_changed(ctrl, nsid);
+    vn_format_resume(nsc);
+    return 0;
+}
+
+void vn_ctrl_drop_ns(struct vn_ctrl *ctrl, struct vn_ns_chan *nsc) {
+    vn_ns_table_remove(&ctrl->namespaces, nsc->nsid);
+    vn_drive_drop_ns(ctrl->drive, nsc->nsid);
+    vn_ns_chan_close(nsc);
 }
 
 static void count_command(struct vn_ctrl *ctrl, const struct vn_req *req) {
@@ -258,6 +334,12 @@ void vn_ctrl_make_busy(struct vn_req *req) {
         ctrl->door->busy(ctrl);
 }
 
+void vn_ctrl_resume_later(struct vn_req *req, void (*resume)(struct vn_req *req)) {
+    req->resume = resume;
+    req->limits |= VN_REQ_RESUMES;
+    vn_ctrl_make_busy(req);
+}
+
 static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
     struct vn_req *req = ctrl->busy_first;
     if (req) {
@@ -268,11 +350,33 @@ static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
     return req;
 }
 
-bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
+bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
     for (const struct vn_req *req = ctrl->busy_first; req; req = (const struct vn_req *)(uintptr_t)req->filter[0]) {
         if (req->ns == nsc)
             return true;
     }
+    return false;
+}
+
+bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
+    return vn_ctrl_has_busy(ctrl, nsc) || vn_format_uses(nsc);
+}
+
+/* True: it is on its way, or has ended. */
+static bool offer_again(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    if (req->cancelled) {
+        vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
+        return false;
+    }
+    if (req->limits & VN_REQ_RESUMES) {
+        req->limits &= (uint8_t)~VN_REQ_RESUMES;
+        req->resume(req);
+        return ctrl->busy_last != req;
+    }
+    if (vn_ns_submit(req->ns, req) == VN_TAKEN)
+        return true;
+    vn_ctrl_make_busy(req);
     return false;
 }
 
@@ -283,13 +387,7 @@ bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl) {
         vn_ctrl_continue_shutdown(ctrl);
     while (ctrl->busy_first) {
         struct vn_req *req = take_busy(ctrl);
-        if (req->cancelled) {
-            vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
-        } else if (vn_ns_submit(req->ns, req) == VN_BUSY) {
-            vn_ctrl_make_busy(req);
-        } else {
-            work = true;
-        }
+        work |= offer_again(req);
         if (req == last)
             break; /* each once a turn */
     }
@@ -332,6 +430,8 @@ void vn_ctrl_cancel(struct vn_req *req) {
 
 /* Cancel what backends hold, end what waits for a busy one or for tokens. */
 void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
+    if (ctrl->drive)
+        vn_decision_drop(ctrl);
     for (size_t i = 0; i < VN_NR_QUEUES; i++) {
         for (struct vn_req *req = ctrl->sqs[i].inflight; req; req = req->next)
             vn_ctrl_cancel(req);
@@ -341,6 +441,7 @@ void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
     vn_throttle_end_cancelled(&ctrl->throttle);
     vn_ns_table_end_cancelled(&ctrl->namespaces);
     vn_ctrl_retry_busy(ctrl);
+    vn_format_drop(ctrl);
 }
 
 void vn_ctrl_release(struct vn_ctrl *ctrl) {

@@ -38,6 +38,8 @@
 
 struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
+struct vn_drive;   /* drive.h */
+struct vn_ana;     /* fabrics.h */
 struct vn_discovery_cursor;
 struct vn_discovery_entry;
 
@@ -106,6 +108,9 @@ struct vn_ctrl {
     const struct vn_door_ops *door;
     void *door_ctx;
     struct vn_fabrics *fabrics; /* NULL: PCI */
+    struct vn_drive *drive;     /* that it belongs to; NULL: fabrics */
+    const struct vn_ana *ana;   /* what it says of the groups of namespaces; NULL: nothing */
+    const uint8_t *ana_group;   /* by NSID; set when ana is */
 
     /* properties */
     uint64_t cap, asq, acq;
@@ -140,6 +145,7 @@ struct vn_ctrl {
     uint32_t nr_orphans;                 /* given up by a forced reset, still in some backend */
     void *arena;
     size_t arena_bytes;
+    struct vn_bounce *bounces; /* free ones */
     struct vn_req shutdown_req;
     uint32_t shutdown_nsid;
 
@@ -152,6 +158,7 @@ struct vn_ctrl {
 
     struct vn_log_error error_log[VN_MAX_ERROR_LOG]; /* a ring, newest at error_count - 1 */
     uint64_t error_count;
+    uint64_t error_specific; /* command specific information of the next entry: set just before the command ends */
     struct vn_ctrl_counters counters;
     uint64_t busy_since_ns, created_ns;
     uint64_t unsafe_shutdowns, power_cycles;
@@ -159,11 +166,19 @@ struct vn_ctrl {
     uint8_t *page; /* one page for building what a log or identify command answers */
 };
 
+/* The host's metadata buffer as a door maps it. */
+struct vn_meta_map {
+    struct iovec *iov;
+    uint32_t max, nr;
+};
+
 /* What a door does for its controller. */
 struct vn_door_ops {
     const char *name;
     /* Turn the command's data pointer into req->iov, length bytes in all. */
     vn_status (*map)(struct vn_req *req, uint32_t length);
+    /* ... and its metadata pointer into map->iov. NULL: there is none. */
+    vn_status (*map_meta)(struct vn_req *req, struct vn_meta_map *map, uint32_t length);
     /* Tell the host that req is done: req->status, req->result. */
     void (*post)(struct vn_req *req);
     /* The controller has done with req, whether posted or not. NULL: it goes back to the controller's pool. */
@@ -193,14 +208,19 @@ struct vn_door_ops {
 };
 
 /* ctrl.c */
+/* Control thread, before anything else. -EINVAL: the options; -EEXIST, -ENOSPC: the drive has no place for it. */
 int vn_ctrl_init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
-                 struct vn_event_queue *events, uint64_t id); /* control thread, before anything else */
+                 struct vn_event_queue *events, uint64_t id);
 /* One of fabrics, on its reactor; door and fabrics are set afterwards. Its queues bring their own requests. */
 int vn_ctrl_init_fabrics(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
                          struct vn_event_queue *events, uint64_t id);
 void vn_ctrl_fini(struct vn_ctrl *ctrl);                       /* control thread, after all is drained */
 struct vn_req *vn_ctrl_get_req(struct vn_ctrl *ctrl, struct vn_sq *sq); /* NULL: none free now */
 void vn_ctrl_put_req(struct vn_ctrl *ctrl, struct vn_req *req);
+/* A namespace that has a state (ns_state.h) comes to a controller of PCI; goes again, when nothing uses its channel any more:
+ * that is the caller's then. -EEXIST: the NSID is taken, in the drive or here. */
+int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct vn_ns_chan **out);
+void vn_ctrl_drop_ns(struct vn_ctrl *ctrl, struct vn_ns_chan *nsc);
 /* A fetched command: runs it. */
 void vn_ctrl_execute(struct vn_req *req);
 /* Count one more, or one less, command in flight; the last one to leave tells who waits for that. */
@@ -208,9 +228,13 @@ void vn_ctrl_enter_flight(struct vn_ctrl *ctrl);
 void vn_ctrl_leave_flight(struct vn_ctrl *ctrl);
 /* Whether a command that is between two backend operations, or waits for a busy one, will come back to nsc. */
 bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
+/* ... the second of the two alone. */
+bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
 /* Offer commands again whose backend was busy. True: one was taken. */
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
 void vn_ctrl_make_busy(struct vn_req *req);
+/* On the next turn of its door call resume(req), instead of offering it to the backend. */
+void vn_ctrl_resume_later(struct vn_req *req, void (*resume)(struct vn_req *req));
 /* Ask the backend that holds it, or the busy list, to end a command soon. */
 void vn_ctrl_cancel(struct vn_req *req);
 /* What waits for tokens need not wait any longer: it is a debt that later commands pay. */
@@ -257,7 +281,11 @@ void vn_queue_untrack(struct vn_sq *sq, struct vn_req *req);
 /* admin_cmd.c, io_cmd.c, identify.c, feature.c, log_page.c, aer.c */
 void vn_admin_execute(struct vn_req *req);
 bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode);
+uint32_t vn_admin_effects(const struct vn_ctrl *ctrl, uint8_t opcode); /* of the effects log; 0: there is no such command */
+uint16_t vn_admin_oacs(const struct vn_ctrl *ctrl);
 void vn_io_execute(struct vn_req *req);
+uint16_t vn_io_oncs(const struct vn_ctrl *ctrl);                      /* ONCS, */
+uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode);   /* and the effects log: what this controller has */
 vn_status vn_identify(struct vn_req *req);
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl); /* the optional events that it can raise */
 vn_status vn_feature_set(struct vn_req *req);

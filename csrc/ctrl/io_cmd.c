@@ -4,40 +4,48 @@
 #include <string.h>
 
 #include "core/status.h"
+#include "core/util.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/gate.h"
+#include "ctrl/io_cmd.h"
+#include "ctrl/meta_io.h"
 
-static void submit(struct vn_req *req) {
+uint64_t vn_io_slba(const struct vn_sqe *cmd) {
+    return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
+}
+
+void vn_io_submit(struct vn_req *req) {
     if (vn_ns_submit(req->ns, req) == VN_BUSY)
         vn_ctrl_make_busy(req);
 }
 
-static uint64_t slba_of(const struct vn_sqe *cmd) {
-    return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
+uint32_t vn_io_write_flags(const struct vn_req *req) {
+    bool write_through = !(req->ctrl->features.vwc & 1); /* volatile write cache off: every write is durable */
+    return (req->cmd.cdw12 & VN_RW_FUA) || write_through ? VN_REQ_FUA : 0;
 }
 
-/* Read, Write, Compare and Write Zeroes name a range; the status when it is not in the namespace. */
-static vn_status take_range(struct vn_req *req) {
+vn_status vn_io_take_range(struct vn_req *req) {
     const struct vn_ns *ns = req->ns->ns;
-    uint64_t slba = slba_of(&req->cmd);
+    uint64_t slba = vn_io_slba(&req->cmd);
     uint32_t nlb = VN_RW_NLB(req->cmd.cdw12);
     if (!vn_ns_has_blocks(ns, slba, nlb)) {
         req->error_location = 40; /* CDW10 */
         return VN_SC_LBA_RANGE;
     }
-    if (req->cmd.cdw12 & VN_RW_PRINFO_MASK) /* formatted without protection information */
+    if (req->cmd.cdw12 & VN_RW_PRINFO_MASK) { /* formatted without protection information */
+        req->error_location = 51 | 2 << 8;    /* CDW12, bit 26 */
         return VN_SC_INVALID_FIELD;
+    }
     req->offset = slba << ns->block_shift;
     req->length = (uint64_t)nlb << ns->block_shift;
-    bool write_through = !(req->ctrl->features.vwc & 1); /* volatile write cache off: every write is durable */
-    bool writes = req->op == VN_OP_WRITE || req->op == VN_OP_WRITE_ZEROES;
-    if (writes && ((req->cmd.cdw12 & VN_RW_FUA) || write_through))
-        req->io_flags |= VN_REQ_FUA;
+    if (req->op == VN_OP_WRITE || req->op == VN_OP_WRITE_ZEROES)
+        req->io_flags |= vn_io_write_flags(req);
     return VN_SC_SUCCESS;
 }
 
 static vn_status read_write(struct vn_req *req, enum vn_op op) {
     req->op = op;
-    vn_status status = take_range(req);
+    vn_status status = vn_io_take_range(req);
     if (status)
         return status;
     if (req->length > vn_ctrl_max_transfer(req->ctrl))
@@ -45,18 +53,18 @@ static vn_status read_write(struct vn_req *req, enum vn_op op) {
     status = req->ctrl->door->map(req, (uint32_t)req->length);
     if (status)
         return status;
-    submit(req);
+    vn_io_submit(req);
     return VN_SC_SUCCESS;
 }
 
 static vn_status write_zeroes(struct vn_req *req) {
     req->op = VN_OP_WRITE_ZEROES;
-    vn_status status = take_range(req);
+    vn_status status = vn_io_take_range(req);
     if (status)
         return status;
     if (req->cmd.cdw12 & VN_RW_DEAC)
         req->io_flags |= VN_REQ_MAY_UNMAP;
-    submit(req);
+    vn_io_submit(req);
     return VN_SC_SUCCESS;
 }
 
@@ -78,7 +86,7 @@ static void on_flush_all(struct vn_req *req, void *arg) {
         return;
     }
     vn_req_push(req, on_flush_all, NULL);
-    submit(req);
+    vn_io_submit(req);
 }
 
 /* Not one of all the namespaces may be out of reach over this path. */
@@ -92,7 +100,7 @@ static vn_status check_all(const struct vn_ctrl *ctrl) {
 static vn_status flush(struct vn_req *req) {
     req->op = VN_OP_FLUSH;
     if (req->cmd.nsid != VN_NSID_BROADCAST) {
-        submit(req);
+        vn_io_submit(req);
         return VN_SC_SUCCESS;
     }
     vn_status status = check_all(req->ctrl);
@@ -104,7 +112,7 @@ static vn_status flush(struct vn_req *req) {
         return VN_SC_SUCCESS;
     }
     vn_req_push(req, on_flush_all, NULL);
-    submit(req);
+    vn_io_submit(req);
     return VN_SC_SUCCESS;
 }
 
@@ -134,7 +142,7 @@ static void deallocate_next(struct vn_req *req) {
     req->offset = ranges[req->step].slba << ns->block_shift;
     req->length = (uint64_t)ranges[req->step].nlb << ns->block_shift;
     vn_req_push(req, on_deallocated, NULL);
-    submit(req);
+    vn_io_submit(req);
 }
 
 static vn_status dataset_management(struct vn_req *req) {
@@ -160,6 +168,50 @@ static vn_status dataset_management(struct vn_req *req) {
     return VN_SC_SUCCESS;
 }
 
+/* --- Which commands there are: dispatch, ONCS and the effects log say the same --- */
+static vn_status compare(struct vn_req *req) {
+    return read_write(req, VN_OP_COMPARE);
+}
+
+static const struct io_command {
+    uint8_t opcode;
+    uint16_t oncs; /* the bits that it sets (Base 5.17.2.1) */
+    uint32_t effects;
+    vn_status (*run)(struct vn_req *req); /* NULL: execute knows it */
+} commands[] = {
+    {VN_IO_FLUSH, 0, VN_EFFECT_CSUPP, flush},
+    {VN_IO_WRITE, 0, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, NULL},
+    {VN_IO_READ, 0, VN_EFFECT_CSUPP, NULL},
+    {VN_IO_COMPARE, VN_ONCS_COMPARE, VN_EFFECT_CSUPP, compare},
+    {VN_IO_WRITE_ZEROES, VN_ONCS_WRITE_ZEROES, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, write_zeroes},
+    {VN_IO_DSM, VN_ONCS_DSM, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, dataset_management},
+    {VN_IO_VERIFY, VN_ONCS_VERIFY, VN_EFFECT_CSUPP, vn_io_verify},
+    {VN_IO_COPY, VN_ONCS_COPY, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, vn_io_copy},
+};
+
+/* NULL: this controller does not have it. */
+static const struct io_command *find(const struct vn_ctrl *ctrl, uint8_t opcode) {
+    if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
+        return NULL;
+    for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
+        if (commands[i].opcode == opcode)
+            return &commands[i];
+    }
+    return NULL;
+}
+
+uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode) {
+    const struct io_command *command = find(ctrl, opcode);
+    return command ? command->effects : 0;
+}
+
+uint16_t vn_io_oncs(const struct vn_ctrl *ctrl) {
+    uint16_t oncs = 0;
+    for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++)
+        oncs |= find(ctrl, commands[i].opcode) ? commands[i].oncs : 0;
+    return oncs;
+}
+
 /* What is refused of any I/O command. */
 static vn_status check(const struct vn_req *req) {
     if (req->ctrl->fabrics)
@@ -180,22 +232,19 @@ static vn_status execute(struct vn_req *req) {
     status = vn_ana_check(req->ctrl, req->cmd.nsid);
     if (status)
         return status;
-    switch (req->cmd.opcode) {
-    case VN_IO_FLUSH:
-        return flush(req);
-    case VN_IO_WRITE:
-        return read_write(req, VN_OP_WRITE);
-    case VN_IO_READ:
-        return read_write(req, VN_OP_READ);
-    case VN_IO_COMPARE:
-        return read_write(req, VN_OP_COMPARE);
-    case VN_IO_WRITE_ZEROES:
-        return write_zeroes(req);
-    case VN_IO_DSM:
-        return dataset_management(req);
-    default:
-        return VN_SC_INVALID_OPCODE;
+    if (__builtin_expect(req->ns->ns->special, 0)) {
+        status = vn_gate_check(req);
+        if (status)
+            return status;
+        if ((req->ns->ns->special & VN_NS_SPECIAL_META) && vn_meta_takes(req->cmd.opcode))
+            return vn_meta_execute(req);
     }
+    if (req->cmd.opcode == VN_IO_READ)
+        return read_write(req, VN_OP_READ);
+    if (req->cmd.opcode == VN_IO_WRITE)
+        return read_write(req, VN_OP_WRITE);
+    const struct io_command *command = find(req->ctrl, req->cmd.opcode);
+    return command ? command->run(req) : VN_SC_INVALID_OPCODE;
 }
 
 void vn_io_execute(struct vn_req *req) {

@@ -32,7 +32,9 @@ void vn_log_error(struct vn_req *req, vn_status status) {
                              .parm_error_location = req->error_location,
                              .lba = io ? req->cmd.cdw10 | (uint64_t)req->cmd.cdw11 << 32 : 0,
                              .nsid = req->cmd.nsid,
+                             .cs = req->ctrl->error_specific,
                          });
+    req->ctrl->error_specific = 0;
 }
 
 void vn_log_error_event(struct vn_ctrl *ctrl, uint16_t sqid, uint16_t location) {
@@ -124,12 +126,9 @@ static void put_changed_ns(struct vn_log *log) {
 static void put_effects(struct vn_log *log) {
     struct vn_log_effects *page = (struct vn_log_effects *)blank_page(log);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->acs); opcode++)
-        page->acs[opcode] = vn_admin_offers(log->req->ctrl, (uint8_t)opcode) ? VN_EFFECT_CSUPP : 0;
-    if (vn_ctrl_kind(log->req->ctrl) != VN_KIND_DISCOVERY) {
-        page->iocs[VN_IO_READ] = page->iocs[VN_IO_COMPARE] = page->iocs[VN_IO_FLUSH] = VN_EFFECT_CSUPP;
-        page->iocs[VN_IO_WRITE] = page->iocs[VN_IO_WRITE_ZEROES] = page->iocs[VN_IO_DSM] =
-            VN_EFFECT_CSUPP | VN_EFFECT_LBCC;
-    }
+        page->acs[opcode] = vn_admin_effects(log->req->ctrl, (uint8_t)opcode);
+    for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->iocs); opcode++)
+        page->iocs[opcode] = vn_io_effects(log->req->ctrl, (uint8_t)opcode);
     vn_log_put(log, page, sizeof(*page));
 }
 
@@ -144,7 +143,7 @@ static const struct page {
     {VN_LOG_FIRMWARE, VN_KIND_PCI | VN_KIND_IO, put_firmware},
     {VN_LOG_CHANGED_NS, VN_KIND_PCI | VN_KIND_IO, put_changed_ns},
     {VN_LOG_EFFECTS, VN_KIND_ANY, put_effects},
-    {VN_LOG_ANA, VN_KIND_IO, vn_ana_log},
+    {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log},
 };
 

@@ -8,7 +8,7 @@
 
 #include "core/util.h"
 #include "nvmetcp/conn_int.h"
-#include "nvmetcp/digest.h"
+#include "core/crc32c.h"
 
 #define COMMON_BYTES ((uint32_t)sizeof(struct vn_pdu_common))
 #define DIRECT_BYTES_MIN 4096u /* to come: less is not worth a call of its own */

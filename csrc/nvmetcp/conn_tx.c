@@ -7,7 +7,7 @@
 
 #include "core/util.h"
 #include "nvmetcp/conn_int.h"
-#include "nvmetcp/digest.h"
+#include "core/crc32c.h"
 
 /* Header, its digest and the padding lie in one piece. */
 static_assert(offsetof(struct vn_tx, hdgst) == offsetof(struct vn_tx, pdu) + sizeof(union vn_pdu), "a gap");

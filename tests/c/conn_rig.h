@@ -12,7 +12,7 @@
 
 #include "core/util.h"
 #include "nvmetcp/conn.h"
-#include "nvmetcp/digest.h"
+#include "core/crc32c.h"
 #include "nvmetcp/tls.h"
 #include "vn_test.h"
 

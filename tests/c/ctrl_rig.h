@@ -9,6 +9,7 @@
 #include "core/util.h"
 #include "ctrl/ctrl.h"
 #include "guest/guest_mem.h"
+#include "ns/ns_state.h"
 #include "vn_test.h"
 
 #define RIG_RAM_GPA 0x100000u
@@ -135,6 +136,10 @@ static inline struct ctrl_rig *rig_make(const struct vn_ctrl_opts *opts) {
 /* --- Namespaces --- */
 static inline void rig_attach_here(struct ctrl_rig *rig) {
     struct vn_ns_chan *nsc;
+    if (!rig->ctrl.fabrics) {
+        CHECK_EQ(vn_ctrl_add_ns(&rig->ctrl, rig->spaces[rig->nsid], rig->nsid, &nsc), 0);
+        return;
+    }
     CHECK_EQ(vn_ns_chan_open(rig->spaces[rig->nsid], rig->reactor, rig->nsid, &nsc), 0);
     CHECK_EQ(vn_ns_table_add(&rig->ctrl.namespaces, nsc), 0);
     vn_aer_ns_changed(&rig->ctrl, rig->nsid);
@@ -144,14 +149,20 @@ static inline void rig_attach(struct ctrl_rig *rig, uint32_t nsid, const struct 
     char error[256];
     rig->nsid = nsid;
     CHECK_EQ(vn_ns_create(opts, &rig->spaces[nsid], error, sizeof(error)), 0);
+    if (!rig->spaces[nsid]->state)
+        CHECK_EQ(vn_ns_state_open(rig->spaces[nsid], error, sizeof(error)), 0);
     rig_on(rig, rig_attach_here);
 }
 
 static inline void rig_detach_here(struct ctrl_rig *rig) {
     struct vn_ns_chan *nsc = rig->ctrl.namespaces.by_nsid[rig->nsid];
     CHECK_EQ(nsc->inflight, 0);
-    vn_ns_table_remove(&rig->ctrl.namespaces, rig->nsid);
-    vn_ns_chan_close(nsc);
+    if (rig->ctrl.fabrics) {
+        vn_ns_table_remove(&rig->ctrl.namespaces, rig->nsid);
+        vn_ns_chan_close(nsc);
+    } else {
+        vn_ctrl_drop_ns(&rig->ctrl, nsc);
+    }
     free(nsc);
     vn_aer_ns_changed(&rig->ctrl, rig->nsid);
 }

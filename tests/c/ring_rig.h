@@ -10,6 +10,7 @@
 
 #include "core/util.h"
 #include "guest/vfu_dev.h"
+#include "ns/ns_state.h"
 #include "vn_test.h"
 
 #define RING_RAM_BYTES (1u << 20)
@@ -24,6 +25,7 @@ struct ring_rig {
     uint8_t *ram_mapping;
     struct vn_ns *spaces[RING_NR_NS + 1];
     uint32_t doorbell_page[VN_DOORBELL_BYTES / 4];
+    uint32_t nr_left; /* namespaces that could not be removed yet */
     void (*fn)(struct ring_rig *rig);
 };
 
@@ -71,38 +73,36 @@ static inline void ring_turn(struct ring_rig *rig) {
 static inline void ring_add_namespaces(struct ring_rig *rig) {
     for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++) {
         struct vn_ns_chan *nsc;
-        if (!rig->spaces[nsid])
-            continue;
-        CHECK_EQ(vn_ns_chan_open(rig->spaces[nsid], rig->reactor, nsid, &nsc), 0);
-        CHECK_EQ(vn_ns_table_add(&rig->ctrl.namespaces, nsc), 0);
+        if (rig->spaces[nsid])
+            CHECK_EQ(vn_ctrl_add_ns(&rig->ctrl, rig->spaces[nsid], nsid, &nsc), 0);
     }
+}
+
+/* As api.c does it: a format that runs over the channel comes to a halt first. Answers whether it is gone. */
+static inline bool ring_remove_namespace(struct ring_rig *rig, struct vn_ns_chan *nsc) {
+    nsc->closing = true;
+    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(&rig->ctrl, nsc))
+        return false;
+    vn_ctrl_drop_ns(&rig->ctrl, nsc);
+    free(nsc);
+    return true;
 }
 
 static inline void ring_remove_namespaces(struct ring_rig *rig) {
-    for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++) {
+    rig->nr_left = 0;
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
         struct vn_ns_chan *nsc = rig->ctrl.namespaces.by_nsid[nsid];
-        if (!nsc)
-            continue;
-        CHECK_EQ(nsc->inflight, 0);
-        vn_ns_table_remove(&rig->ctrl.namespaces, nsid);
-        vn_ns_chan_close(nsc);
-        free(nsc);
+        rig->nr_left += nsc && !ring_remove_namespace(rig, nsc);
     }
 }
 
-/* NSID 1: mem with 512-byte blocks; 2: mem with 4096, slow; 3: null, slow, that fails at times; 4: null, read-only.
- * The memory is not mapped yet: vn_guest_mem_add(&rig->dev.mem, ...). */
-static inline void ring_open(struct ring_rig *rig, struct vn_reactor *reactor, struct vn_event_queue *events) {
-    static const struct vn_ns_opts spaces[RING_NR_NS] = {
-        {.backend = "mem", .size = 1 << 18, .block_size = 512},
-        {.backend = "mem", .size = 1 << 18, .block_size = 4096, .delay_us = 50},
-        {.backend = "null", .size = 1ull << 40, .block_size = 512, .delay_us = 20, .error_ppm = 200000, .error_seed = 1},
-        {.backend = "null", .size = 1 << 20, .block_size = 512, .flags = VN_NS_READ_ONLY},
-    };
+/* A controller without namespaces. The memory is not mapped yet: vn_guest_mem_add(&rig->dev.mem, ...). */
+static inline void ring_open_ctrl(struct ring_rig *rig, const struct vn_ctrl_opts *opts, struct vn_reactor *reactor,
+                                  struct vn_event_queue *events) {
     memset(rig, 0, sizeof(*rig));
     rig->reactor = reactor;
     rig->events = events;
-    CHECK_EQ(vn_ctrl_init(&rig->ctrl, &(struct vn_ctrl_opts){.max_queues = 8, .max_entries = 64}, reactor, events, 1), 0);
+    CHECK_EQ(vn_ctrl_init(&rig->ctrl, opts, reactor, events, 1), 0);
     rig->ctrl.dbbuf_supported = true;
     rig->dev = (struct vn_vfu_dev){.ctrl = &rig->ctrl, .reactor = reactor, .page = rig->doorbell_page};
     rig->ctrl.door = &ring_door;
@@ -111,9 +111,22 @@ static inline void ring_open(struct ring_rig *rig, struct vn_reactor *reactor, s
     CHECK(rig->ram_mapping != MAP_FAILED);
     rig->ram = rig->ram_mapping + VN_PAGE_SIZE;
     CHECK_EQ(mprotect(rig->ram, RING_RAM_BYTES, PROT_READ | PROT_WRITE), 0);
+}
+
+/* NSID 1: mem with 512-byte blocks; 2: mem with 4096, slow; 3: null, slow, that fails at times; 4: null, read-only. */
+static inline void ring_open(struct ring_rig *rig, struct vn_reactor *reactor, struct vn_event_queue *events) {
+    static const struct vn_ns_opts spaces[RING_NR_NS] = {
+        {.backend = "mem", .size = 1 << 18, .block_size = 512},
+        {.backend = "mem", .size = 1 << 18, .block_size = 4096, .delay_us = 50},
+        {.backend = "null", .size = 1ull << 40, .block_size = 512, .delay_us = 20, .error_ppm = 200000, .error_seed = 1},
+        {.backend = "null", .size = 1 << 20, .block_size = 512, .flags = VN_NS_READ_ONLY},
+    };
     char error[256];
-    for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++)
+    ring_open_ctrl(rig, &(struct vn_ctrl_opts){.max_queues = 8, .max_entries = 64}, reactor, events);
+    for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++) {
         CHECK_EQ(vn_ns_create(&spaces[nsid - 1], &rig->spaces[nsid], error, sizeof(error)), 0);
+        CHECK_EQ(vn_ns_state_open(rig->spaces[nsid], error, sizeof(error)), 0);
+    }
     ring_on(rig, ring_add_namespaces);
 }
 
@@ -142,9 +155,11 @@ static inline void ring_close(struct ring_rig *rig) {
     CHECK_EQ(ring_pool_size(rig->ctrl.io_pool), VN_NR_IO_REQS);
     CHECK_EQ(ring_pool_size(rig->ctrl.admin_pool), VN_NR_ADMIN_REQS);
     CHECK(!rig->ctrl.busy_first && !rig->ctrl.busy_last && !rig->ctrl.nr_aers);
-    ring_on(rig, ring_remove_namespaces);
+    for (ring_on(rig, ring_remove_namespaces); rig->nr_left; ring_on(rig, ring_remove_namespaces))
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++)
-        vn_ns_free(rig->spaces[nsid]);
+        if (rig->spaces[nsid])
+            vn_ns_free(rig->spaces[nsid]);
     munmap(rig->ram_mapping, RING_RAM_BYTES + 2 * VN_PAGE_SIZE);
     vn_ctrl_fini(&rig->ctrl);
 }

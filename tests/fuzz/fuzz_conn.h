@@ -12,7 +12,7 @@
 
 #include "core/util.h"
 #include "nvmetcp/conn.h"
-#include "nvmetcp/digest.h"
+#include "core/crc32c.h"
 
 #define NR_TX 4u
 #define DATA_MAX 65536u

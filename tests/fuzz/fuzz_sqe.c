@@ -91,9 +91,7 @@ static struct vn_sqe take_sqe(struct input *input, bool admin) {
 static void change_namespace(uint32_t nsid) {
     struct vn_ns_chan *nsc = rig.ctrl.namespaces.by_nsid[nsid];
     if (!nsc) {
-        MUST(vn_ns_chan_open(rig.spaces[nsid], rig.reactor, nsid, &nsc) == 0);
-        MUST(vn_ns_table_add(&rig.ctrl.namespaces, nsc) == 0);
-        vn_aer_ns_changed(&rig.ctrl, nsid);
+        MUST(vn_ctrl_add_ns(&rig.ctrl, rig.spaces[nsid], nsid, &nsc) == 0);
         return;
     }
     if (!nsc->closing) {
@@ -102,8 +100,7 @@ static void change_namespace(uint32_t nsid) {
     }
     if (nsc->inflight || vn_ctrl_uses_ns(&rig.ctrl, nsc))
         return;
-    vn_ns_table_remove(&rig.ctrl.namespaces, nsid);
-    vn_ns_chan_close(nsc);
+    vn_ctrl_drop_ns(&rig.ctrl, nsc);
     free(nsc);
 }
 

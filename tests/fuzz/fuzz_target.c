@@ -8,7 +8,7 @@
 
 #include "core/util.h"
 #include "fuzz_input.h"
-#include "nvmetcp/digest.h"
+#include "core/crc32c.h"
 #include "nvmetcp/subsys.h"
 
 #define NR_PEERS 4u

@@ -32,7 +32,7 @@ DOOR_OF_NVMETCP = re.compile(r"nvmetcp/(target|subsys)\w*\.[ch]")
 FORWARDER = re.compile(r"backend/forward\w*\.[ch]")
 # What the load generator and the forwarder know of each other is one header of plain terms.
 BRIDGES = {"backend/forward_perf.c": {"host/perf_bridge.h"}}
-API = {"api.c", "api.h", "api_fabric.c", "api_mirror.c"}
+API = {"api.c", "api.h", "api_drive.c", "api_fabric.c", "api_mirror.c"}
 HOST_MAY_USE_OF_CORE = {"core/nvme.h"}
 
 LINES_MAX = 600

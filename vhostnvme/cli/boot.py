@@ -72,16 +72,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processors of the guest (default: 2)",
     )
+    parser.add_argument(
+        "--with",
+        dest="folders",
+        action="append",
+        default=[],
+        metavar="DIR[:PATH]",
+        help="put this folder into the guest, as /root/NAME or as the absolute PATH; repeatable",
+    )
+    parser.add_argument(
+        "--with-package",
+        dest="packages",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="put this Debian package and all it depends on into the guest; repeatable",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from vhostnvme.emulation.boot import BootOptions, boot
+    from vhostnvme.guest.extras import GuestFolder
 
     options = BootOptions(
         disks=tuple(tuple(specs) for specs in args.disks),
         memory=args.memory,
         cpus=args.cpus,
         scratch_block_size=args.block,
+        folders=tuple(GuestFolder.parse(text) for text in args.folders),
+        packages=tuple(args.packages),
     )
     return boot(
         options,

@@ -25,6 +25,7 @@ from vhostnvme.emulation.server import serving
 from vhostnvme.errors import ConfigError, GuestError
 from vhostnvme.guest.accel import Accel, choose_accel
 from vhostnvme.guest.debian import say
+from vhostnvme.guest.extras import GuestFolder, extended
 from vhostnvme.guest.provision import Artifacts, provision
 from vhostnvme.guest.vm import BOOT_TIMEOUT_S, Guest
 from vhostnvme.storage.spec import DiskSpec, FileSpec
@@ -35,12 +36,17 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootOptions:
-    """What to boot. Each of `disks` is a controller with its namespaces; none: a scratch disk."""
+    """What to boot. Each of `disks` is a controller with its namespaces; none: a scratch disk.
+
+    `folders` and `packages` (Debian's) are in the guest beside what the image has.
+    """
 
     disks: tuple[tuple[DiskSpec, ...], ...] = ()
     memory: str = "1G"
     cpus: int = 2
     scratch_block_size: int = 512
+    folders: tuple[GuestFolder, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -145,9 +151,7 @@ async def booted(
             )
         disks = options.disks
         if not disks:
-            scratch = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="vhostnvme-", dir=scratch_folder())
-            )
+            scratch = stack.enter_context(_scratch_folder())
             disks = ((scratch_spec(Path(scratch) / "scratch.img", options.scratch_block_size),),)
         devices = [
             DeviceOptions(
@@ -155,6 +159,13 @@ async def booted(
             )
             for index, specs in enumerate(disks)
         ]
+        if options.folders or options.packages:
+            artifacts = extended(
+                artifacts or provision(),
+                Path(stack.enter_context(_scratch_folder())),
+                folders=options.folders,
+                packages=options.packages,
+            )
         async with (
             serving(devices, log_level=logging.WARNING) as running,
             Guest(
@@ -175,6 +186,10 @@ def scratch_folder() -> Path:
         return Path(tempfile.gettempdir())
     var_tmp = Path("/var/tmp")
     return var_tmp if os.access(var_tmp, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="vhostnvme-", dir=scratch_folder())
 
 
 def scratch_spec(path: Path, block_size: int = 512) -> FileSpec:

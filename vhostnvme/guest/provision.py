@@ -229,10 +229,10 @@ def build_guest(cache: Path, built: Path) -> None:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     say(f"guest: the image is ready ({time.monotonic() - started:.0f} s)")
-    _keep_newest(cache, "guest-*", built)
+    keep_newest(cache, "guest-*", built)
 
 
-def _keep_newest(cache: Path, pattern: str, current: Path, keep: int = 3) -> None:
+def keep_newest(cache: Path, pattern: str, current: Path, keep: int = 3) -> None:
     """Images of older recipes go away, but for a few that other checkouts may use."""
     others = sorted(
         (path for path in cache.glob(pattern) if path != current), key=lambda p: p.stat().st_mtime

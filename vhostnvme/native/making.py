@@ -79,8 +79,9 @@ def _native(options: NamespaceOptions) -> tuple[Any, list[Any]]:
         ffi.new("char[]", options.backend.encode()),
         _path(options.path),
         _path(options.record_path),
+        _path(options.state_path),
     ]
-    opts.backend, opts.path, opts.record_path = alive
+    opts.backend, opts.path, opts.record_path, opts.state_path = alive
     if options.remote is not None:
         opts.remote, kept = native_remote(options.remote)
         alive += kept

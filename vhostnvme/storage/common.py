@@ -18,6 +18,7 @@ from vhostnvme.units import format_duration_us, format_size, parse_duration_us
 
 BLOCK_SIZES = (512, 4096)
 DELAY_US_MAX = 60_000_000
+NO_STATE = "none"  # as DiskSpec.state
 OPERATIONS = ("read", "write", "flush", "write-zeroes", "deallocate", "compare")
 _UINT32_MAX = (1 << 32) - 1
 _UINT64_MAX = (1 << 64) - 1
@@ -42,7 +43,11 @@ class ErrorFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpec:
-    """What every kind has. Sizes in bytes."""
+    """What every kind has. Sizes in bytes.
+
+    `state`: the file in which its format, marks and reservations are kept; "none": they are not;
+    None: beside a file, else they are not.
+    """
 
     size: int | None = None
     block_size: int = 512
@@ -51,6 +56,7 @@ class DiskSpec:
     delay_us: int = 0
     error: ErrorFilter | None = None
     record: str | None = None
+    state: str | None = None
     limits: Limits = NO_LIMITS
 
 
@@ -77,6 +83,8 @@ def common_options(spec: DiskSpec, block_size: int = 512) -> dict[str, str]:
             options["error-seed"] = str(spec.error.seed)
     if spec.record is not None:
         options["record"] = spec.record
+    if spec.state is not None:
+        options["state"] = spec.state
     for name in NAMES:
         value = getattr(spec.limits, name)
         if value != getattr(NO_LIMITS, name):
@@ -155,6 +163,7 @@ class Common(TypedDict):
     delay_us: int
     error: ErrorFilter | None
     record: str | None
+    state: str | None
     limits: Limits
 
 
@@ -166,7 +175,8 @@ def take_common(options: Options, block_size: int = 512) -> Common:
         "uuid": options.take("uuid", _parse_uuid, None),
         "delay_us": options.take("delay", _parse_delay, 0),
         "error": _take_error(options),
-        "record": options.take("record", _parse_record, None),
+        "record": options.take("record", _parse_path, None),
+        "state": options.take("state", _parse_path, None),
         "limits": _take_limits(options),
     }
 
@@ -265,7 +275,7 @@ def whole_number(largest: int) -> Callable[[str], int]:
     return parse
 
 
-def _parse_record(text: str) -> str:
+def _parse_path(text: str) -> str:
     if not text:
         raise ConfigError("the path is missing")
     return text

@@ -18,6 +18,7 @@ from vhostnvme.native import (
     RemoteOptions,
     Runtime,
 )
+from vhostnvme.storage.common import NO_STATE
 from vhostnvme.storage.kept_mirror import KeptMirror
 from vhostnvme.storage.mirror_record import MirrorRecord, Standing
 from vhostnvme.storage.spec import (
@@ -136,6 +137,7 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         thick=bool(file and file.thick),
         uuid=spec.uuid or (_uuid_of(path, file.offset) if file and path else None),
         record_path=None if spec.record is None else str(Path.cwd() / spec.record),
+        state_path=_state_path(spec),
         delay_us=spec.delay_us,
         error_ppm=error.ppm if error else 0,
         error_operations=operations,
@@ -173,6 +175,16 @@ def remote_options(spec: RemoteSpec) -> RemoteOptions:
             tls=spec.tls_psk_file,
         ),
     )
+
+
+def _state_path(spec: DiskSpec) -> str | None:
+    """Beside a whole file, when the SPEC does not say."""
+    if spec.state is not None:
+        return None if spec.state == NO_STATE else str(Path.cwd() / spec.state)
+    if not isinstance(spec, FileSpec) or spec.offset is not None or spec.medium is not None:
+        return None
+    path = spec.resolved(Path.cwd())
+    return f"{path}.state" if path.is_file() or spec.create else None
 
 
 def _uuid_of(path: Path, offset: int | None) -> uuid.UUID:

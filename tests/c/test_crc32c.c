@@ -1,6 +1,6 @@
 /* CRC32C: the vectors of RFC 3720 B.4, and the CPU's instruction against the tables at any length, place and split.
  */
-#include "nvmetcp/digest.h"
+#include "core/crc32c.h"
 #include "vn_test.h"
 
 #define BYTES_MAX 20000u

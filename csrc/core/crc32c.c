@@ -1,7 +1,7 @@
 /* CRC32C (polynomial 1EDC6F41h, reflected): by the CPU's instruction, three streams at a time, or by tables of eight.
  * The tables are made before main; nothing changes afterwards.
  */
-#include "nvmetcp/digest.h"
+#include "core/crc32c.h"
 
 #include <stdbool.h>
 #include <string.h>

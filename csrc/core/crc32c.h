@@ -1,8 +1,8 @@
-/* CRC32C, as NVMe/TCP digests use it (RFC 3720 B.4), with the CPU's instruction where there is one.
- * Called by conn.c; any thread.
+/* CRC32C, as NVMe/TCP digests and kept state use it (RFC 3720 B.4), with the CPU's instruction where there is one.
+ * Any thread.
  */
-#ifndef VN_NVMETCP_DIGEST_H
-#define VN_NVMETCP_DIGEST_H
+#ifndef VN_CORE_CRC32C_H
+#define VN_CORE_CRC32C_H
 
 #include <stddef.h>
 #include <stdint.h>

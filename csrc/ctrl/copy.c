@@ -1,0 +1,164 @@
+/* Copy (NVM Command Set 3.2.2): all source ranges are read into a bounce buffer, one after the other, then written at once.
+ * So nothing is overwritten before it was read, however source and destination overlap; MCL is what the buffer holds.
+ * A source that cannot be read: what comes before it is written all the same, and CDW0 says how far that goes.
+ */
+#include <string.h>
+
+#include "core/status.h"
+#include "core/util.h"
+#include "ctrl/bounce.h"
+#include "ctrl/io_cmd.h"
+
+#define MAX_RANGES 128u /* what fits a page, in format 0h: MSRC, which is 0's based, is one less */
+#define FORMAT_SHORT 0u
+#define FORMAT_LONG 1u
+
+_Static_assert(MAX_RANGES * sizeof(struct vn_copy_range_long) <= sizeof(((struct vn_bounce *)0)->list), "the list fits");
+
+static uint32_t max_blocks(const struct vn_ns *ns) {
+    return VN_BOUNCE_BYTES >> ns->block_shift;
+}
+
+void vn_io_copy_limits(const struct vn_ns *ns, struct vn_id_ns *id) {
+    id->mssrl = (uint16_t)max_blocks(ns);
+    id->mcl = max_blocks(ns);
+    id->msrc = MAX_RANGES - 1;
+}
+
+/* A source range: both formats begin alike up to NLB. */
+static const struct vn_copy_range *range_at(const struct vn_req *req, uint32_t index) {
+    bool is_long = VN_COPY_FORMAT(req->cmd.cdw12) == FORMAT_LONG;
+    size_t bytes = is_long ? sizeof(struct vn_copy_range_long) : sizeof(struct vn_copy_range);
+    return (const struct vn_copy_range *)(const void *)(req->bounce->list + index * bytes);
+}
+
+static uint32_t blocks_of(const struct vn_copy_range *range) {
+    return range->nlb + 1u;
+}
+
+/* Blocks of the first so many ranges. */
+static uint32_t blocks_before(const struct vn_req *req, uint32_t nr) {
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < nr; i++)
+        sum += blocks_of(range_at(req, i));
+    return sum;
+}
+
+/* Everything that is wrong with the ranges is found before anything is read. */
+static vn_status check_ranges(struct vn_req *req) {
+    const struct vn_ns *ns = req->ns->ns;
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < req->nr_steps; i++) {
+        uint32_t nr = blocks_of(range_at(req, i));
+        if (nr > max_blocks(ns) || (sum += nr) > max_blocks(ns))
+            return VN_SC_CMD_SIZE_LIMIT;
+    }
+    for (uint32_t i = 0; i < req->nr_steps; i++) {
+        if (!vn_ns_has_blocks(ns, range_at(req, i)->slba, blocks_of(range_at(req, i))))
+            return VN_SC_LBA_RANGE;
+    }
+    if (vn_ns_has_blocks(ns, vn_io_slba(&req->cmd), sum))
+        return VN_SC_SUCCESS;
+    req->error_location = 40; /* CDW10: SDLBA */
+    return VN_SC_LBA_RANGE;
+}
+
+/* The end of the write: nr_steps ranges were to be copied, and result is how many could be read. */
+static void on_written(struct vn_req *req, void *arg) {
+    vn_status read_status = (vn_status)(uintptr_t)arg;
+    vn_req_set_state(req, VN_REQ_FETCHED);
+    if (req->status)
+        req->result = 0; /* none, as far as one knows */
+    if (!req->status && !read_status) {
+        uint64_t bytes = req->length;
+        vn_count(&req->ctrl->counters.read_bytes, bytes); /* it is User Data In and Out (NVM Command Set 1.4.2) */
+        vn_count(&req->ctrl->counters.write_bytes, bytes);
+        vn_count(&req->ctrl->counters.reads, 1);
+        vn_count(&req->ctrl->counters.writes, 1);
+        req->result = 0; /* reserved when all went well */
+    }
+    vn_req_complete(req, read_status ? read_status : req->status);
+}
+
+/* What was read, of the ranges before step. arg of its end: the status of the one that could not be. */
+static void write_ranges(struct vn_req *req, vn_status read_status) {
+    req->result = req->step;
+    req->op = VN_OP_WRITE;
+    req->limits = 0; /* each of its reads and writes counts against the limits */
+    req->io_flags = vn_io_write_flags(req);
+    req->offset = vn_io_slba(&req->cmd) << req->ns->ns->block_shift;
+    vn_bounce_point(req, 0, blocks_before(req, req->step) << req->ns->ns->block_shift);
+    vn_req_push(req, on_written, (void *)(uintptr_t)read_status);
+    vn_io_submit(req);
+}
+
+static void read_next(struct vn_req *req);
+
+static void on_read(struct vn_req *req, void *arg) {
+    (void)arg;
+    vn_req_set_state(req, VN_REQ_FETCHED);
+    if (req->cancelled || (req->status && !req->step)) {
+        vn_req_complete(req, req->status ? req->status : VN_SC_ABORT_REQUESTED);
+        return;
+    }
+    if (req->status) {
+        write_ranges(req, req->status);
+        return;
+    }
+    if (++req->step == req->nr_steps)
+        write_ranges(req, VN_SC_SUCCESS);
+    else
+        read_next(req);
+}
+
+static void read_next(struct vn_req *req) {
+    uint32_t shift = req->ns->ns->block_shift;
+    const struct vn_copy_range *range = range_at(req, req->step);
+    req->op = VN_OP_READ;
+    req->limits = 0;
+    req->offset = range->slba << shift;
+    vn_bounce_point(req, blocks_before(req, req->step) << shift, blocks_of(range) << shift);
+    vn_req_push(req, on_read, NULL);
+    vn_io_submit(req);
+}
+
+/* There is a buffer: for the list too, which is copied once. */
+static vn_status begin_with_buffer(struct vn_req *req) {
+    bool is_long = VN_COPY_FORMAT(req->cmd.cdw12) == FORMAT_LONG;
+    uint32_t entry = is_long ? sizeof(struct vn_copy_range_long) : sizeof(struct vn_copy_range);
+    vn_status status = vn_ctrl_receive(req, req->bounce->list, req->nr_steps * entry);
+    if (!status)
+        status = check_ranges(req);
+    if (!status && req->ns->ns->read_only)
+        status = VN_SC_NS_WRITE_PROTECTED;
+    if (status)
+        return status;
+    req->step = 0;
+    read_next(req);
+    return VN_SC_SUCCESS;
+}
+
+static void begin(struct vn_req *req) {
+    if (!vn_bounce_take(req)) {
+        vn_ctrl_resume_later(req, begin);
+        return;
+    }
+    vn_status status = begin_with_buffer(req);
+    if (status)
+        vn_ctrl_end(req, status);
+}
+
+vn_status vn_io_copy(struct vn_req *req) {
+    uint32_t format = VN_COPY_FORMAT(req->cmd.cdw12), nr = VN_COPY_NR(req->cmd.cdw12);
+    req->error_location = 48; /* CDW12, until it has been found good */
+    if (format != FORMAT_SHORT && format != FORMAT_LONG)
+        return VN_SC_INVALID_FIELD;
+    if (req->cmd.cdw12 & (VN_RW_PRINFO_MASK | VN_COPY_PRINFOR_MASK)) /* formatted without protection information */
+        return VN_SC_INVALID_FIELD;
+    if (nr > MAX_RANGES)
+        return VN_SC_CMD_SIZE_LIMIT;
+    req->error_location = 0xffff;
+    req->nr_steps = nr;
+    begin(req);
+    return VN_SC_SUCCESS;
+}

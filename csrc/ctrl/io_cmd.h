@@ -1,0 +1,25 @@
+/* What the files of the I/O commands share: io_cmd.c, verify.c, copy.c. Owner: the controller's reactor.
+ * A command's run function answers SUCCESS when it is under way or has ended, else the status that it is to end with.
+ */
+#ifndef VN_CTRL_IO_CMD_H
+#define VN_CTRL_IO_CMD_H
+
+#include "ctrl/ctrl.h"
+
+uint64_t vn_io_slba(const struct vn_sqe *cmd);
+/* Of commands that name a range in CDW10 to CDW12, into req->offset, length and io_flags; req->op is set. The status when
+ * it is not in the namespace. */
+vn_status vn_io_take_range(struct vn_req *req);
+/* VN_REQ_FUA when what the command writes is to be durable before it completes. */
+uint32_t vn_io_write_flags(const struct vn_req *req);
+/* To the namespace, now or when it has room. */
+void vn_io_submit(struct vn_req *req);
+
+/* verify.c */
+vn_status vn_io_verify(struct vn_req *req);
+
+/* copy.c */
+vn_status vn_io_copy(struct vn_req *req);
+void vn_io_copy_limits(const struct vn_ns *ns, struct vn_id_ns *id); /* MSSRL, MCL, MSRC */
+
+#endif
