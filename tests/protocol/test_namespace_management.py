@@ -31,6 +31,7 @@ from vhostnvme.testing import NvmeHost, nvme
 from vhostnvme.testing.nvme import Admin, Sqe, Status
 
 BLOCKS = 4096
+FORMATS = [(9, 0), (9, 8), (9, 64), (12, 0), (12, 8), (12, 64)]  # LBADS, MS
 INVALID_FORMAT, NO_CAPACITY, NO_ID = 0x10A, 0x115, 0x116
 IS_ATTACHED, IS_PRIVATE, NOT_ATTACHED, NOT_THIN, BAD_LIST = 0x118, 0x119, 0x11A, 0x11B, 0x11C
 BAD_GROUP, BAD_COMMAND_SET = 0x124, 0x129
@@ -88,8 +89,9 @@ def test_identify_and_the_effects_log_tell_of_it(host: NvmeHost) -> None:
         (of_opcode,) = struct.unpack_from("<I", effects, 4 * opcode)
         assert of_opcode & 0b1001 == 0b1001  # CSUPP, NIC
     common = host.identify(0, EVERY)
-    assert common[25] == 1  # NLBAF, zero-based
-    assert [common[128 + 4 * n + 2] for n in range(2)] == [9, 12]  # LBADS
+    assert common[25] == len(FORMATS) - 1  # NLBAF, zero-based
+    formats = [struct.unpack_from("<HB", common, 128 + 4 * n) for n in range(len(FORMATS))]
+    assert formats == [(metadata, shift) for shift, metadata in FORMATS]
     assert struct.unpack_from("<Q", common) == (0,)
 
 
@@ -115,6 +117,7 @@ def test_a_namespace_is_created_used_and_given_back(ssd: SsdServer, host: NvmeHo
     assert host.identify(0x00, nsid) == bytes(4096)  # inactive here
     assert controllers(host.identify(0x12, nsid)) == []
     assert ids(host.identify(0x1A)) == [1]
+    assert host.identify(0x1B, nsid) == bytes(4096)
 
     assert attach(host, nsid, 1).ok
     assert active(host) == [1]
@@ -135,7 +138,7 @@ def test_a_namespace_is_created_used_and_given_back(ssd: SsdServer, host: NvmeHo
     assert ssd.images() == []
 
 
-@pytest.mark.parametrize(("flbas", "block"), [(0, 512), (1, 4096)])
+@pytest.mark.parametrize(("flbas", "block"), [(0, 512), (3, 4096)])
 def test_the_format_is_the_one_that_was_asked_for(host: NvmeHost, flbas: int, block: int) -> None:
     nsid = created(host, 1024, flbas=flbas)
     assert attach(host, nsid, 1).ok
@@ -146,6 +149,42 @@ def test_the_format_is_the_one_that_was_asked_for(host: NvmeHost, flbas: int, bl
     data = pattern(2, block)
     put(host, nsid, data, lba=1023)
     assert got(host, nsid, block, lba=1023) == data
+
+
+@pytest.mark.parametrize("index", range(len(FORMATS)))
+def test_every_format_has_as_many_blocks_as_were_asked_for(
+    ssd: SsdServer, host: NvmeHost, index: int
+) -> None:
+    shift, metadata = FORMATS[index]
+    extended, dps = metadata == 64, 1 if metadata == 8 else 0
+    blocks = (40 << 10 >> shift) + 1  # no multiple of anything
+    flbas = index | extended << 4
+    nsid = created(host, blocks, flbas=flbas, dps=dps)
+    assert attach(host, nsid, 1).ok
+    for again in (False, True):
+        page = host.identify(0, nsid)
+        assert struct.unpack_from("<QQQ", page) == (blocks,) * 3
+        assert (page[26], page[29]) == (flbas, dps)
+        total, left = capacities(host)
+        assert int.from_bytes(page[48:64], "little") == total - left  # NVMCAP
+        assert total - left >= blocks * ((1 << shift) + metadata)
+        if not again:
+            ssd.kill()
+            ssd.restart()
+            host = ssd.connect()
+    assert delete(host, nsid).ok
+    assert capacities(host) == (CAPACITY, CAPACITY)
+
+
+def test_an_ssd_may_have_fewer_ids(tmp_path: Path) -> None:
+    query = "capacity=64M&namespaces=0&max-namespaces=4"
+    with SsdServer(tmp_path, query=query) as ssd:
+        host = ssd.connect()
+        page = host.identify_controller()
+        assert struct.unpack_from("<I", page, 516) == struct.unpack_from("<I", page, 540) == (4,)
+        assert [created(host, 8) for _ in range(4)] == [1, 2, 3, 4]
+        refused(create(host, 8), NO_ID)
+        assert host.admin(nvme.identify(0, 5), host.alloc(4096)).code == Status.INVALID_NAMESPACE
 
 
 def test_a_new_namespace_is_zeros_whatever_was_there_before(host: NvmeHost) -> None:
@@ -257,6 +296,8 @@ def test_hosts_that_ask_at_once_are_answered_one_by_one(ssd: SsdServer, host: Nv
         ({"blocks": 8, "capacity": 9}, Status.INVALID_FIELD),
         ({"blocks": 8, "flbas": 15}, INVALID_FORMAT),
         ({"blocks": 8, "dps": 1}, INVALID_FORMAT),
+        ({"blocks": 8, "flbas": 1, "dps": 4}, INVALID_FORMAT),
+        ({"blocks": 8, "flbas": 6}, INVALID_FORMAT),
         ({"blocks": 8, "nmic": 2}, Status.INVALID_FIELD),
         ({"blocks": 8, "nvm_set": 1}, Status.INVALID_FIELD),
         ({"blocks": 8, "group": 33}, BAD_GROUP),
@@ -331,7 +372,7 @@ def test_a_reset_does_not_wait_for_an_answer(ssd: SsdServer, host: NvmeHost) -> 
 
 def test_all_is_as_it_was_after_a_restart(ssd: SsdServer, host: NvmeHost) -> None:
     data = pattern(4, 16 << 10)
-    first, second = created(host, BLOCKS, nmic=1), created(host, 512, flbas=1)
+    first, second = created(host, BLOCKS, nmic=1), created(host, 512, flbas=3)
     assert attach(host, first, 1, 2).ok
     assert attach(host, second, 1).ok
     put(host, second, data)

@@ -86,6 +86,11 @@ class EmulatedDrive:
         return None
 
     @property
+    def nsid_max(self) -> int:
+        """The highest id of a namespace."""
+        return NAMESPACES_MAX
+
+    @property
     def model(self) -> str | None:
         return None
 
@@ -115,6 +120,7 @@ class EmulatedDrive:
                 managed=self.managed,
                 shared=several,
                 ana=several,
+                nsid_max=self.nsid_max,
             ),
         )
 

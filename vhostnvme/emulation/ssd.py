@@ -11,14 +11,14 @@ import errno
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vhostnvme.emulation.drive import DriveSetup, EmulatedDrive, Space, check_private
 from vhostnvme.errors import ConfigError, NoSpace, VhostNvmeError
-from vhostnvme.native import Decision, DecisionKind, Event, EventType, Runtime
+from vhostnvme.native import Decision, DecisionKind, Event, EventType, Namespace, Runtime
 from vhostnvme.storage.disk import open_disk, open_disk_async
 from vhostnvme.storage.spec import DiskSpec
-from vhostnvme.storage.ssd_folder import NSID_MAX, NamespaceRecord, SsdFolder, SsdSpec
+from vhostnvme.storage.ssd_folder import NamespaceRecord, SsdFolder, SsdSpec
 from vhostnvme.units import format_size
 
 _log = logging.getLogger(__name__)
@@ -28,6 +28,33 @@ BROADCAST_NSID = 0xFFFFFFFF
 _INTERNAL = 0x006
 _INSUFFICIENT_CAPACITY = 0x115
 _ID_UNAVAILABLE = 0x116
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """What a namespace shall be. `blocks` 0: without metadata, as many as fit into `size` bytes."""
+
+    size: int
+    block_size: int
+    shared: bool = True
+    group: int = 1
+    attached: set[int] | None = field(default_factory=set)
+    flbas: int = 0
+    dps: int = 0
+    blocks: int = 0
+
+    @classmethod
+    def of(cls, decision: Decision) -> _New:
+        plain = decision.size == decision.blocks * decision.block_size
+        return cls(
+            decision.size,
+            decision.block_size,
+            decision.shared,
+            decision.group,
+            flbas=decision.flbas,
+            dps=decision.dps,
+            blocks=0 if plain else decision.blocks,
+        )
 
 
 class _NoId(VhostNvmeError):
@@ -68,6 +95,10 @@ class EmulatedSsd(EmulatedDrive):
     def model(self) -> str | None:
         return self.folder.record.model
 
+    @property
+    def nsid_max(self) -> int:
+        return self.folder.record.max_namespaces
+
     async def start(self) -> None:
         """Makes what is missing, opens the drive and its namespaces, and listens to guests.
 
@@ -98,7 +129,7 @@ class EmulatedSsd(EmulatedDrive):
         record = self.folder.record
         if self._setup.ssd.namespaces and not record.namespaces:
             block = self._setup.ssd.block_size
-            await self._create(record.capacity, block, shared=True, group=1, attached=None)
+            await self._create(_New(record.capacity, block, attached=None))
         record.complete = True
         self.folder.save()
 
@@ -147,28 +178,29 @@ class EmulatedSsd(EmulatedDrive):
                 check_private(attached)
             if size <= 0 or size % block_size:
                 raise ConfigError(f"a size of {size} bytes is no multiple of the block size")
-            nsid = await self._create(size, block_size, shared, group, set())
+            nsid = await self._create(_New(size, block_size, shared, group))
             await self._attach(nsid, attached)
             return nsid
 
-    async def _create(
-        self, size: int, block_size: int, shared: bool, group: int, attached: set[int] | None
-    ) -> int:
-        folder = self.folder
+    async def _create(self, new: _New) -> int:
+        folder, size = self.folder, new.size
         nsid = folder.free_nsid()
         if nsid is None:
-            raise _NoId(f"the SSD has {NSID_MAX} namespaces, and no more fit")
+            raise _NoId(f"the SSD has {self.nsid_max} namespaces, and no more fit")
         if size > folder.record.unallocated:
             raise NoSpace(
                 f"SSD {folder.path}: {format_size(size)} are wanted, and"
                 f" {format_size(folder.record.unallocated)} are left of its capacity"
             )
+        attached = new.attached
         controllers = None if attached is None else sorted(attached)
-        record = NamespaceRecord(nsid, uuid.uuid4(), size, block_size, shared, group, controllers)
+        record = NamespaceRecord(
+            nsid, uuid.uuid4(), size, new.block_size, new.shared, new.group, controllers
+        )
         spec = folder.spec_of(record)
         try:
             await asyncio.to_thread(folder.make_image, record.uuid, size)
-            namespace = await open_disk_async(self.runtime, spec)
+            namespace = await self._open_new(spec, new)
         except OSError as error:
             folder.remove_image(record.uuid)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -177,7 +209,7 @@ class EmulatedSsd(EmulatedDrive):
         try:
             folder.record.namespaces.append(record)
             folder.save()
-            self._take(nsid, Space(spec, namespace, shared, group, attached))
+            self._take(nsid, Space(spec, namespace, new.shared, new.group, attached))
         except BaseException:
             folder.record.namespaces.remove(record)
             namespace.close()
@@ -185,6 +217,17 @@ class EmulatedSsd(EmulatedDrive):
             raise
         self._tell_capacity()
         return nsid
+
+    async def _open_new(self, spec: DiskSpec, new: _New) -> Namespace:
+        assert self.native is not None, "the SSD has not been started"
+        namespace = await open_disk_async(self.runtime, spec)
+        try:
+            if new.blocks:
+                self.native.format_space(namespace, new.flbas, new.dps, new.blocks)
+        except BaseException:
+            namespace.close()
+            raise
+        return namespace
 
     async def _remove(self, nsid: int) -> None:
         record = self._record(nsid)
@@ -285,9 +328,7 @@ class EmulatedSsd(EmulatedDrive):
         """Durable when it returns: the id of what was created."""
         match decision.kind:
             case DecisionKind.CREATE:
-                return await self._create(
-                    decision.size, decision.block_size, decision.shared, decision.group, set()
-                )
+                return await self._create(_New.of(decision))
             case DecisionKind.DELETE:
                 every = decision.nsid == BROADCAST_NSID
                 for nsid in sorted(self.spaces) if every else [decision.nsid]:

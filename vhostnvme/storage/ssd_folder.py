@@ -39,10 +39,11 @@ _OURS = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SsdSpec:
-    """`DIR[?capacity=10G&namespaces=0&block=4096&preallocate=on]`; None: as the folder says.
+    """`DIR[?capacity=10G&namespaces=0&block=4096&…]`; None: as the folder says.
 
     `namespaces`: how many a new one has, over its whole capacity; `block_size` is theirs.
     `preallocate`: namespaces get all their space at once, and not as it is written.
+    `max_namespaces`: how many it can have, and the highest id; 256 for a new one.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class SsdSpec:
     namespaces: int = 1
     block_size: int = 512
     preallocate: bool | None = None
+    max_namespaces: int | None = None
 
 
 def parse_ssd(text: str) -> SsdSpec:
@@ -66,6 +68,7 @@ def parse_ssd(text: str) -> SsdSpec:
             namespaces=options.take("namespaces", whole_number(1), 1),
             block_size=options.take("block", _parse_block, 512),
             preallocate=options.take("preallocate", parse_on_off, None),
+            max_namespaces=options.take("max-namespaces", _parse_nsid, None),
         )
         options.finish()
         if not body:
@@ -75,6 +78,13 @@ def parse_ssd(text: str) -> SsdSpec:
     except ConfigError as error:
         raise ConfigError(f"SSD {text!r}: {error}") from None
     return spec
+
+
+def _parse_nsid(text: str) -> int:
+    number = whole_number(NSID_MAX)(text)
+    if number < 1:
+        raise ConfigError("an SSD has room for one namespace at least")
+    return number
 
 
 def _parse_block(text: str) -> int:
@@ -108,6 +118,7 @@ class SsdRecord(msgspec.Struct, forbid_unknown_fields=True):
     capacity: int
     model: str | None = None
     preallocate: bool = False
+    max_namespaces: int = NSID_MAX
     complete: bool = False
     namespaces: list[NamespaceRecord] = []
 
@@ -154,7 +165,9 @@ class SsdFolder:
 
     def free_nsid(self) -> int | None:
         """The lowest id that is free; None: there is none."""
-        free = set(range(1, NSID_MAX + 1)) - {each.nsid for each in self.record.namespaces}
+        free = set(range(1, self.record.max_namespaces + 1)) - {
+            each.nsid for each in self.record.namespaces
+        }
         return min(free, default=None)
 
     def make_image(self, namespace: uuid.UUID, size: int) -> None:
@@ -268,8 +281,15 @@ class SsdFolder:
         record.serial = serial or record.serial
         record.model = model or record.model
         record.capacity = spec.capacity or record.capacity
+        record.max_namespaces = spec.max_namespaces or record.max_namespaces
         if spec.preallocate is not None:
             record.preallocate = spec.preallocate
+        nsids = [each.nsid for each in record.namespaces]
+        if max(nsids, default=1) > record.max_namespaces:
+            raise ConfigError(
+                f"SSD {self.path} has a namespace {max(nsids)}: take max-namespaces={max(nsids)} or"
+                " more, or delete it first"
+            )
         if record.unallocated < 0:
             taken = format_size(record.capacity - record.unallocated)
             raise ConfigError(
