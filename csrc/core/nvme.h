@@ -110,6 +110,8 @@ struct vn_sqe {
 VN_ASSERT_SIZE(struct vn_sqe, 64);
 
 #define VN_SQE_FUSE(flags) ((flags) & 0x3u)
+#define VN_FUSE_FIRST 1u
+#define VN_FUSE_SECOND 2u
 #define VN_SQE_PSDT(flags) ((flags) >> 6)
 #define VN_PSDT_PRP 0u
 #define VN_PSDT_SGL_MPTR_CONTIG 1u
@@ -176,6 +178,8 @@ enum vn_io_opcode {
 #define VN_RW_NLB(cdw12) (((cdw12) & 0xffffu) + 1u)
 #define VN_RW_DEAC (1u << 25) /* Write Zeroes: deallocate */
 #define VN_RW_PRINFO_MASK (0xfu << 26)
+#define VN_RW_PRACT (1u << 29)
+#define VN_RW_PRCHK(cdw12) (((cdw12) >> 26) & 0x7u)
 #define VN_RW_FUA (1u << 30)
 #define VN_RW_LR (1u << 31)
 
@@ -210,6 +214,19 @@ struct vn_copy_range_long { /* 1h: with the tags of a 64-bit guard */
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_copy_range_long, 40);
 
+/* Get LBA Status (NVM Command Set 4.2.1) */
+struct vn_lba_status {
+    uint64_t dslba;
+    uint32_t nlb; /* 0's based */
+    uint8_t rsvd12, status;
+    uint8_t rsvd14[2];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_lba_status, 16);
+#define VN_LBA_STATUS_BAD (1u << 0)    /* reading it fails */
+#define VN_LBA_STATUS_MARKED (1u << 1) /* by Write Uncorrectable */
+#define VN_LBA_STATUS_FULL 1 /* CMPC: as much as the host has room for; */
+#define VN_LBA_STATUS_ALL 2  /* all that there is */
+
 /* --- Status: the 15-bit status field of a CQE, without the phase bit (Base 3.3.3.2.1) --- */
 typedef uint16_t vn_status;
 #define VN_STATUS(sct, sc) ((vn_status)(((sct) << 8) | (sc)))
@@ -236,6 +253,7 @@ enum vn_status_code {
     VN_SC_SGL_METADATA_LENGTH = VN_STATUS(0, 0x10),
     VN_SC_SGL_TYPE = VN_STATUS(0, 0x11),
     VN_SC_INVALID_PRP_OFFSET = VN_STATUS(0, 0x13),
+    VN_SC_OPERATION_DENIED = VN_STATUS(0, 0x15),
     VN_SC_SGL_OFFSET = VN_STATUS(0, 0x16),
     VN_SC_NS_WRITE_PROTECTED = VN_STATUS(0, 0x20),
     VN_SC_TRANSIENT_TRANSPORT = VN_STATUS(0, 0x22),
@@ -251,11 +269,11 @@ enum vn_status_code {
     VN_SC_AER_LIMIT = VN_STATUS(1, 0x05),
     VN_SC_INVALID_VECTOR = VN_STATUS(1, 0x08),
     VN_SC_INVALID_LOG_PAGE = VN_STATUS(1, 0x09),
+    VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
     VN_SC_INVALID_QUEUE_DELETION = VN_STATUS(1, 0x0c),
     VN_SC_FEATURE_NOT_SAVEABLE = VN_STATUS(1, 0x0d),
     VN_SC_FEATURE_NOT_CHANGEABLE = VN_STATUS(1, 0x0e),
     VN_SC_FEATURE_NOT_NS_SPECIFIC = VN_STATUS(1, 0x0f),
-    VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
     VN_SC_OVERLAPPING_RANGE = VN_STATUS(1, 0x14),
     VN_SC_INSUFFICIENT_CAPACITY = VN_STATUS(1, 0x15),
     VN_SC_NSID_UNAVAILABLE = VN_STATUS(1, 0x16),
@@ -269,6 +287,7 @@ enum vn_status_code {
     VN_SC_IOCS_NOT_ENABLED = VN_STATUS(1, 0x2a),
     VN_SC_IOCS_COMBINATION = VN_STATUS(1, 0x2b),
     VN_SC_CONFLICTING_ATTRIBUTES = VN_STATUS(1, 0x80),
+    VN_SC_INVALID_PI = VN_STATUS(1, 0x81),
     VN_SC_READ_ONLY_RANGE = VN_STATUS(1, 0x82),
     VN_SC_CMD_SIZE_LIMIT = VN_STATUS(1, 0x83),
     VN_SC_ZONE_BOUNDARY = VN_STATUS(1, 0xb8), /* these eight: Zoned Namespace Command Set, figure 12 */
@@ -282,6 +301,9 @@ enum vn_status_code {
 
     VN_SC_WRITE_FAULT = VN_STATUS(2, 0x80),
     VN_SC_UNRECOVERED_READ = VN_STATUS(2, 0x81),
+    VN_SC_GUARD_CHECK = VN_STATUS(2, 0x82),
+    VN_SC_APP_TAG_CHECK = VN_STATUS(2, 0x83),
+    VN_SC_REF_TAG_CHECK = VN_STATUS(2, 0x84),
     VN_SC_COMPARE_FAILURE = VN_STATUS(2, 0x85),
     VN_SC_ACCESS_DENIED = VN_STATUS(2, 0x86),
     VN_SC_DEALLOCATED = VN_STATUS(2, 0x87),
@@ -467,14 +489,18 @@ VN_ASSERT_SIZE(struct vn_id_ns_independent, 4096);
 
 enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_CSI = 4 };
 
+#define VN_OACS_FORMAT (1u << 1)
 #define VN_OACS_NS_MANAGEMENT (1u << 3)
 #define VN_OACS_DBBUF (1u << 8)
+#define VN_OACS_LBA_STATUS (1u << 9)
 #define VN_ONCS_COMPARE (1u << 0)
+#define VN_ONCS_WRITE_UNCORRECTABLE (1u << 1)
 #define VN_ONCS_DSM (1u << 2)
 #define VN_ONCS_WRITE_ZEROES (1u << 3)
 #define VN_ONCS_SAVE_SELECT (1u << 4)
 #define VN_ONCS_VERIFY (1u << 7)
 #define VN_ONCS_COPY (1u << 8)
+#define VN_FUSES_COMPARE_WRITE (1u << 0)
 #define VN_OAES_NS_ATTR (1u << 8)
 
 /* --- Features (Base 5.27) --- */
@@ -555,6 +581,7 @@ VN_ASSERT_SIZE(struct vn_log_effects, 4096);
 #define VN_EFFECT_NCC (1u << 2)
 #define VN_EFFECT_NIC (1u << 3)
 #define VN_EFFECT_CCC (1u << 4)
+#define VN_EFFECT_CSE_NS (1u << 16) /* no other command of the namespace meanwhile */
 
 /* --- Asynchronous events (Base 5.2.1) --- */
 enum vn_aen_type { VN_AEN_ERROR = 0, VN_AEN_SMART = 1, VN_AEN_NOTICE = 2 };

@@ -91,24 +91,37 @@ static void on_written(struct vn_req *req, void *arg) {
     vn_req_complete(req, read_status ? read_status : req->status);
 }
 
+/* Another write may have been faster, or a reset. */
+static vn_status enter_zone(struct vn_req *req) {
+    if (vn_zones_is_held(vn_zones_of(req), vn_io_slba(&req->cmd), 1))
+        return VN_SC_ZONE_INVALID_WRITE;
+    return vn_zone_begin_write(req, vn_io_slba(&req->cmd), blocks_before(req, req->step));
+}
+
 /* What was read, of the ranges before step. arg of its end: the status of the one that could not be. */
 static void write_ranges(struct vn_req *req, vn_status read_status) {
     req->result = req->step;
     req->op = VN_OP_WRITE;
     req->limits = 0; /* each of its reads and writes counts against the limits */
-    req->io_flags = vn_io_write_flags(req);
+    req->io_flags |= vn_io_write_flags(req);
     req->offset = vn_io_slba(&req->cmd) << req->ns->ns->block_shift;
     vn_bounce_point(req, 0, blocks_before(req, req->step) << req->ns->ns->block_shift);
-    if (req->ns->ns->zoned) {
-        vn_status status = vn_zone_begin_write(req, vn_io_slba(&req->cmd), blocks_before(req, req->step));
-        if (status) { /* another write was faster */
-            req->result = 0;
-            vn_req_complete(req, vn_status_dnr(status));
-            return;
-        }
+    vn_status status = req->ns->ns->zoned ? enter_zone(req) : VN_SC_SUCCESS;
+    if (status) {
+        req->result = 0;
+        vn_req_complete(req, vn_status_dnr(status));
+        return;
     }
     vn_req_push(req, on_written, (void *)(uintptr_t)read_status);
     vn_io_submit(req);
+}
+
+/* All of them could be read. */
+static void write_all(struct vn_req *req) {
+    if (req->ns->ns->zoned && vn_zones_is_held(vn_zones_of(req), vn_io_slba(&req->cmd), 1))
+        vn_ctrl_resume_later(req, write_all);
+    else
+        write_ranges(req, VN_SC_SUCCESS);
 }
 
 static void read_next(struct vn_req *req);
@@ -125,7 +138,7 @@ static void on_read(struct vn_req *req, void *arg) {
         return;
     }
     if (++req->step == req->nr_steps)
-        write_ranges(req, VN_SC_SUCCESS);
+        write_all(req);
     else
         read_next(req);
 }
@@ -171,6 +184,8 @@ vn_status vn_io_copy(struct vn_req *req) {
     uint32_t format = VN_COPY_FORMAT(req->cmd.cdw12), nr = VN_COPY_NR(req->cmd.cdw12);
     req->error_location = 48; /* CDW12, until it has been found good */
     if (format != FORMAT_SHORT && format != FORMAT_LONG)
+        return VN_SC_INVALID_FIELD;
+    if (req->ns->ns->special & VN_NS_SPECIAL_META) /* metadata is not copied: docs/nvme.md */
         return VN_SC_INVALID_FIELD;
     if (req->cmd.cdw12 & (VN_RW_PRINFO_MASK | VN_COPY_PRINFOR_MASK)) /* formatted without protection information */
         return VN_SC_INVALID_FIELD;

@@ -15,6 +15,7 @@
 #include "ctrl/bounce.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 
 #define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
 #define BACKEND_ERROR_EVENT_NS 1000000000ull /* tell Python of backend errors at most once a second */
@@ -200,10 +201,12 @@ int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct
     nsc->ctrl_throttle = &ctrl->throttle;
     nsc->resized = tell_of_size;
     nsc->hosts = ctrl;
+    nsc->owner = ctrl->drive;
     vn_ns_chan_limit(nsc, NULL);
     vn_ns_table_add(&ctrl->namespaces, nsc);
     vn_drive_count_change(ctrl);
     vn_aer_ns_changed(ctrl, nsid);
+    vn_format_resume(nsc);
     return 0;
 }
 
@@ -291,7 +294,7 @@ static void on_command_done(struct vn_req *req, void *arg) {
     vn_ctrl_leave_flight(ctrl);
 }
 
-void vn_ctrl_execute(struct vn_req *req) {
+static inline void begin(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     req->nr_frames = 0;
     req->result = req->result_high = 0;
@@ -308,6 +311,15 @@ void vn_ctrl_execute(struct vn_req *req) {
     vn_req_push(req, on_command_done, ctrl);
     vn_queue_track(req->sq, req);
     vn_ctrl_enter_flight(ctrl);
+}
+
+void vn_ctrl_begin(struct vn_req *req) {
+    begin(req);
+}
+
+void vn_ctrl_execute(struct vn_req *req) {
+    const struct vn_ctrl *ctrl = req->ctrl;
+    begin(req);
     if (ctrl->fabrics && req->cmd.opcode == VN_ADMIN_FABRICS)
         vn_fabrics_execute(req);
     else if (req->sq->sqid)
@@ -348,12 +360,16 @@ static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
     return req;
 }
 
-bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
+bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
     for (const struct vn_req *req = ctrl->busy_first; req; req = (const struct vn_req *)(uintptr_t)req->filter[0]) {
         if (req->ns == nsc)
             return true;
     }
     return false;
+}
+
+bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
+    return vn_ctrl_has_busy(ctrl, nsc) || vn_format_uses(nsc);
 }
 
 /* True: it is on its way, or has ended. */
@@ -435,6 +451,7 @@ void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
     vn_throttle_end_cancelled(&ctrl->throttle);
     vn_ns_table_end_cancelled(&ctrl->namespaces);
     vn_ctrl_retry_busy(ctrl);
+    vn_format_drop(ctrl);
 }
 
 void vn_ctrl_release(struct vn_ctrl *ctrl) {

@@ -8,10 +8,10 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ns/format.h"
 
 #define NS_IN_MS 1000000ull
-#define FLBAS_INDEX(flbas) (((flbas) & 0xfu) | ((flbas) & 0x60u) >> 1)
-#define FLBAS_EXTENDED 0x10u
+#define NR_BLOCKS_BITS 50 /* more than that no capacity has */
 #define CDW10_SELECT 0xfu
 
 static void ask_next(struct vn_drive *drive);
@@ -23,11 +23,10 @@ static struct vn_req *after(const struct vn_req *req) {
 /* --- What is refused here --- */
 static vn_status look_at_create(const struct vn_req *req, struct vn_decision *out) {
     const struct vn_ns_create *wanted = req->buffer;
-    static const uint8_t shifts[] = {9, 12}; /* as Identify Namespace names the formats */
-    uint32_t index = FLBAS_INDEX(wanted->flbas);
+    struct vn_format format = vn_format_from_flbas(wanted->flbas, wanted->dps);
     if (req->cmd.cdw11 >> 24) /* CSI: the NVM command set alone */
         return VN_SC_IOCS_NOT_SUPPORTED;
-    if (index >= VN_ARRAY_SIZE(shifts) || (wanted->flbas & FLBAS_EXTENDED) || wanted->dps)
+    if (!vn_format_is_valid(&format, VN_FORMAT_BLOCK_MIN))
         return VN_SC_INVALID_FORMAT;
     if (wanted->ncap < wanted->nsze)
         return VN_SC_THIN_PROVISIONING;
@@ -35,13 +34,15 @@ static vn_status look_at_create(const struct vn_req *req, struct vn_decision *ou
         return VN_SC_INVALID_FIELD;
     if (wanted->anagrpid > (req->ctrl->ana ? VN_MAX_ANA_GROUPS : 0))
         return VN_SC_ANA_GROUP_INVALID;
-    if (wanted->nsze > (uint64_t)INT64_MAX >> shifts[index]) {
+    if (wanted->nsze >> NR_BLOCKS_BITS) {
         req->ctrl->error_specific = UINT64_MAX;
         return VN_SC_INSUFFICIENT_CAPACITY;
     }
     out->nr_blocks = wanted->nsze;
-    out->block_size = 1u << shifts[index];
-    out->bytes = wanted->nsze << shifts[index];
+    out->block_size = 1u << vn_format_lba(&format)->shift;
+    out->bytes = vn_format_bytes(&format, wanted->nsze);
+    out->flbas = vn_format_flbas(&format);
+    out->dps = vn_format_dps(&format);
     out->flags = wanted->nmic & VN_NMIC_SHARED ? VN_SPACE_SHARED : 0;
     out->group = wanted->anagrpid ? wanted->anagrpid : 1;
     return VN_SC_SUCCESS;

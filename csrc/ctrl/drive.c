@@ -29,6 +29,7 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
     }
     drive->reactor = reactor;
     drive->flags = opts->flags;
+    drive->nsid_max = opts->nsid_max ? opts->nsid_max : VN_MAX_NAMESPACES;
     for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++)
         vn_ana_init(&drive->views[i]);
     memset(drive->ana_group, 1, sizeof(drive->ana_group));
@@ -146,7 +147,7 @@ bool vn_ctrl_saves(const struct vn_ctrl *ctrl) {
         return true;
     for (uint32_t nsid = 0; (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));) {
         const struct vn_ns_state *state = ctrl->namespaces.by_nsid[nsid]->ns->state;
-        if (state && !vn_keep_is_idle(state->keep))
+        if (state && (!vn_keep_is_idle(state->keep) || state->run))
             return true;
     }
     return false;

@@ -29,6 +29,7 @@ struct vn_decisions {
 struct vn_drive {
     struct vn_reactor *reactor;
     uint32_t flags; /* VN_DRIVE_* */
+    uint32_t nsid_max;
     struct vn_ctrl *ctrls[VN_DRIVE_MAX_CTRLS]; /* in no order; NULL: free */
     struct vn_ns *spaces[VN_MAX_NAMESPACES + 1]; /* allocated, by NSID; attached to a controller or not */
     uint8_t space_flags[VN_MAX_NAMESPACES + 1]; /* VN_SPACE_*, and VN_SPACE_STAYS; of those allocated */
@@ -71,7 +72,8 @@ bool vn_decision_park(struct vn_req *req, vn_status *status);
 void vn_decision_drop(struct vn_ctrl *ctrl);
 int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, uint32_t result, uint64_t specific);
 
-/* Reactor: something kept, of the controller's drive or its namespaces, is being saved: it cannot move now. */
+/* Reactor: something kept, of the controller's drive or its namespaces, is being saved, or one of them formatted: it cannot move
+ * now. */
 bool vn_ctrl_saves(const struct vn_ctrl *ctrl);
 /* The channel that a controller has to a namespace, or NULL. */
 static inline struct vn_ns_chan *vn_drive_chan(const struct vn_ctrl *ctrl, uint32_t nsid) {

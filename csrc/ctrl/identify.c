@@ -7,6 +7,10 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
+#include "ctrl/io_cmd.h"
+#include "ns/ns_state.h"
 #include "ctrl/zone_cmd.h"
 
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
@@ -23,7 +27,12 @@
 #define ANATT_S 10u
 #define SQE_BYTES 64u
 #define CAPSULE_UNIT 16u
-#define FNA_NONE 0
+#define FNA_CRYPTO_ERASE 0x4u /* formats and erasures are of one namespace; of all when NSID FFFFFFFFh asks for it */
+#define MC_EXTENDED 0x1u
+#define MC_SEPARATE 0x2u
+#define DPC_ALL 0x1fu /* types 1 to 3, as the first and as the last bytes of metadata */
+#define SGLS_MPTR_BYTE_ALIGNED (1u << 17)
+#define SGLS_MPTR_SGL (1u << 19)
 #define OCFS_FORMATS 0x3u /* of Copy: 0h and 1h */
 #define NR_LISTED_CTRLS (VN_PAGE_SIZE / sizeof(uint16_t) - 1)
 #define KELVIN_0C 273u
@@ -54,7 +63,7 @@ static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
         return VN_OAES_DISCOVERY;
-    return VN_OAES_NS_ATTR | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0) | (ctrl->drive ? VN_OAES_ZONE_CHANGED : 0);
+    return VN_OAES_NS_ATTR | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0) | (vn_ctrl_has_zones(ctrl) ? VN_OAES_ZONE_CHANGED : 0);
 }
 
 /* What controllers on fabrics of either kind say. */
@@ -101,8 +110,13 @@ static void identify_fabrics_io(const struct vn_ctrl *ctrl, struct vn_id_ctrl *i
     id->ofcs = ctrl->door->disconnect ? OFCS_DISCONNECT : 0;
 }
 
+/* With metadata: what all of it takes. */
+static uint32_t nsid_max(const struct vn_ctrl *ctrl) {
+    return ctrl->drive ? ctrl->drive->nsid_max : VN_MAX_NAMESPACES;
+}
+
 static uint64_t bytes_of(const struct vn_ns *ns) {
-    return vn_ns_nr_blocks(ns) << ns->block_shift;
+    return ns->special & VN_NS_SPECIAL_META ? ns->backend->size : vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns);
 }
 
 /* Capacity, and what other controllers there are (Base 5.17.2.1). On fabrics the namespaces attached are all there is to know. */
@@ -146,15 +160,18 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->cctemp = KELVIN_0C + 85;
     id->sqes = 0x66; /* 64 bytes, required and maximum */
     id->cqes = 0x44; /* 16 bytes */
-    id->nn = VN_MAX_NAMESPACES;
-    id->mnan = VN_MAX_NAMESPACES;
+    id->nn = id->mnan = nsid_max(ctrl);
     id->oncs = vn_io_oncs(ctrl);
     id->ocfs = OCFS_FORMATS;
-    id->fna = FNA_NONE;
+    if (ctrl->door->fetch_second) {
+        id->fuses = VN_FUSES_COMPARE_WRITE;
+        id->acwu = (uint16_t)((1u << ctrl->mdts) - 1); /* whatever is transferred at once, counted in the largest blocks */
+    }
+    id->fna = ctrl->drive ? FNA_CRYPTO_ERASE : 0;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
     id->awupf = 0;
-    id->sgls = SGLS_ANY_ALIGNMENT;
+    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
     identify_subsystem(ctrl, id);
@@ -176,25 +193,50 @@ static bool is_shared(const struct vn_ctrl *ctrl, uint32_t nsid) {
     return ctrl->fabrics || vn_drive_is_shared(ctrl->drive, nsid);
 }
 
-/* The formats that a host may create namespaces with; else there is the one that the namespace has. */
-static void put_formats(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
-    if (!vn_ctrl_is_managed(ctrl) || (ns && ns->zoned)) {
-        id->lbaf[0].lbads = (uint8_t)ns->block_shift;
+/* What a namespace on a backend with this block_min can be formatted with. What it cannot have has LBADS 0 (NVM Command Set,
+ * figure of the LBA Format data structure). */
+static void put_formats(uint32_t block_min, struct vn_id_ns *id) {
+    id->nlbaf = VN_NR_LBA_FORMATS - 1;
+    for (uint32_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
+        if (vn_format_fits(i, block_min))
+            id->lbaf[i] = (struct vn_lbaf){vn_lba_formats[i].ms, vn_lba_formats[i].shift, vn_lba_formats[i].rp};
+    }
+    id->mc = MC_EXTENDED | MC_SEPARATE;
+    id->dpc = DPC_ALL;
+}
+
+/* A zoned namespace has blocks of one format only, without metadata. */
+static void keep_format(uint8_t index, struct vn_id_ns *id) {
+    for (uint8_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
+        if (i != index)
+            id->lbaf[i] = (struct vn_lbaf){0};
+    }
+    id->mc = id->dpc = 0;
+}
+
+/* Fabrics: as it is, and nothing else. */
+static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
+    if (!ctrl->drive) {
+        id->nlbaf = 0; /* one format, zero-based */
+        id->lbaf[0].lbads = (uint8_t)vn_ns_block_shift(ns);
         return;
     }
-    id->nlbaf = 1; /* zero-based */
-    id->lbaf[0].lbads = 9;
-    id->lbaf[1].lbads = 12;
-    id->flbas = ns && ns->block_shift == 12;
+    struct vn_format format = vn_ns_format(ns);
+    put_formats(ns->backend->block_min, id);
+    if (ns->zoned)
+        keep_format(format.index, id);
+    id->flbas = vn_format_flbas(&format);
+    id->dps = vn_format_dps(&format);
+    id->fpi = vn_format_fpi(ns);
 }
 
 static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint32_t nsid, struct vn_id_ns *id) {
     uint64_t nr_blocks = vn_ns_nr_blocks(ns);
     id->nsze = id->ncap = id->nuse = nr_blocks;
-    put_formats(ctrl, ns, id);
+    put_format(ctrl, ns, id);
     if (ns->backend->deallocates && !ns->backend->deallocated_stays)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
-    put_u128(id->nvmcap, nr_blocks << ns->block_shift);
+    put_u128(id->nvmcap, ns->meta ? ns->state->kept.format.size : bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     vn_io_copy_limits(ns, id);
     id->nmic = is_shared(ctrl, nsid) ? VN_NMIC_SHARED : 0;
@@ -216,7 +258,7 @@ static void identify_descriptors(const struct vn_ns *ns, uint8_t *page) {
     put_descriptor(page, VN_NIDT_CSI, 1, &csi);
 }
 
-/* NSIDs above the given one, up to 1024: those attached, or all that are allocated in the drive; of any command set, or NVM only. */
+/* NSIDs above the given one, up to 1024: those attached, or all that are allocated in the drive; of the NVM command set, or any. */
 static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, bool nvm, uint32_t after, uint32_t *list) {
     for (size_t n = 0; n < VN_PAGE_SIZE / sizeof(*list);) {
         after = allocated && ctrl->drive ? vn_drive_next_space(ctrl->drive, after)
@@ -230,6 +272,7 @@ static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, bool nvm
 }
 
 static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
+    id->wusl = 0; /* Write Uncorrectable: no limit either */
     id->vsl = 0;  /* Verify: the same, it reads in steps */
     id->wzsl = 0; /* Write Zeroes: no limit but NLB */
     id->dmrl = 0; /* Dataset Management: no limit but the command's own of 256 ranges */
@@ -242,6 +285,7 @@ static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_
     id->nmic = is_shared(ctrl, nsc->nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
+    id->fpi = ctrl->drive ? vn_format_fpi(nsc->ns) : 0;
     id->nstat = 0x1; /* ready */
 }
 
@@ -255,7 +299,7 @@ static vn_status identify_common(struct vn_req *req, uint8_t cns) {
     if (cns == VN_CNS_NS && !vn_ctrl_is_managed(ctrl))
         return VN_SC_INVALID_NS;
     if (cns == VN_CNS_NS)
-        put_formats(ctrl, NULL, (struct vn_id_ns *)ctrl->page);
+        put_formats(VN_FORMAT_BLOCK_MIN, (struct vn_id_ns *)ctrl->page);
     return send_page(req);
 }
 
@@ -265,7 +309,7 @@ static vn_status identify_allocated(struct vn_req *req) {
     uint32_t nsid = req->cmd.nsid;
     const struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, nsid);
     const struct vn_ns *ns = ctrl->drive ? ctrl->drive->spaces[nsid] : nsc ? nsc->ns : NULL;
-    if (ns)
+    if (ns && (uint8_t)req->cmd.cdw10 == VN_CNS_ALLOCATED_NS) /* else as CNS 05h: zeros */
         identify_ns(ctrl, ns, nsid, (struct vn_id_ns *)ctrl->page);
     return send_page(req);
 }
@@ -277,9 +321,9 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     uint8_t *page = ctrl->page;
     if (nsid == VN_NSID_BROADCAST && (cns == VN_CNS_NS || cns == VN_CNS_IOCS_NS))
         return identify_common(req, cns);
-    if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
+    if (nsid == 0 || nsid > nsid_max(ctrl))
         return VN_SC_INVALID_NS;
-    if (cns == VN_CNS_ALLOCATED_NS)
+    if (cns == VN_CNS_ALLOCATED_NS || cns == VN_CNS_IOCS_ALLOCATED_NS)
         return identify_allocated(req);
     const struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, nsid);
     if (!nsc) /* inactive: zeros; but there are no descriptors of nothing */
@@ -294,7 +338,7 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     case VN_CNS_IOCS_INDEPENDENT_NS:
         identify_ns_independent(ctrl, nsc, (struct vn_id_ns_independent *)page);
         break;
-    default: /* VN_CNS_IOCS_NS: no protection information formats: zeros */
+    default: /* VN_CNS_IOCS_NS: guards of 16 bits and no storage tags, which is what zeros say (NVM Command Set 4.1.5.3) */
         break;
     }
     return send_page(req);
@@ -351,7 +395,7 @@ static vn_status identify_list(struct vn_req *req, uint8_t cns) {
 
 /* Of command sets that are not the NVM one. */
 static vn_status identify_other_set(struct vn_req *req, uint8_t cns, uint8_t csi) {
-    vn_status status = csi == VN_CSI_ZNS && req->ctrl->drive ? vn_identify_zns(req, cns) : VN_SC_INVALID_FIELD;
+    vn_status status = csi == VN_CSI_ZNS && vn_ctrl_has_zones(req->ctrl) ? vn_identify_zns(req, cns) : VN_SC_INVALID_FIELD;
     return status ? status : send_page(req);
 }
 
@@ -373,15 +417,14 @@ vn_status vn_identify(struct vn_req *req) {
         identify_ctrl_nvm((struct vn_id_ctrl_nvm *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_LIST:
-        ctrl->page[0] = (uint8_t)(1u << VN_CSI_NVM | (ctrl->drive ? 1u << VN_CSI_ZNS : 0)); /* combination 0: all of them */
+        ctrl->page[0] = (uint8_t)(1u << VN_CSI_NVM | (vn_ctrl_has_zones(ctrl) ? 1u << VN_CSI_ZNS : 0)); /* one combination */
         return send_page(req);
     case VN_CNS_IOCS_NS:
+    case VN_CNS_IOCS_ALLOCATED_NS:
+        return csi == VN_CSI_NVM ? identify_by_nsid(req, cns) : identify_other_set(req, cns, csi);
     case VN_CNS_IOCS_ACTIVE_NS_LIST:
     case VN_CNS_IOCS_ALLOCATED_NS_LIST:
-    case VN_CNS_IOCS_ALLOCATED_NS:
-        if (csi != VN_CSI_NVM || cns == VN_CNS_IOCS_ALLOCATED_NS)
-            return identify_other_set(req, cns, csi);
-        return cns == VN_CNS_IOCS_NS ? identify_by_nsid(req, cns) : identify_list(req, cns);
+        return csi == VN_CSI_NVM ? identify_list(req, cns) : identify_other_set(req, cns, csi);
     case VN_CNS_NS:
     case VN_CNS_NS_DESC_LIST:
     case VN_CNS_IOCS_INDEPENDENT_NS:

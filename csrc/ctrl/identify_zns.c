@@ -8,6 +8,7 @@
 #include "ctrl/drive.h"
 #include "ctrl/log.h"
 #include "ctrl/zone_cmd.h"
+#include "ns/ns_state.h"
 
 static uint32_t zero_based(uint32_t max) {
     return max ? max - 1 : UINT32_MAX; /* none: FFFFFFFFh */
@@ -20,14 +21,23 @@ static void identify_ns(const struct vn_ns *ns, struct vn_id_ns_zns *id) {
     id->mar = zero_based(geometry->max_active);
     id->mor = zero_based(geometry->max_open);
     id->rrl = id->frl = 0; /* nothing becomes due by time */
-    id->lbafe[0].zsze = 1ull << geometry->shift;
-    id->lbafe[0].zdes = (uint8_t)(geometry->extension_bytes / VN_ZONE_EXTENSION_BYTES);
+    struct vn_zone_lbafe *lbafe = &id->lbafe[vn_ns_format(ns).index];
+    lbafe->zsze = 1ull << geometry->shift;
+    lbafe->zdes = (uint8_t)(geometry->extension_bytes / VN_ZONE_EXTENSION_BYTES);
 }
 
 uint32_t vn_zone_append_limit(const struct vn_ctrl *ctrl, const struct vn_ns *ns) {
     uint32_t max = vn_ctrl_max_transfer(ctrl);
     uint64_t own = ns->zoned->append_bytes;
     return own ? (uint32_t)vn_min_u64(own, max) : max;
+}
+
+bool vn_ctrl_has_zones(const struct vn_ctrl *ctrl) {
+    for (uint32_t nsid = 0; (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));) {
+        if (ctrl->namespaces.by_nsid[nsid]->ns->zoned)
+            return true;
+    }
+    return false;
 }
 
 /* ZASL is of the controller: the least that one of its namespaces takes. 0: as MDTS. */

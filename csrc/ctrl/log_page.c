@@ -31,7 +31,9 @@ void vn_log_error(struct vn_req *req, vn_status status) {
                              .cid = req->cmd.cid,
                              .status_field = (uint16_t)((status | VN_STATUS_MORE) << 1),
                              .parm_error_location = req->error_location,
-                             .lba = io ? req->cmd.cdw10 | (uint64_t)req->cmd.cdw11 << 32 : 0,
+                             .lba = req->io_flags & VN_REQ_ERROR_LBA ? req->error_lba
+                                    : io ? req->cmd.cdw10 | (uint64_t)req->cmd.cdw11 << 32
+                                         : 0,
                              .nsid = req->cmd.nsid,
                              .cs = req->ctrl->error_specific,
                          });
@@ -126,7 +128,7 @@ static void put_changed_ns(struct vn_log *log) {
 
 static void put_effects(struct vn_log *log) {
     struct vn_log_effects *page = (struct vn_log_effects *)blank_page(log);
-    bool zoned = log->req->cmd.cdw14 >> 24 == VN_CSI_ZNS && log->req->ctrl->drive;
+    bool zoned = log->req->cmd.cdw14 >> 24 == VN_CSI_ZNS && vn_ctrl_has_zones(log->req->ctrl);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->acs); opcode++)
         page->acs[opcode] = vn_admin_effects(log->req->ctrl, (uint8_t)opcode);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->iocs); opcode++)
@@ -151,6 +153,8 @@ static const struct page {
 };
 
 static bool has_page(const struct vn_ctrl *ctrl, const struct page *page) {
+    if (page->lid == VN_LOG_CHANGED_ZONES && !vn_ctrl_has_zones(ctrl))
+        return false;
     return (page->kinds & vn_ctrl_kind(ctrl)) && (page->lid != VN_LOG_ANA || vn_ctrl_has_ana(ctrl));
 }
 

@@ -1,4 +1,4 @@
-/* I/O commands of zoned namespaces (Zoned Namespace Command Set 3): reads go anywhere, writes where the write pointer of their zone
+/* I/O commands of zoned namespaces (Zoned Namespace Command Set 3): reads go anywhere, writes where their zone's write pointer
  * is. A write moves the pointer when it begins, so that the next one may come before it ends; what is kept follows at its end.
  * One that fails leaves its blocks behind the pointer, as whatever the backend made of them. Called by io_cmd.c.
  */
@@ -58,6 +58,20 @@ static vn_status prepare_write(struct vn_req *req, enum vn_op op, uint32_t bytes
     if (req->length > bytes_max)
         return VN_SC_INVALID_FIELD;
     return req->ctrl->door->map(req, (uint32_t)req->length);
+}
+
+/* Write Uncorrectable (NVM Command Set 3.2.7) is a write without data. */
+static vn_status write_uncorrectable(struct vn_req *req) {
+    uint64_t slba = vn_io_slba(&req->cmd);
+    uint32_t nlb = VN_RW_NLB(req->cmd.cdw12);
+    if (!vn_ns_has_blocks(req->ns->ns, slba, nlb) || req->ns->ns->read_only)
+        return vn_io_run(req); /* refuses it */
+    if (vn_zones_is_held(vn_zones_of(req), slba, nlb)) {
+        vn_zone_wait(req);
+        return VN_SC_SUCCESS;
+    }
+    vn_status status = vn_zone_begin_write(req, slba, nlb);
+    return status ? status : vn_io_run(req);
 }
 
 static vn_status write_at(struct vn_req *req, enum vn_op op) {
@@ -126,37 +140,47 @@ static vn_status read_any(struct vn_req *req) {
     return status ? status : vn_io_run(req);
 }
 
-uint32_t vn_zone_effects(uint8_t opcode) {
-    switch (opcode) {
-    case VN_IO_ZONE_SEND:
-    case VN_IO_ZONE_APPEND:
-        return VN_EFFECT_CSUPP | VN_EFFECT_LBCC;
-    case VN_IO_ZONE_RECEIVE:
-        return VN_EFFECT_CSUPP;
-    default:
-        return 0;
+static vn_status write_blocks(struct vn_req *req) {
+    return write_at(req, VN_OP_WRITE);
+}
+
+static vn_status write_zeroes(struct vn_req *req) {
+    return write_at(req, VN_OP_WRITE_ZEROES);
+}
+
+/* --- Which commands zones have a say in; Copy asks about its destination. Flush, Dataset Management, reservations: as ever --- */
+static const struct zone_command {
+    uint8_t opcode;
+    uint32_t effects; /* of those that only zoned namespaces have */
+    vn_status (*run)(struct vn_req *req);
+} commands[] = {
+    {VN_IO_READ, 0, read_any},
+    {VN_IO_WRITE, 0, write_blocks},
+    {VN_IO_ZONE_APPEND, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, append},
+    {VN_IO_WRITE_UNCORRECTABLE, 0, write_uncorrectable},
+    {VN_IO_COMPARE, 0, read_any},
+    {VN_IO_WRITE_ZEROES, 0, write_zeroes},
+    {VN_IO_VERIFY, 0, read_any},
+    {VN_IO_ZONE_SEND, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, vn_zone_send},
+    {VN_IO_ZONE_RECEIVE, VN_EFFECT_CSUPP, vn_zone_receive},
+};
+
+static const struct zone_command *find(uint8_t opcode) {
+    for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
+        if (commands[i].opcode == opcode)
+            return &commands[i];
     }
+    return NULL;
+}
+
+uint32_t vn_zone_effects(uint8_t opcode) {
+    const struct zone_command *command = find(opcode);
+    return command ? command->effects : 0;
 }
 
 vn_status vn_zone_execute(struct vn_req *req) {
     if (VN_CC_CSS(req->ctrl->cc) != CSS_ALL)
         return VN_SC_IOCS_NOT_ENABLED;
-    switch (req->cmd.opcode) {
-    case VN_IO_READ:
-    case VN_IO_COMPARE:
-    case VN_IO_VERIFY:
-        return read_any(req);
-    case VN_IO_WRITE:
-        return write_at(req, VN_OP_WRITE);
-    case VN_IO_WRITE_ZEROES:
-        return write_at(req, VN_OP_WRITE_ZEROES);
-    case VN_IO_ZONE_APPEND:
-        return append(req);
-    case VN_IO_ZONE_SEND:
-        return vn_zone_send(req);
-    case VN_IO_ZONE_RECEIVE:
-        return vn_zone_receive(req);
-    default: /* Flush, Dataset Management, reservations: as on any other; Copy asks here about its destination */
-        return vn_io_run(req);
-    }
+    const struct zone_command *command = find(req->cmd.opcode);
+    return command ? command->run(req) : vn_io_run(req);
 }

@@ -26,6 +26,8 @@ vn_status vn_zone_receive(struct vn_req *req);
 
 /* identify_zns.c. Identify with CSI 02h: the page is zeros, and goes to the host when the answer is SUCCESS. */
 vn_status vn_identify_zns(struct vn_req *req, uint8_t cns);
+/* Whether the controller has a zoned namespace now: then it says that it knows of zones. */
+bool vn_ctrl_has_zones(const struct vn_ctrl *ctrl);
 /* The most that one Zone Append can have, bytes. */
 uint32_t vn_zone_append_limit(const struct vn_ctrl *ctrl, const struct vn_ns *ns);
 /* A zone has changed by itself: all controllers that have the namespace are told. */

@@ -1,4 +1,4 @@
-/* Zone Management Send and Receive (Zoned Namespace Command Set 3.4.2, 3.4.3). An action is answered when the new states are durable.
+/* Zone Management Send and Receive (Zoned Namespace Command Set 3.4). An action is answered when the new states are durable.
  * A reset first waits for the zone's writes, then erases its blocks, a piece a turn, and then the zone is empty: until then it is
  * held, and commands for it wait. Called by zone_cmd.c.
  */

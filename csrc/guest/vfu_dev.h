@@ -87,9 +87,11 @@ void vn_doorbell_take_head(struct vn_ctrl *ctrl, struct vn_cq *cq); /* the host'
  * Clears dev->readable when the socket is empty. */
 bool vn_doorbell_take_posted(struct vn_vfu_dev *dev);
 vn_status vn_doorbell_map(struct vn_req *req, uint32_t length);
+vn_status vn_doorbell_map_meta(struct vn_req *req, struct vn_meta_map *map, uint32_t length);
 void vn_doorbell_write(struct vn_vfu_dev *dev, uint32_t offset, uint32_t value);
 void vn_doorbell_remap(struct vn_vfu_dev *dev); /* the guest's memory map has changed */
 vn_status vn_doorbell_sq_open(struct vn_sq *sq);
+struct vn_req *vn_doorbell_fetch_second(struct vn_sq *sq, bool *later);
 vn_status vn_doorbell_cq_open(struct vn_cq *cq);
 vn_status vn_doorbell_buffer(struct vn_ctrl *ctrl, uint64_t shadow, uint64_t event_idx);
 void vn_doorbell_post(struct vn_req *req);

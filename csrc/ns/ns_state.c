@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "ns/meta.h"
+
 int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
     struct vn_ns_state *state = calloc(1, sizeof(*state));
     if (!state)
@@ -14,25 +16,41 @@ int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
                                 .payload = &state->kept,
                                 .bytes = sizeof(state->kept)};
     int err = vn_keep_open(&opts, &state->keep, error, error_size);
+    if (!err && !vn_marks_are_sane(&state->kept.marks)) {
+        vn_keep_close(state->keep);
+        err = vn_backend_fail(error, error_size, EBADMSG, "%s: its list of marked blocks is no such list; move the file away",
+                              ns->state_path);
+    }
     if (err) {
         free(state);
         return err;
     }
     ns->state = state;
-    vn_ns_state_look(ns);
+    err = vn_ns_apply_format(ns, error, error_size);
+    if (err) {
+        vn_ns_state_close(ns);
+        return err;
+    }
     return 0;
 }
 
 void vn_ns_state_close(struct vn_ns *ns) {
     if (!ns->state)
         return;
+    vn_meta_close(ns->meta);
+    ns->meta = NULL;
     vn_keep_close(ns->state->keep);
     free(ns->state);
     ns->state = NULL;
 }
 
 void vn_ns_state_look(struct vn_ns *ns) {
-    uint32_t special = ns->special & (VN_NS_SPECIAL_BUSY | VN_NS_SPECIAL_ZONES);
+    uint32_t special = ns->special & VN_NS_SPECIAL_BUSY;
+    special |= ns->state->kept.format.in_progress ? VN_NS_SPECIAL_BUSY : 0;
+    special |= ns->meta ? VN_NS_SPECIAL_META : 0;
+    special |= ns->zoned ? VN_NS_SPECIAL_ZONES : 0;
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
+    special |= ns->state->kept.marks.nr ? VN_NS_SPECIAL_MARKS : 0;
+    special |= ns->state->locks.nr ? VN_NS_SPECIAL_LOCKED : 0;
     ns->special = special;
 }

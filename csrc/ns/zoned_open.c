@@ -183,10 +183,11 @@ static int read_head(struct opening *o) {
     const char *path = o->wanted->path;
     if (pread(o->zoned->fd, head, sizeof(*head), 0) != sizeof(*head) || memcmp(head->magic, MAGIC, sizeof(head->magic)) ||
         head->crc != crc_of(head))
-        return FAIL(o, EBADMSG, "%s is no table of zones, or damaged: restore it (without it nothing says what is in the zones)",
+        return FAIL(o, EBADMSG, "%s is no table of zones, or damaged: restore it; without it nothing says what is in the zones",
                     path);
     if (head->version != TABLE_VERSION)
-        return FAIL(o, EPROTONOSUPPORT, "%s is of another version of this program (layout %u): use that one", path, head->version);
+        return FAIL(o, EPROTONOSUPPORT, "%s is of another version of this program (layout %u): use that one", path,
+                    head->version);
     const struct vn_zoned_opts *wanted = o->wanted;
     bool differs = head->size != o->zoned->backend.size || head->block_size != o->opts->block_size ||
                    (wanted->zone_size && wanted->zone_size != head->zone_size) ||

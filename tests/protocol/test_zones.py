@@ -48,10 +48,17 @@ def test_identify_says_what_it_is(queue: ZonedQueue) -> None:
     assert host.identify(3, 1)[40:45] == bytes([4, 1, 0, 0, 2])  # CSI
     assert host.identify(6, csi=zns.CSI_ZONED)[0] == 0  # ZASL: as MDTS
     assert host.identify(0x1C)[0] & 5 == 5
-    assert host.get_feature(0x19) == 0
     assert host.identify_namespace().nr_blocks == 16 * ZONE
     refused(host.admin(nvme.identify(5, 1, 0, 1)), Status.INVALID_FIELD)
     assert host.identify(8, 1)[14] & 1
+
+
+def test_there_is_one_combination_of_command_sets(queue: ZonedQueue) -> None:
+    host = queue.queue.host
+    assert host.identify(0x1C) == bytes([5]) + bytes(PAGE - 1)
+    assert host.get_feature(0x19) == 0
+    host.set_feature(0x19, 0)
+    refused(host.admin(nvme.set_features(0x19, 1)), ZoneStatus.COMBINATION_REJECTED)
 
 
 def test_each_command_set_lists_its_own(serve: Serve) -> None:

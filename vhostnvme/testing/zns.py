@@ -107,7 +107,7 @@ def place_of(completion: Completion) -> int:
 def parse_report(data: bytes, extension: int = 0) -> tuple[int, list[Zone]]:
     """The number of zones that a report names, and the descriptors in it."""
     nr = int.from_bytes(data[:8], "little")
-    zones = []
+    zones: list[Zone] = []
     step = ZONE_BYTES + extension
     for at in range(HEAD_BYTES, len(data) - step + 1, step):
         if len(zones) == nr:
