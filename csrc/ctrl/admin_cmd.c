@@ -71,6 +71,7 @@ static const struct command {
     {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS, 0, 0},
     {VN_ADMIN_CROSS_RESET, VN_KIND_IO, 0, 0},
     {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI, VN_OACS_DBBUF, 0},
+    {VN_ADMIN_GET_LBA_STATUS, VN_KIND_PCI, VN_OACS_LBA_STATUS, 0},
     {VN_ADMIN_FORMAT_NVM, VN_KIND_PCI, VN_OACS_FORMAT, VN_EFFECT_LBCC | VN_EFFECT_NCC | VN_EFFECT_CSE_NS},
 };
 
@@ -157,6 +158,8 @@ static vn_status execute(struct vn_req *req, bool *parked) {
         return VN_SC_SUCCESS;
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);
+    case VN_ADMIN_GET_LBA_STATUS:
+        return vn_get_lba_status(req);
     case VN_ADMIN_FORMAT_NVM:
         *parked = vn_format_nvm(req, &status);
         return status;

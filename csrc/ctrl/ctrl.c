@@ -293,7 +293,7 @@ static void on_command_done(struct vn_req *req, void *arg) {
     vn_ctrl_leave_flight(ctrl);
 }
 
-void vn_ctrl_execute(struct vn_req *req) {
+static inline void begin(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     req->nr_frames = 0;
     req->result = req->result_high = 0;
@@ -310,6 +310,15 @@ void vn_ctrl_execute(struct vn_req *req) {
     vn_req_push(req, on_command_done, ctrl);
     vn_queue_track(req->sq, req);
     vn_ctrl_enter_flight(ctrl);
+}
+
+void vn_ctrl_begin(struct vn_req *req) {
+    begin(req);
+}
+
+void vn_ctrl_execute(struct vn_req *req) {
+    const struct vn_ctrl *ctrl = req->ctrl;
+    begin(req);
     if (ctrl->fabrics && req->cmd.opcode == VN_ADMIN_FABRICS)
         vn_fabrics_execute(req);
     else if (req->sq->sqid)

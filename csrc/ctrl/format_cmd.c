@@ -120,6 +120,7 @@ static void on_saved_done(struct vn_keep_wait *wait, int err) {
 static void change(struct vn_format_run *run) {
     struct vn_format_kept *kept = &run->ns->state->kept.format;
     char error[128];
+    run->ns->state->kept.marks.nr = 0; /* all blocks have been written */
     if (vn_ns_apply_format(run->ns, error, sizeof(error))) { /* no memory for its buffers */
         end_run(run, VN_SC_INTERNAL);
         return;

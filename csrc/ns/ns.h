@@ -23,6 +23,7 @@ struct vn_ns_counters { /* one writer: the channel's reactor */
 #define VN_NS_SPECIAL_RESERVED (1u << 3) /* a host holds a reservation */
 #define VN_NS_SPECIAL_PROTECTED (1u << 4) /* write protected by the host */
 #define VN_NS_SPECIAL_ZONES (1u << 5)    /* it is a zoned namespace */
+#define VN_NS_SPECIAL_LOCKED (1u << 6)   /* a fused command has some of it to itself */
 
 struct vn_ns_state; /* ns_state.h */
 struct vn_meta;     /* meta.h */

@@ -23,7 +23,7 @@ static void test_dispatch(struct ctrl_rig *rig) {
     static const uint8_t known[] = {
         VN_ADMIN_DELETE_SQ, VN_ADMIN_CREATE_SQ, VN_ADMIN_GET_LOG_PAGE, VN_ADMIN_DELETE_CQ, VN_ADMIN_CREATE_CQ,
         VN_ADMIN_IDENTIFY, VN_ADMIN_ABORT, VN_ADMIN_SET_FEATURES, VN_ADMIN_GET_FEATURES, VN_ADMIN_ASYNC_EVENT,
-        VN_ADMIN_FORMAT_NVM,
+        VN_ADMIN_GET_LBA_STATUS, VN_ADMIN_FORMAT_NVM,
     };
     rig_enable(rig);
     for (unsigned opcode = 0; opcode < 256; opcode++) {

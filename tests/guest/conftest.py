@@ -100,7 +100,10 @@ def rig(disk_folder: Path, full_disk: FullDiskServer) -> Iterator[GuestRig]:
 @pytest.fixture(scope="session")
 def cli(disk_folder: Path) -> Iterator[GuestRig]:
     """The guest of nvme-cli's tests: FULL has all that a drive can have."""
-    disks = {"FULL": ["mem:64M", f"file:{disk_folder}/full2.img?size=64M"]}
+    disks = {
+        "FULL": ["mem:64M", f"file:{disk_folder}/full2.img?size=64M"],
+        "FORMAT": ["mem:64M"],
+    }
     with GuestRig(disks, kernel_args=["iomem=relaxed"]) as running:
         yield running
 
