@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,7 +90,7 @@ def controller(rig: GuestRig, number: int) -> str:
     """/dev/nvme0, …, by its CNTLID."""
     script = (
         "for c in /sys/class/nvme/nvme*; do"
-        f' [ "$(cat $c/cntlid)" = {number} ] && echo /dev/${{c##*/}}; done'
+        f' [ "$(cat $c/cntlid)" = {number} ] && echo /dev/${{c##*/}}; done; true'
     )
     return rig.output(script)
 
@@ -164,10 +163,9 @@ def test_io_outlives_the_reset_of_a_controller(paths: GuestRig, node: str) -> No
 
 def test_when_no_way_is_open_io_waits(ssd: SsdServer, paths: GuestRig, node: str) -> None:
     drive(ssd, "ana", "inaccessible")
-    read = f"dd if={node} of=/dev/null bs=4k count=1 iflag=direct,nonblock 2>/dev/null"
-    paths.run(
-        f"rm -f /tmp/dd.code; ({read}; echo $? >/tmp/dd.code) & sleep 2; [ ! -s /tmp/dd.code ]"
-    )
+    read = f"dd if={node} of=/dev/null bs=4k count=1 iflag=direct"
+    waits = f"rm -f /tmp/dd.code; ({read} 2>/tmp/dd.err; echo $? >/tmp/dd.code) & sleep 2;"
+    paths.run(waits + " [ ! -s /tmp/dd.code ] || (cat /tmp/dd.err; exit 1)")
     drive(ssd, "ana", "optimized", "--controller", "2")
     wait_true(paths, "[ -s /tmp/dd.code ]")
     assert paths.output("cat /tmp/dd.code") == "0"
