@@ -7,6 +7,11 @@
 
 #define ERROR_BYTES 512u
 
+static int begin_on_reactor(void *arg) {
+    vn_drive_begin(arg);
+    return 0;
+}
+
 int vn_drive_create(vn_runtime *rt, const struct vn_drive_opts *opts, vn_drive **out) {
     char error[ERROR_BYTES];
     if (opts->reactor >= rt->nr_reactors)
@@ -16,18 +21,11 @@ int vn_drive_create(vn_runtime *rt, const struct vn_drive_opts *opts, vn_drive *
         return vn_fail(err, "%s", error);
     (*out)->owner = rt;
     rt->nr_handles++;
-    return 0;
+    return vn_reactor_call((*out)->reactor, begin_on_reactor, *out);
 }
 
 static int end_on_reactor(void *arg) {
-    struct vn_drive *drive = arg;
-    if (vn_drive_has_ctrls(drive))
-        return -EBUSY;
-    if (drive->kept.running) {
-        drive->kept.running = 0;
-        vn_keep_save(drive->keep, drive->reactor, NULL);
-    }
-    return vn_keep_is_idle(drive->keep) ? 0 : -EAGAIN;
+    return vn_drive_end(arg);
 }
 
 int vn_drive_destroy(vn_drive *drive) {

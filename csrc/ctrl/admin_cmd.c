@@ -3,6 +3,7 @@
  */
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
@@ -47,29 +48,63 @@ static vn_status doorbell_buffer(struct vn_req *req) {
     return ctrl->door->doorbell_buffer(ctrl, shadow, event_idx);
 }
 
-/* Which controllers have a command. The effects log tells the same. */
-bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
-    static const struct {
-        uint8_t opcode;
-        uint8_t kinds;
-    } commands[] = {
-        {VN_ADMIN_DELETE_SQ, VN_KIND_PCI},       {VN_ADMIN_CREATE_SQ, VN_KIND_PCI},
-        {VN_ADMIN_DELETE_CQ, VN_KIND_PCI},       {VN_ADMIN_CREATE_CQ, VN_KIND_PCI},
-        {VN_ADMIN_GET_LOG_PAGE, VN_KIND_ANY},    {VN_ADMIN_IDENTIFY, VN_KIND_ANY},
-        {VN_ADMIN_ABORT, VN_KIND_ANY},           {VN_ADMIN_SET_FEATURES, VN_KIND_ANY},
-        {VN_ADMIN_GET_FEATURES, VN_KIND_ANY},    {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY},
-        {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS},  {VN_ADMIN_CROSS_RESET, VN_KIND_IO},
-        {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI},
-    };
+/* --- Which commands there are: dispatch, OACS and the effects log say the same --- */
+static const struct command {
+    uint8_t opcode;
+    uint8_t kinds;    /* of controllers that have it */
+    uint16_t oacs;    /* the bit of Identify Controller that tells of it; 0: none does */
+    uint32_t effects; /* beyond CSUPP */
+} commands[] = {
+    {VN_ADMIN_DELETE_SQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_CREATE_SQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_GET_LOG_PAGE, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_DELETE_CQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_CREATE_CQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_IDENTIFY, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_ABORT, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_SET_FEATURES, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_GET_FEATURES, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_FW_COMMIT, VN_KIND_PCI, VN_OACS_FIRMWARE, 0},
+    {VN_ADMIN_FW_DOWNLOAD, VN_KIND_PCI, VN_OACS_FIRMWARE, 0},
+    {VN_ADMIN_SELF_TEST, VN_KIND_PCI, VN_OACS_SELF_TEST, 0},
+    {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS, 0, 0},
+    {VN_ADMIN_DIRECTIVE_SEND, VN_KIND_PCI, VN_OACS_DIRECTIVES, 0},
+    {VN_ADMIN_DIRECTIVE_RECEIVE, VN_KIND_PCI, VN_OACS_DIRECTIVES, 0},
+    {VN_ADMIN_CROSS_RESET, VN_KIND_IO, 0, 0},
+    {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI, VN_OACS_DBBUF, 0},
+    {VN_ADMIN_SECURITY_SEND, VN_KIND_PCI, VN_OACS_SECURITY, 0},
+    {VN_ADMIN_SECURITY_RECEIVE, VN_KIND_PCI, VN_OACS_SECURITY, 0},
+    {VN_ADMIN_SANITIZE, VN_KIND_PCI, 0, VN_EFFECT_LBCC | VN_EFFECT_CSE_ALL},
+};
+
+/* NULL: this controller has no such command. */
+static const struct command *find(const struct vn_ctrl *ctrl, uint8_t opcode) {
     if (opcode == VN_ADMIN_DOORBELL_CONFIG && !ctrl->dbbuf_supported)
-        return false;
+        return NULL;
     if (opcode == VN_ADMIN_CROSS_RESET && !ctrl->door->cross_reset)
-        return false;
+        return NULL;
     for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
         if (commands[i].opcode == opcode)
-            return commands[i].kinds & vn_ctrl_kind(ctrl);
+            return commands[i].kinds & vn_ctrl_kind(ctrl) ? &commands[i] : NULL;
     }
-    return false;
+    return NULL;
+}
+
+bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
+    return find(ctrl, opcode);
+}
+
+uint32_t vn_admin_effects(const struct vn_ctrl *ctrl, uint8_t opcode) {
+    const struct command *command = find(ctrl, opcode);
+    return command ? VN_EFFECT_CSUPP | command->effects : 0;
+}
+
+uint16_t vn_admin_oacs(const struct vn_ctrl *ctrl) {
+    uint16_t oacs = 0;
+    for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++)
+        oacs |= find(ctrl, commands[i].opcode) ? commands[i].oacs : 0;
+    return oacs;
 }
 
 /* What is refused of any admin command. */
@@ -81,7 +116,35 @@ static vn_status check(const struct vn_req *req) {
     } else if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) != VN_PSDT_PRP) {
         return VN_SC_INVALID_FIELD; /* admin commands use PRPs on PCIe (Base 4.1.1) */
     }
-    return vn_admin_offers(req->ctrl, req->cmd.opcode) ? VN_SC_SUCCESS : VN_SC_INVALID_OPCODE;
+    return vn_admin_offers(req->ctrl, req->cmd.opcode) ? vn_drive_allows(req) : VN_SC_INVALID_OPCODE;
+}
+
+/* Those that only a drive has. */
+static vn_status execute_of_drive(struct vn_req *req, bool *parked) {
+    vn_status status = VN_SC_SUCCESS;
+    switch (req->cmd.opcode) {
+    case VN_ADMIN_FW_COMMIT:
+        *parked = vn_firmware_commit(req, &status);
+        return status;
+    case VN_ADMIN_FW_DOWNLOAD:
+        return vn_firmware_download(req);
+    case VN_ADMIN_SELF_TEST:
+        *parked = vn_self_test_command(req, &status);
+        return status;
+    case VN_ADMIN_DIRECTIVE_SEND:
+        return vn_directive_send(req);
+    case VN_ADMIN_DIRECTIVE_RECEIVE:
+        return vn_directive_receive(req);
+    case VN_ADMIN_SECURITY_SEND:
+        return vn_security_send(req);
+    case VN_ADMIN_SECURITY_RECEIVE:
+        return vn_security_receive(req);
+    case VN_ADMIN_SANITIZE:
+        *parked = vn_sanitize_command(req, &status);
+        return status;
+    default:
+        return VN_SC_INVALID_OPCODE;
+    }
 }
 
 static vn_status execute(struct vn_req *req, bool *parked) {
@@ -106,7 +169,8 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_ABORT:
         return abort_command(req, parked);
     case VN_ADMIN_SET_FEATURES:
-        return vn_feature_set(req);
+        *parked = vn_feature_set(req, &status);
+        return status;
     case VN_ADMIN_GET_FEATURES:
         return vn_feature_get(req);
     case VN_ADMIN_ASYNC_EVENT:
@@ -121,11 +185,12 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);
     default:
-        return VN_SC_INVALID_OPCODE;
+        return execute_of_drive(req, parked);
     }
 }
 
 void vn_admin_execute(struct vn_req *req) {
+    req->start_ns = vn_reactor_now_ns(req->ctrl->reactor);
     bool parked = false;
     vn_status status = execute(req, &parked);
     if (!parked)

@@ -70,7 +70,6 @@ static int init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn
         snprintf(ctrl->subnqn, sizeof(ctrl->subnqn), "nqn.2026-11.io.vhostnvme:%s", ctrl->serial);
     ctrl->drain_timer.fn = on_drain_timeout;
     vn_ns_throttle_ctrl(&ctrl->throttle, reactor, ctrl->limit_marks, &ctrl->counters.waits);
-    ctrl->power_cycles = 1;
     vn_ctrl_reset_regs(ctrl);
     vn_queue_reset_all(ctrl);
     vn_feature_reset(ctrl);
@@ -274,6 +273,8 @@ static void on_command_done(struct vn_req *req, void *arg) {
         settle_cancelled(req);
     if (req->status)
         on_error(ctrl, req);
+    if (__builtin_expect(req->status || !sq->sqid, 0) && ctrl->drive)
+        vn_recent_add(ctrl->drive, req);
     count_command(ctrl, req);
     sq->cq->reserved--;
     /* A reset is silent; on fabrics the admin queue goes on through it, as it carries the properties. */
@@ -417,7 +418,8 @@ vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length) {
 
 void vn_ctrl_cancel(struct vn_req *req) {
     req->cancelled = true;
-    vn_ns_cancel(req);
+    if (req->ns) /* else it waits for something of the drive's, which ends by itself */
+        vn_ns_cancel(req);
 }
 
 /* Cancel what backends hold, end what waits for a busy one or for tokens. */

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "core/nvme_admin.h"
+
 int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
     struct vn_ns_state *state = calloc(1, sizeof(*state));
     if (!state)
@@ -19,6 +21,8 @@ int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
         return err;
     }
     ns->state = state;
+    if (state->kept.write_protect == VN_WP_UNTIL_POWER_CYCLE) /* which this is */
+        state->kept.write_protect = VN_WP_NONE;
     vn_ns_state_look(ns);
     return 0;
 }
@@ -34,5 +38,6 @@ void vn_ns_state_close(struct vn_ns *ns) {
 void vn_ns_state_look(struct vn_ns *ns) {
     uint32_t special = ns->special & VN_NS_SPECIAL_BUSY;
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
+    special |= ns->state->refusal ? VN_NS_SPECIAL_REFUSES : 0;
     ns->special = special;
 }

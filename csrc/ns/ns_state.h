@@ -18,6 +18,7 @@ struct vn_ns_kept {
 struct vn_ns_state {
     struct vn_keep *keep;
     struct vn_ns_kept kept;
+    vn_status refusal; /* how every I/O command ends: its drive is being sanitized, or could not be; 0: it does not */
 };
 
 /* Control thread; once. With a state_path it reads what is there. */
