@@ -177,8 +177,8 @@ int vn_ns_get_info(vn_ns *ns, struct vn_ns_info *out) {
     struct vn_ns_counters sum;
     vn_ns_sum(ns, &sum);
     *out = (struct vn_ns_info){
-        .size = vn_ns_nr_blocks(ns) << ns->block_shift,
-        .block_size = 1u << ns->block_shift,
+        .size = vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns),
+        .block_size = 1u << vn_ns_block_shift(ns),
         .flags = ns->read_only ? VN_NS_READ_ONLY : 0,
         .direct = ns->backend->direct,
         .deallocate = ns->backend->deallocates,
@@ -321,12 +321,19 @@ int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
     int err = ns->state ? 0 : vn_ns_state_open(ns, error, sizeof(error));
     if (err)
         return vn_fail(err, "namespace %u cannot be attached: %s", nsid, error);
+    bool shared = vn_ns_is_shared(ns, ctrl->drive);
+    if (shared && !vn_ns_hold(ns))
+        return vn_fail(-EBUSY, "namespace %u cannot be attached: it is being formatted or sanitized, or its blocks have "
+                               "metadata; one SSD alone can have it", nsid);
     err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
+    if (!err)
+        err = vn_ns_add_chan(ns, call.nsc);
+    if (shared)
+        vn_ns_unhold(ns);
     if (err == -EEXIST)
         return vn_fail(err, "namespace id %u is taken on this controller", nsid);
-    if (err)
+    if (err && err != -ENOSPC)
         return vn_fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
-    err = vn_ns_add_chan(ns, call.nsc);
     if (err) {
         vn_ctrl_detach_ns(ctrl, nsid, VN_CLOSE_BOUND_MS);
         return vn_fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);
@@ -343,6 +350,7 @@ static int detach_on_reactor(void *arg) {
     call->nsc = nsc;
     if (!nsc->closing) {
         nsc->closing = true; /* no new command finds it */
+        vn_drive_count_change(call->ctrl);
         vn_aer_ns_changed(call->ctrl, call->nsid);
     }
     if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc) || vn_job_leave(call->ctrl->drive, nsc->ns))

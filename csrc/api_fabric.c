@@ -256,12 +256,17 @@ int vn_subsys_add_ns(vn_subsys *subsys, vn_ns *ns, uint32_t nsid, uint32_t ana_g
     struct subsys_call call = {.subsys = subsys, .ns = ns, .nsid = nsid, .group = ana_group ? ana_group : 1};
     if (check_nsid(nsid) || check_group(call.group))
         return -EINVAL;
+    if (!vn_ns_hold(ns))
+        return vn_fail(-EBUSY, "namespace %u cannot be added: it is being formatted or sanitized, or its blocks have metadata; "
+                               "one SSD alone can have it", nsid);
     int err = vn_reactor_call(subsys->target->reactor, open_ns_on_reactor, &call);
+    if (!err)
+        err = vn_ns_add_chan(ns, call.nsc);
+    vn_ns_unhold(ns);
     if (err == -EEXIST)
         return vn_fail(err, "namespace id %u is taken in this subsystem", nsid);
-    if (err)
+    if (err && err != -ENOSPC)
         return vn_fail(err, "namespace %u cannot be added: %s", nsid, strerror(-err));
-    err = vn_ns_add_chan(ns, call.nsc);
     if (err) {
         drop_ns(subsys, nsid, VN_CLOSE_BOUND_MS);
         return vn_fail(err, "a namespace can be attached to %u controllers and subsystems at most", VN_NS_MAX_CHANS);

@@ -51,7 +51,8 @@ int vn_event_queue_fd(const struct vn_event_queue *queue) {
 }
 
 static uint64_t room_for(enum vn_event_type type) {
-    return type == VN_EVENT_CTRL_DESTROYED || type == VN_EVENT_TARGET_DESTROYED ? NR_SLOTS : NR_ORDINARY;
+    bool is_awaited = type == VN_EVENT_CTRL_DESTROYED || type == VN_EVENT_TARGET_DESTROYED || type == VN_EVENT_DECISION;
+    return is_awaited ? NR_SLOTS : NR_ORDINARY;
 }
 
 /* Claims a cell for writing; -1 when there is no room for this one. */

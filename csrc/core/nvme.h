@@ -176,6 +176,8 @@ enum vn_io_opcode {
 #define VN_RW_NLB(cdw12) (((cdw12) & 0xffffu) + 1u)
 #define VN_RW_DEAC (1u << 25) /* Write Zeroes: deallocate */
 #define VN_RW_PRINFO_MASK (0xfu << 26)
+#define VN_RW_PRACT (1u << 29)
+#define VN_RW_PRCHK(cdw12) (((cdw12) >> 26) & 0x7u)
 #define VN_RW_FUA (1u << 30)
 #define VN_RW_LR (1u << 31)
 
@@ -236,6 +238,7 @@ enum vn_status_code {
     VN_SC_SGL_METADATA_LENGTH = VN_STATUS(0, 0x10),
     VN_SC_SGL_TYPE = VN_STATUS(0, 0x11),
     VN_SC_INVALID_PRP_OFFSET = VN_STATUS(0, 0x13),
+    VN_SC_OPERATION_DENIED = VN_STATUS(0, 0x15),
     VN_SC_SGL_OFFSET = VN_STATUS(0, 0x16),
     VN_SC_SANITIZE_FAILED = VN_STATUS(0, 0x1c),
     VN_SC_SANITIZE_IN_PROGRESS = VN_STATUS(0, 0x1d),
@@ -255,19 +258,33 @@ enum vn_status_code {
     VN_SC_FIRMWARE_IMAGE = VN_STATUS(1, 0x07),
     VN_SC_INVALID_VECTOR = VN_STATUS(1, 0x08),
     VN_SC_INVALID_LOG_PAGE = VN_STATUS(1, 0x09),
+    VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
     VN_SC_INVALID_QUEUE_DELETION = VN_STATUS(1, 0x0c),
     VN_SC_FEATURE_NOT_SAVEABLE = VN_STATUS(1, 0x0d),
     VN_SC_FEATURE_NOT_CHANGEABLE = VN_STATUS(1, 0x0e),
     VN_SC_FEATURE_NOT_NS_SPECIFIC = VN_STATUS(1, 0x0f),
     VN_SC_FIRMWARE_NEEDS_RESET = VN_STATUS(1, 0x11),
     VN_SC_OVERLAPPING_RANGE = VN_STATUS(1, 0x14),
+    VN_SC_INSUFFICIENT_CAPACITY = VN_STATUS(1, 0x15),
+    VN_SC_NSID_UNAVAILABLE = VN_STATUS(1, 0x16),
+    VN_SC_NS_ATTACHED = VN_STATUS(1, 0x18),
+    VN_SC_NS_PRIVATE = VN_STATUS(1, 0x19),
+    VN_SC_NS_NOT_ATTACHED = VN_STATUS(1, 0x1a),
+    VN_SC_THIN_PROVISIONING = VN_STATUS(1, 0x1b),
+    VN_SC_CTRL_LIST_INVALID = VN_STATUS(1, 0x1c),
     VN_SC_SELF_TEST_IN_PROGRESS = VN_STATUS(1, 0x1d),
+    VN_SC_ANA_GROUP_INVALID = VN_STATUS(1, 0x24),
+    VN_SC_IOCS_NOT_SUPPORTED = VN_STATUS(1, 0x29),
     VN_SC_CONFLICTING_ATTRIBUTES = VN_STATUS(1, 0x80),
+    VN_SC_INVALID_PI = VN_STATUS(1, 0x81),
     VN_SC_READ_ONLY_RANGE = VN_STATUS(1, 0x82),
     VN_SC_CMD_SIZE_LIMIT = VN_STATUS(1, 0x83),
 
     VN_SC_WRITE_FAULT = VN_STATUS(2, 0x80),
     VN_SC_UNRECOVERED_READ = VN_STATUS(2, 0x81),
+    VN_SC_GUARD_CHECK = VN_STATUS(2, 0x82),
+    VN_SC_APP_TAG_CHECK = VN_STATUS(2, 0x83),
+    VN_SC_REF_TAG_CHECK = VN_STATUS(2, 0x84),
     VN_SC_COMPARE_FAILURE = VN_STATUS(2, 0x85),
     VN_SC_ACCESS_DENIED = VN_STATUS(2, 0x86),
     VN_SC_DEALLOCATED = VN_STATUS(2, 0x87),
@@ -294,8 +311,34 @@ enum vn_cns {
     VN_CNS_NS_CTRL_LIST = 0x12,
     VN_CNS_CTRL_LIST = 0x13,
     VN_CNS_ENDURANCE_GROUPS = 0x19,
+    VN_CNS_IOCS_ALLOCATED_NS_LIST = 0x1a,
     VN_CNS_IOCS_LIST = 0x1c,
 };
+
+/* --- Namespace Management and Attachment (Base 5.23, 5.22; NVM Command Set 4.1.6) --- */
+enum vn_ns_management { VN_NS_MANAGE_CREATE = 0, VN_NS_MANAGE_DELETE = 1 };
+enum vn_ns_attachment { VN_NS_ATTACHMENT_ATTACH = 0, VN_NS_ATTACHMENT_DETACH = 1 };
+
+struct vn_ns_create { /* what a host may say of a new namespace: the fields of Identify Namespace at the same places */
+    uint64_t nsze, ncap;
+    uint8_t rsvd16[10];
+    uint8_t flbas, rsvd27[2], dps, nmic;
+    uint8_t rsvd31[61];
+    uint32_t anagrpid;
+    uint8_t rsvd96[4];
+    uint16_t nvmsetid, endgid;
+    uint8_t rsvd104[280];
+    uint64_t lbstm;
+    uint8_t rsvd392[3704];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_ns_create, 4096);
+
+#define VN_CTRL_LIST_MAX 2047u
+struct vn_ctrl_list {
+    uint16_t nr;
+    uint16_t ids[VN_CTRL_LIST_MAX];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_ctrl_list, 4096);
 
 struct vn_power_state {
     uint16_t mp; /* maximum power, in 0.01 W unless MXPS */
@@ -427,6 +470,8 @@ VN_ASSERT_SIZE(struct vn_id_ns_independent, 4096);
 
 enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_CSI = 4 };
 
+#define VN_OACS_FORMAT (1u << 1)
+#define VN_OACS_NS_MANAGEMENT (1u << 3)
 #define VN_OACS_DBBUF (1u << 8)
 #define VN_ONCS_COMPARE (1u << 0)
 #define VN_ONCS_DSM (1u << 2)
@@ -524,6 +569,7 @@ VN_ASSERT_SIZE(struct vn_log_effects, 4096);
 #define VN_EFFECT_NCC (1u << 2)
 #define VN_EFFECT_NIC (1u << 3)
 #define VN_EFFECT_CCC (1u << 4)
+#define VN_EFFECT_CSE_NS (1u << 16) /* no other command of the namespace meanwhile */
 
 /* --- Asynchronous events (Base 5.2.1) --- */
 enum vn_aen_type { VN_AEN_ERROR = 0, VN_AEN_SMART = 1, VN_AEN_NOTICE = 2, VN_AEN_IO = 6 };

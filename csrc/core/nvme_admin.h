@@ -213,12 +213,10 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 #define VN_FID_SCOPE_SUBSYSTEM (1u << 25)
 
 /* Commands Supported and Effects, beyond nvme.h */
-#define VN_EFFECT_CSE_NS (1u << 16)  /* not together with another command of the namespace, */
-#define VN_EFFECT_CSE_ALL (2u << 16) /* or of any namespace */
+#define VN_EFFECT_CSE_ALL (2u << 16) /* no other command of any namespace meanwhile */
 
 /* --- Identify: bits of its fields (Base 5.17.2.1) --- */
 #define VN_OACS_SECURITY (1u << 0)
-#define VN_OACS_FORMAT (1u << 1)
 #define VN_OACS_FIRMWARE (1u << 2)
 #define VN_OACS_SELF_TEST (1u << 4)
 #define VN_OACS_DIRECTIVES (1u << 5)

@@ -14,6 +14,7 @@
 
 struct vn_ctrl;
 struct vn_ns_chan;
+struct vn_meta_slot;
 struct vn_sq;
 struct vn_bounce;
 struct vn_req;
@@ -30,6 +31,7 @@ enum vn_op {
 
 #define VN_REQ_FUA (1u << 0)       /* durable before it completes */
 #define VN_REQ_MAY_UNMAP (1u << 1) /* Write Zeroes may give the space back */
+#define VN_REQ_BELOW (1u << 2)     /* offset is the backend's: metadata, which has no block addresses (vn_ns_submit_below) */
 
 /* FREE -> FETCHED (controller) -> TAKEN (backend) -> DONE (controller) -> FREE */
 enum vn_req_state { VN_REQ_FREE, VN_REQ_FETCHED, VN_REQ_TAKEN, VN_REQ_DONE };
@@ -75,6 +77,7 @@ struct vn_req {
     uint64_t start_ns;     /* when it was fetched */
     void (*resume)(struct vn_req *req); /* what goes on when it is offered again: with VN_REQ_RESUMES */
     struct vn_bounce *bounce; /* of a command that moves data through the device's own memory, while it runs */
+    struct vn_meta_slot *slot; /* of a command with metadata, once it has one: ctrl/meta_io.c */
     struct vn_req *abort_req; /* the Abort command that waits for this one to end */
     struct vn_req *prev, *next; /* pool, or the in-flight list of its queue */
 };

@@ -9,9 +9,10 @@
 /* What the guest is told when a backend failed with err (positive errno). Permanent ones carry DNR. */
 vn_status vn_status_from_errno(int err, bool is_write);
 /* The status with DNR when repeating the command cannot help, as for every status a malformed command gets. Over another
- * path, or later over this one, it may well help (type 3). */
+ * path, or later over this one, it may well help (type 3), and so it does when a format has ended. */
 static inline vn_status vn_status_dnr(vn_status status) {
-    return status && VN_STATUS_CODE(status) >> 8 != 3 ? (vn_status)(status | VN_STATUS_DNR) : status;
+    bool may_help = VN_STATUS_CODE(status) >> 8 == 3 || VN_STATUS_CODE(status) == VN_SC_FORMAT_IN_PROGRESS;
+    return status && !may_help ? (vn_status)(status | VN_STATUS_DNR) : status;
 }
 
 #endif

@@ -5,6 +5,7 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
 
@@ -57,22 +58,25 @@ static const struct command {
 } commands[] = {
     {VN_ADMIN_DELETE_SQ, VN_KIND_PCI, 0, 0},
     {VN_ADMIN_CREATE_SQ, VN_KIND_PCI, 0, 0},
-    {VN_ADMIN_GET_LOG_PAGE, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_DELETE_CQ, VN_KIND_PCI, 0, 0},
     {VN_ADMIN_CREATE_CQ, VN_KIND_PCI, 0, 0},
+    {VN_ADMIN_GET_LOG_PAGE, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_IDENTIFY, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_ABORT, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_SET_FEATURES, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_GET_FEATURES, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY, 0, 0},
+    {VN_ADMIN_NS_MANAGEMENT, VN_KIND_PCI, VN_OACS_NS_MANAGEMENT, VN_EFFECT_NIC},
     {VN_ADMIN_FW_COMMIT, VN_KIND_PCI, VN_OACS_FIRMWARE, 0},
     {VN_ADMIN_FW_DOWNLOAD, VN_KIND_PCI, VN_OACS_FIRMWARE, 0},
     {VN_ADMIN_SELF_TEST, VN_KIND_PCI, VN_OACS_SELF_TEST, 0},
+    {VN_ADMIN_NS_ATTACHMENT, VN_KIND_PCI, VN_OACS_NS_MANAGEMENT, VN_EFFECT_NIC},
     {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS, 0, 0},
     {VN_ADMIN_DIRECTIVE_SEND, VN_KIND_PCI, VN_OACS_DIRECTIVES, 0},
     {VN_ADMIN_DIRECTIVE_RECEIVE, VN_KIND_PCI, VN_OACS_DIRECTIVES, 0},
     {VN_ADMIN_CROSS_RESET, VN_KIND_IO, 0, 0},
     {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI, VN_OACS_DBBUF, 0},
+    {VN_ADMIN_FORMAT_NVM, VN_KIND_PCI, VN_OACS_FORMAT, VN_EFFECT_LBCC | VN_EFFECT_NCC | VN_EFFECT_CSE_NS},
     {VN_ADMIN_SECURITY_SEND, VN_KIND_PCI, VN_OACS_SECURITY, 0},
     {VN_ADMIN_SECURITY_RECEIVE, VN_KIND_PCI, VN_OACS_SECURITY, 0},
     {VN_ADMIN_SANITIZE, VN_KIND_PCI, 0, VN_EFFECT_LBCC | VN_EFFECT_CSE_ALL},
@@ -83,6 +87,8 @@ static const struct command *find(const struct vn_ctrl *ctrl, uint8_t opcode) {
     if (opcode == VN_ADMIN_DOORBELL_CONFIG && !ctrl->dbbuf_supported)
         return NULL;
     if (opcode == VN_ADMIN_CROSS_RESET && !ctrl->door->cross_reset)
+        return NULL;
+    if ((opcode == VN_ADMIN_NS_MANAGEMENT || opcode == VN_ADMIN_NS_ATTACHMENT) && !vn_ctrl_is_managed(ctrl))
         return NULL;
     for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
         if (commands[i].opcode == opcode)
@@ -176,6 +182,10 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_ASYNC_EVENT:
         *parked = vn_aer_park(req, &status);
         return status;
+    case VN_ADMIN_NS_MANAGEMENT:
+    case VN_ADMIN_NS_ATTACHMENT:
+        *parked = vn_decision_park(req, &status);
+        return status;
     case VN_ADMIN_KEEP_ALIVE: /* that it came is all there is to it: the door counts every command */
         return VN_SC_SUCCESS;
     case VN_ADMIN_CROSS_RESET:
@@ -184,6 +194,9 @@ static vn_status execute(struct vn_req *req, bool *parked) {
         return VN_SC_SUCCESS;
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);
+    case VN_ADMIN_FORMAT_NVM:
+        *parked = vn_format_nvm(req, &status);
+        return status;
     default:
         return execute_of_drive(req, parked);
     }

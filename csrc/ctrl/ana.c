@@ -1,5 +1,6 @@
 /* Asymmetric namespace access (Base 8.1): the states of groups, the log page that tells of them, and what they forbid.
- * The view belongs to the target, which has one for each listener of a subsystem.
+ * The view belongs to the target, which has one for each listener of a subsystem, or to the drive, which has one for each
+ * controller.
  */
 #include <string.h>
 
@@ -26,7 +27,7 @@ void vn_ana_changed(struct vn_ctrl *ctrl) {
 vn_status vn_ana_check(const struct vn_ctrl *ctrl, uint32_t nsid) {
     if (!vn_ctrl_has_ana(ctrl))
         return VN_SC_SUCCESS;
-    switch (ctrl->fabrics->ana->state[ctrl->fabrics->ana_group[nsid]]) {
+    switch (ctrl->ana->state[ctrl->ana_group[nsid]]) {
     case VN_ANA_INACCESSIBLE:
         return VN_SC_ANA_INACCESSIBLE;
     case VN_ANA_PERSISTENT_LOSS:
@@ -49,7 +50,7 @@ static uint32_t sort_members(const struct vn_ctrl *ctrl, struct members *members
     uint32_t nr_groups = 0;
     memset(members, 0, sizeof(*members));
     for (uint32_t nsid = vn_ns_table_next(&ctrl->namespaces, 0); nsid; nsid = vn_ns_table_next(&ctrl->namespaces, nsid)) {
-        uint8_t group = ctrl->fabrics->ana_group[nsid];
+        uint8_t group = ctrl->ana_group[nsid];
         if (tails[group]) {
             members->next[tails[group]] = (uint16_t)nsid;
         } else {
@@ -65,7 +66,7 @@ static uint32_t sort_members(const struct vn_ctrl *ctrl, struct members *members
 /* Groups that have a namespace which this host sees; with RGO, without their namespaces (Base 5.16.1.13). */
 void vn_ana_log(struct vn_log *log) {
     const struct vn_ctrl *ctrl = log->req->ctrl;
-    const struct vn_ana *ana = ctrl->fabrics->ana;
+    const struct vn_ana *ana = ctrl->ana;
     bool groups_only = log->req->cmd.cdw10 & VN_ANA_LOG_RGO;
     struct members members;
     uint32_t nr_groups = sort_members(ctrl, &members);

@@ -14,6 +14,7 @@
 #include "ctrl/bounce.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 
 #define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
 #define BACKEND_ERROR_EVENT_NS 1000000000ull /* tell Python of backend errors at most once a second */
@@ -198,9 +199,12 @@ int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct
     nsc->ctrl_throttle = &ctrl->throttle;
     nsc->resized = tell_of_size;
     nsc->hosts = ctrl;
+    nsc->owner = ctrl->drive;
     vn_ns_chan_limit(nsc, NULL);
     vn_ns_table_add(&ctrl->namespaces, nsc);
+    vn_drive_count_change(ctrl);
     vn_aer_ns_changed(ctrl, nsid);
+    vn_format_resume(nsc);
     return 0;
 }
 
@@ -347,12 +351,16 @@ static struct vn_req *take_busy(struct vn_ctrl *ctrl) {
     return req;
 }
 
-bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
+bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
     for (const struct vn_req *req = ctrl->busy_first; req; req = (const struct vn_req *)(uintptr_t)req->filter[0]) {
         if (req->ns == nsc)
             return true;
     }
     return false;
+}
+
+bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
+    return vn_ctrl_has_busy(ctrl, nsc) || vn_format_uses(nsc);
 }
 
 /* True: it is on its way, or has ended. */
@@ -424,6 +432,8 @@ void vn_ctrl_cancel(struct vn_req *req) {
 
 /* Cancel what backends hold, end what waits for a busy one or for tokens. */
 void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
+    if (ctrl->drive)
+        vn_decision_drop(ctrl);
     for (size_t i = 0; i < VN_NR_QUEUES; i++) {
         for (struct vn_req *req = ctrl->sqs[i].inflight; req; req = req->next)
             vn_ctrl_cancel(req);
@@ -433,6 +443,7 @@ void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
     vn_throttle_end_cancelled(&ctrl->throttle);
     vn_ns_table_end_cancelled(&ctrl->namespaces);
     vn_ctrl_retry_busy(ctrl);
+    vn_format_drop(ctrl);
 }
 
 void vn_ctrl_release(struct vn_ctrl *ctrl) {

@@ -41,6 +41,7 @@ struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
 struct vn_drive;   /* drive.h */
 struct vn_ctrl_kept; /* kept.h */
+struct vn_ana;     /* fabrics.h */
 struct vn_discovery_cursor;
 struct vn_discovery_entry;
 
@@ -110,6 +111,8 @@ struct vn_ctrl {
     void *door_ctx;
     struct vn_fabrics *fabrics; /* NULL: PCI */
     struct vn_drive *drive;     /* that it belongs to; NULL: fabrics */
+    const struct vn_ana *ana;   /* what it says of the groups of namespaces; NULL: nothing */
+    const uint8_t *ana_group;   /* by NSID; set when ana is */
 
     /* properties */
     uint64_t cap, asq, acq;
@@ -158,6 +161,7 @@ struct vn_ctrl {
 
     struct vn_log_error error_log[VN_MAX_ERROR_LOG]; /* a ring, newest at error_count - 1 */
     uint64_t error_count;
+    uint64_t error_specific; /* command specific information of the next entry: set just before the command ends */
     struct vn_ctrl_counters counters;
     uint64_t busy_since_ns, created_ns;
     struct vn_ctrl_counters folded; /* as far as the drive's SMART log has them */
@@ -171,11 +175,19 @@ struct vn_ctrl {
     uint8_t *page; /* one page for building what a log or identify command answers */
 };
 
+/* The host's metadata buffer as a door maps it. */
+struct vn_meta_map {
+    struct iovec *iov;
+    uint32_t max, nr;
+};
+
 /* What a door does for its controller. */
 struct vn_door_ops {
     const char *name;
     /* Turn the command's data pointer into req->iov, length bytes in all. */
     vn_status (*map)(struct vn_req *req, uint32_t length);
+    /* ... and its metadata pointer into map->iov. NULL: there is none. */
+    vn_status (*map_meta)(struct vn_req *req, struct vn_meta_map *map, uint32_t length);
     /* Tell the host that req is done: req->status, req->result. */
     void (*post)(struct vn_req *req);
     /* The controller has done with req, whether posted or not. NULL: it goes back to the controller's pool. */
@@ -225,6 +237,8 @@ void vn_ctrl_enter_flight(struct vn_ctrl *ctrl);
 void vn_ctrl_leave_flight(struct vn_ctrl *ctrl);
 /* Whether a command that is between two backend operations, or waits for a busy one, will come back to nsc. */
 bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
+/* ... the second of the two alone. */
+bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc);
 /* Offer commands again whose backend was busy. True: one was taken. */
 bool vn_ctrl_retry_busy(struct vn_ctrl *ctrl);
 void vn_ctrl_make_busy(struct vn_req *req);
@@ -276,13 +290,13 @@ void vn_queue_untrack(struct vn_sq *sq, struct vn_req *req);
 /* admin_cmd.c, io_cmd.c, identify.c, feature.c, log_page.c, aer.c */
 void vn_admin_execute(struct vn_req *req);
 bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode);
-uint32_t vn_admin_effects(const struct vn_ctrl *ctrl, uint8_t opcode); /* as the effects log has them; 0: it has no such command */
+uint32_t vn_admin_effects(const struct vn_ctrl *ctrl, uint8_t opcode); /* of the effects log; 0: there is no such command */
 uint16_t vn_admin_oacs(const struct vn_ctrl *ctrl);
 void vn_io_execute(struct vn_req *req);
 uint16_t vn_io_oncs(const struct vn_ctrl *ctrl);                      /* ONCS, */
 uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode);   /* and the effects log: what this controller has */
 vn_status vn_identify(struct vn_req *req);
-void vn_identify_capacity(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id); /* TNVMCAP and UNVMCAP */
+void vn_identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id); /* capacity, CMIC */
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl); /* the optional events that it can raise */
 bool vn_feature_set(struct vn_req *req, vn_status *status); /* true: parked; else *status is its outcome */
 vn_status vn_feature_get(struct vn_req *req);

@@ -1,5 +1,5 @@
-/* Directives (Base 5.6, 5.7, 8.7): the Identify directive, which says that there is no other; and the security protocols (5.25, 5.26):
- * the one that says that there is no other. Called by admin_cmd.c.
+/* Directives (Base 5.6, 5.7, 8.7): the Identify directive, which says that there is no other; and the security protocols (5.25,
+ * 5.26): the one that says that there is no other. Called by admin_cmd.c.
  */
 #include <string.h>
 

@@ -47,6 +47,10 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
     drive->save_timer.fn = on_save_timer;
     drive->smart_timer.fn = on_smart_timer;
     drive->folded_ns = vn_monotonic_ns();
+    drive->flags = opts->flags;
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++)
+        vn_ana_init(&drive->views[i]);
+    memset(drive->ana_group, 1, sizeof(drive->ana_group));
     drive->kept.power_cycles++;
     drive->kept.unsafe_shutdowns += drive->kept.running;
     drive->kept.running = 0;
@@ -103,6 +107,12 @@ int vn_drive_join(struct vn_drive *drive, struct vn_ctrl *ctrl) {
     ctrl->error_count = ctrl->kept->error_count;
     *place = ctrl;
     ctrl->drive = drive;
+    if (drive->flags & VN_DRIVE_ANA) {
+        struct vn_ana *view = &drive->views[place - drive->ctrls];
+        vn_ana_init(view);
+        ctrl->ana = view;
+        ctrl->ana_group = drive->ana_group;
+    }
     vn_feature_reset(ctrl);
     return 0;
 }
@@ -120,6 +130,7 @@ int vn_drive_add_ns(struct vn_drive *drive, struct vn_ns *ns, uint32_t nsid) {
     if (drive->spaces[nsid])
         return drive->spaces[nsid] == ns ? 0 : -EEXIST;
     drive->spaces[nsid] = ns;
+    drive->space_flags[nsid] = drive->flags & VN_DRIVE_SHARED ? VN_SPACE_SHARED : 0;
     vn_drive_space_came(drive, nsid);
     return 0;
 }
@@ -134,6 +145,8 @@ void vn_drive_space_came(struct vn_drive *drive, uint32_t nsid) {
 }
 
 void vn_drive_drop_ns(struct vn_drive *drive, uint32_t nsid) {
+    if (drive->space_flags[nsid] & VN_SPACE_STAYS)
+        return;
     for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
         if (drive->ctrls[i] && drive->ctrls[i]->namespaces.by_nsid[nsid])
             return;
@@ -141,12 +154,49 @@ void vn_drive_drop_ns(struct vn_drive *drive, uint32_t nsid) {
     drive->spaces[nsid] = NULL;
 }
 
+bool vn_drive_is_shared(const struct vn_drive *drive, uint32_t nsid) {
+    return drive->space_flags[nsid] & VN_SPACE_SHARED;
+}
+
+uint32_t vn_drive_next_space(const struct vn_drive *drive, uint32_t nsid) {
+    while (nsid < VN_MAX_NAMESPACES) {
+        if (drive->spaces[++nsid])
+            return nsid;
+    }
+    return 0;
+}
+
+struct vn_ctrl *vn_drive_ctrl(const struct vn_drive *drive, uint16_t cntlid) {
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
+        if (drive->ctrls[i] && drive->ctrls[i]->cntlid == cntlid)
+            return drive->ctrls[i];
+    }
+    return NULL;
+}
+
+uint16_t vn_drive_next_cntlid(const struct vn_drive *drive, uint16_t from) {
+    uint16_t next = VN_CNTLID_DYNAMIC;
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
+        const struct vn_ctrl *ctrl = drive->ctrls[i];
+        if (ctrl && ctrl->cntlid >= from && ctrl->cntlid < next)
+            next = ctrl->cntlid;
+    }
+    return next;
+}
+
+void vn_drive_count_change(const struct vn_ctrl *ctrl) {
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS && ctrl->ana; i++) {
+        if (ctrl->drive->ctrls[i] == ctrl)
+            ctrl->drive->views[i].change_count++;
+    }
+}
+
 bool vn_ctrl_saves(const struct vn_ctrl *ctrl) {
     if (!vn_keep_is_idle(ctrl->drive->keep))
         return true;
     for (uint32_t nsid = 0; (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));) {
         const struct vn_ns_state *state = ctrl->namespaces.by_nsid[nsid]->ns->state;
-        if (state && !vn_keep_is_idle(state->keep))
+        if (state && (!vn_keep_is_idle(state->keep) || state->run))
             return true;
     }
     return false;

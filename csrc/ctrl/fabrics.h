@@ -11,7 +11,7 @@
 #define VN_IOCCSZ_BYTES 8192u /* in-capsule data that every queue takes; ICDOFF is 0 */
 #define VN_KAS_MS 100u        /* granularity of the keep-alive timeout */
 
-/* The states of a subsystem's groups, as seen through one listener. */
+/* The states of a subsystem's groups, as seen through one listener, or by one controller of a drive. */
 struct vn_ana {
     uint64_t change_count; /* of anything in the log: also that a namespace has come or gone */
     uint8_t state[VN_MAX_ANA_GROUPS + 1];           /* enum vn_ana_state, by ANAGRPID; [0] is never used */
@@ -25,8 +25,6 @@ struct vn_fabrics {
     uint32_t kato_ms; /* 0: it may be silent for ever */
     char hostnqn[VN_NQN_MAX + 1];
     uint8_t hostid[16];
-    const struct vn_ana *ana; /* NULL: it reports none */
-    const uint8_t *ana_group; /* by NSID; set when ana is */
 };
 
 /* What kinds of controller have something: bits of a set. */
@@ -43,7 +41,7 @@ static inline unsigned vn_ctrl_kind(const struct vn_ctrl *ctrl) {
 }
 
 static inline bool vn_ctrl_has_ana(const struct vn_ctrl *ctrl) {
-    return ctrl->fabrics && ctrl->fabrics->ana;
+    return ctrl->ana;
 }
 
 /* Where a pass over the discovery entries is; all zero: before the first. What it means is the door's; good for as long as

@@ -1,5 +1,5 @@
-/* Firmware (Base 5.12, 5.13, 8.2): images of ours, which hold a revision and nothing that runs, in slots that a drive keeps. Slot 1 is
- * the program itself. Called by admin_cmd.c, log_page.c, identify.c and regs.c (activation at a reset).
+/* Firmware (Base 5.12, 5.13, 8.2): images of ours, which hold a revision and nothing that runs, in slots that a drive keeps.
+ * Slot 1 is the program itself. Called by admin_cmd.c, log_page.c, identify.c and regs.c (activation at a reset).
  */
 #include <stdio.h>
 #include <string.h>

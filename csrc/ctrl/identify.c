@@ -8,7 +8,9 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/format_cmd.h"
 #include "ctrl/io_cmd.h"
+#include "ns/ns_state.h"
 
 #define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
@@ -23,7 +25,13 @@
 #define ANATT_S 10u
 #define SQE_BYTES 64u
 #define CAPSULE_UNIT 16u
-#define FNA_NONE 0
+#define BLOCK_MIN 512u
+#define FNA_CRYPTO_ERASE 0x4u /* formats and erasures are of one namespace; of all when NSID FFFFFFFFh asks for it */
+#define MC_EXTENDED 0x1u
+#define MC_SEPARATE 0x2u
+#define DPC_ALL 0x1fu /* types 1 to 3, as the first and as the last bytes of metadata */
+#define SGLS_MPTR_BYTE_ALIGNED (1u << 17)
+#define SGLS_MPTR_SGL (1u << 19)
 #define OCFS_FORMATS 0x3u /* of Copy: 0h and 1h */
 #define NR_LISTED_CTRLS (VN_PAGE_SIZE / sizeof(uint16_t) - 1)
 #define KELVIN_0C 273u
@@ -77,6 +85,16 @@ static void identify_fabrics(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) 
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
 }
 
+static void put_ana(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+    if (!vn_ctrl_has_ana(ctrl))
+        return;
+    id->cmic |= VN_CMIC_ANA;
+    id->anatt = ANATT_S;
+    id->anacap = VN_ANACAP_OPTIMIZED | VN_ANACAP_NON_OPTIMIZED | VN_ANACAP_INACCESSIBLE | VN_ANACAP_PERSISTENT_LOSS |
+                 VN_ANACAP_CHANGE | ANACAP_STATIC_GROUPS;
+    id->anagrpmax = id->nanagrpid = VN_MAX_ANA_GROUPS;
+}
+
 /* What an I/O controller adds on fabrics to what one on PCI says. */
 static void identify_fabrics_io(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     identify_fabrics(ctrl, id);
@@ -90,22 +108,26 @@ static void identify_fabrics_io(const struct vn_ctrl *ctrl, struct vn_id_ctrl *i
     id->fcatt = 0; /* controllers are made for each host */
     id->msdbd = 1; /* SGL descriptors of a capsule */
     id->ofcs = ctrl->door->disconnect ? OFCS_DISCONNECT : 0;
-    if (!vn_ctrl_has_ana(ctrl))
-        return;
-    id->cmic |= VN_CMIC_ANA;
-    id->anatt = ANATT_S;
-    id->anacap = VN_ANACAP_OPTIMIZED | VN_ANACAP_NON_OPTIMIZED | VN_ANACAP_INACCESSIBLE | VN_ANACAP_PERSISTENT_LOSS |
-                 VN_ANACAP_CHANGE | ANACAP_STATIC_GROUPS;
-    id->anagrpmax = id->nanagrpid = VN_MAX_ANA_GROUPS;
 }
 
-void vn_identify_capacity(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+/* With metadata: what all of it takes. */
+static uint64_t bytes_of(const struct vn_ns *ns) {
+    return ns->special & VN_NS_SPECIAL_META ? ns->backend->size : vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns);
+}
+
+/* Capacity, and what other controllers there are (Base 5.17.2.1). On fabrics the namespaces attached are all there is to know. */
+void vn_identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+    const struct vn_drive *drive = ctrl->drive;
     uint64_t total = 0;
-    for (uint32_t nsid = vn_ns_table_next(&ctrl->namespaces, 0); nsid; nsid = vn_ns_table_next(&ctrl->namespaces, nsid)) {
-        const struct vn_ns *ns = ctrl->namespaces.by_nsid[nsid]->ns;
-        total += vn_ns_nr_blocks(ns) << ns->block_shift;
-    }
-    put_u128(id->tnvmcap, total);
+    for (uint32_t nsid = 0; !drive && (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));)
+        total += bytes_of(ctrl->namespaces.by_nsid[nsid]->ns);
+    for (uint32_t nsid = 0; drive && (nsid = vn_drive_next_space(drive, nsid));)
+        total += bytes_of(drive->spaces[nsid]);
+    put_u128(id->tnvmcap, drive && drive->capacity ? drive->capacity : total);
+    if (drive && drive->capacity)
+        put_u128(id->unvmcap, drive->unallocated);
+    if (drive && (drive->flags & VN_DRIVE_SHARED))
+        id->cmic = VN_CMIC_MULTI_PORT | VN_CMIC_MULTI_CTRL; /* each has a port of its own */
 }
 
 static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
@@ -138,18 +160,19 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->mnan = VN_MAX_NAMESPACES;
     id->oncs = vn_io_oncs(ctrl);
     id->ocfs = OCFS_FORMATS;
-    id->fna = FNA_NONE;
+    id->fna = ctrl->drive ? FNA_CRYPTO_ERASE : 0;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
     id->awupf = 0;
-    id->sgls = SGLS_ANY_ALIGNMENT;
+    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
-    vn_identify_capacity(ctrl, id);
+    vn_identify_subsystem(ctrl, id);
     if (ctrl->drive)
         vn_drive_identify(ctrl, id);
     if (ctrl->fabrics)
         identify_fabrics_io(ctrl, id);
+    put_ana(ctrl, id);
 }
 
 /* By the user or the host, or since a flush failed: what was acknowledged before may be lost, so no more is taken. */
@@ -158,23 +181,51 @@ static bool is_write_protected(const struct vn_ns *ns) {
 }
 
 static uint32_t ana_group_of(const struct vn_ctrl *ctrl, uint32_t nsid) {
-    return vn_ctrl_has_ana(ctrl) ? ctrl->fabrics->ana_group[nsid] : 0;
+    return vn_ctrl_has_ana(ctrl) ? ctrl->ana_group[nsid] : 0;
 }
 
-static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc, struct vn_id_ns *id) {
-    const struct vn_ns *ns = nsc->ns;
+static bool is_shared(const struct vn_ctrl *ctrl, uint32_t nsid) {
+    return ctrl->fabrics || vn_drive_is_shared(ctrl->drive, nsid);
+}
+
+/* What a namespace on a backend with this block_min can be formatted with. What it cannot have has LBADS 0 (NVM Command Set,
+ * figure of the LBA Format data structure). */
+static void put_formats(uint32_t block_min, struct vn_id_ns *id) {
+    id->nlbaf = VN_NR_LBA_FORMATS - 1;
+    for (uint32_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
+        if (vn_format_fits(i, block_min))
+            id->lbaf[i] = (struct vn_lbaf){vn_lba_formats[i].ms, vn_lba_formats[i].shift, vn_lba_formats[i].rp};
+    }
+    id->mc = MC_EXTENDED | MC_SEPARATE;
+    id->dpc = DPC_ALL;
+}
+
+/* Fabrics: as it is, and nothing else. */
+static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
+    if (!ctrl->drive) {
+        id->nlbaf = 0; /* one format, zero-based */
+        id->lbaf[0].lbads = (uint8_t)vn_ns_block_shift(ns);
+        return;
+    }
+    struct vn_format format = vn_ns_format(ns);
+    put_formats(ns->backend->block_min, id);
+    id->flbas = vn_format_flbas(&format);
+    id->dps = vn_format_dps(&format);
+    id->fpi = vn_format_fpi(ns);
+}
+
+static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint32_t nsid, struct vn_id_ns *id) {
     uint64_t nr_blocks = vn_ns_nr_blocks(ns);
     id->nsze = id->ncap = id->nuse = nr_blocks;
-    id->nlbaf = 0; /* one format, zero-based */
-    id->lbaf[0].lbads = (uint8_t)ns->block_shift;
+    put_format(ctrl, ns, id);
     if (ns->backend->deallocates && !ns->backend->deallocated_stays)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
-    put_u128(id->nvmcap, nr_blocks << ns->block_shift);
+    put_u128(id->nvmcap, bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     vn_io_copy_limits(ns, id);
     id->endgid = ctrl->drive ? VN_ENDURANCE_GROUP : 0;
-    id->nmic = ctrl->fabrics ? VN_NMIC_SHARED : 0;
-    id->anagrpid = ana_group_of(ctrl, nsc->nsid);
+    id->nmic = is_shared(ctrl, nsid) ? VN_NMIC_SHARED : 0;
+    id->anagrpid = ana_group_of(ctrl, nsid);
     memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
 }
 
@@ -192,10 +243,11 @@ static void identify_descriptors(const struct vn_ns *ns, uint8_t *page) {
     put_descriptor(page, VN_NIDT_CSI, 1, &csi);
 }
 
-/* Attached NSIDs above the given one, up to 1024. */
-static void list_namespaces(const struct vn_ctrl *ctrl, uint32_t after, uint32_t *list) {
+/* NSIDs above the given one, up to 1024: those attached, or all that are allocated in the drive. */
+static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, uint32_t after, uint32_t *list) {
     for (size_t n = 0; n < VN_PAGE_SIZE / sizeof(*list); n++) {
-        after = vn_ns_table_next(&ctrl->namespaces, after);
+        after = allocated && ctrl->drive ? vn_drive_next_space(ctrl->drive, after)
+                                         : vn_ns_table_next(&ctrl->namespaces, after);
         if (!after)
             return;
         list[n] = after;
@@ -212,10 +264,11 @@ static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
 
 static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc,
                                     struct vn_id_ns_independent *id) {
-    id->nmic = ctrl->fabrics ? VN_NMIC_SHARED : 0;
+    id->nmic = is_shared(ctrl, nsc->nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
     id->endgid = ctrl->drive ? VN_ENDURANCE_GROUP : 0;
+    id->fpi = ctrl->drive ? vn_format_fpi(nsc->ns) : 0;
     id->nstat = 0x1; /* ready */
 }
 
@@ -223,26 +276,44 @@ static vn_status send_page(struct vn_req *req) {
     return vn_ctrl_send(req, req->ctrl->page, VN_PAGE_SIZE, VN_PAGE_SIZE);
 }
 
+/* What all namespaces have in common (only with namespace management). */
+static vn_status identify_common(struct vn_req *req, uint8_t cns) {
+    const struct vn_ctrl *ctrl = req->ctrl;
+    if (cns == VN_CNS_NS && !vn_ctrl_is_managed(ctrl))
+        return VN_SC_INVALID_NS;
+    if (cns == VN_CNS_NS)
+        put_formats(BLOCK_MIN, (struct vn_id_ns *)ctrl->page);
+    return send_page(req);
+}
+
+/* A namespace of the drive, whether this controller has it or not; zeros when there is none. */
+static vn_status identify_allocated(struct vn_req *req) {
+    const struct vn_ctrl *ctrl = req->ctrl;
+    uint32_t nsid = req->cmd.nsid;
+    const struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, nsid);
+    const struct vn_ns *ns = ctrl->drive ? ctrl->drive->spaces[nsid] : nsc ? nsc->ns : NULL;
+    if (ns)
+        identify_ns(ctrl, ns, nsid, (struct vn_id_ns *)ctrl->page);
+    return send_page(req);
+}
+
 /* The CNS values that take an NSID and answer a structure of that namespace. */
 static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     struct vn_ctrl *ctrl = req->ctrl;
     uint32_t nsid = req->cmd.nsid;
     uint8_t *page = ctrl->page;
-    if (nsid == VN_NSID_BROADCAST && (cns == VN_CNS_NS || cns == VN_CNS_IOCS_NS)) {
-        /* what all namespaces have in common (only with namespace management): nothing here */
-        if (cns == VN_CNS_NS)
-            return VN_SC_INVALID_NS;
-        return send_page(req);
-    }
+    if (nsid == VN_NSID_BROADCAST && (cns == VN_CNS_NS || cns == VN_CNS_IOCS_NS))
+        return identify_common(req, cns);
     if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
         return VN_SC_INVALID_NS;
+    if (cns == VN_CNS_ALLOCATED_NS)
+        return identify_allocated(req);
     const struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, nsid);
     if (!nsc) /* inactive: zeros; but there are no descriptors of nothing */
         return cns == VN_CNS_NS_DESC_LIST ? VN_SC_INVALID_NS : send_page(req);
     switch (cns) {
     case VN_CNS_NS:
-    case VN_CNS_ALLOCATED_NS:
-        identify_ns(ctrl, nsc, (struct vn_id_ns *)page);
+        identify_ns(ctrl, nsc->ns, nsid, (struct vn_id_ns *)page);
         break;
     case VN_CNS_NS_DESC_LIST:
         identify_descriptors(nsc->ns, page);
@@ -250,14 +321,27 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     case VN_CNS_IOCS_INDEPENDENT_NS:
         identify_ns_independent(ctrl, nsc, (struct vn_id_ns_independent *)page);
         break;
-    default: /* VN_CNS_IOCS_NS: no protection information formats: zeros */
+    default: /* VN_CNS_IOCS_NS: guards of 16 bits and no storage tags, which is what zeros say (NVM Command Set 4.1.5.3) */
         break;
     }
     return send_page(req);
 }
 
-/* The controllers of this host in the subsystem, from an identifier on. Another host's are not its business. */
-static void list_ctrls(const struct vn_ctrl *ctrl, uint16_t from, uint16_t *list) {
+/* The controllers of the drive, from an identifier on; nsid: those that have it, 0: all. */
+static void list_drive_ctrls(const struct vn_drive *drive, uint32_t nsid, uint16_t from, uint16_t *list) {
+    while ((from = vn_drive_next_cntlid(drive, from)) != VN_CNTLID_DYNAMIC) {
+        if (!nsid || vn_drive_chan(vn_drive_ctrl(drive, from), nsid))
+            list[++list[0]] = from;
+        from++;
+    }
+}
+
+/* The controllers of this host in the subsystem, from an identifier on. Another host's on fabrics are not its business. */
+static void list_ctrls(const struct vn_ctrl *ctrl, uint32_t nsid, uint16_t from, uint16_t *list) {
+    if (ctrl->drive) {
+        list_drive_ctrls(ctrl->drive, nsid, from, list);
+        return;
+    }
     if (!ctrl->door->next_ctrl) {
         if (ctrl->cntlid >= from)
             list[++list[0]] = ctrl->cntlid;
@@ -267,19 +351,27 @@ static void list_ctrls(const struct vn_ctrl *ctrl, uint16_t from, uint16_t *list
         list[++list[0]] = from++;
 }
 
+static bool is_allocated(const struct vn_ctrl *ctrl, uint32_t nsid) {
+    if (!nsid || nsid > VN_MAX_NAMESPACES)
+        return false;
+    return ctrl->drive ? ctrl->drive->spaces[nsid] != NULL : vn_ns_table_get(&ctrl->namespaces, nsid) != NULL;
+}
+
 /* Lists: of namespaces above an NSID, and of controllers from an identifier on. */
 static vn_status identify_list(struct vn_req *req, uint8_t cns) {
     struct vn_ctrl *ctrl = req->ctrl;
     uint32_t nsid = req->cmd.nsid;
     if (cns == VN_CNS_NS_CTRL_LIST || cns == VN_CNS_CTRL_LIST) {
-        if (cns == VN_CNS_NS_CTRL_LIST && !vn_ns_table_get(&ctrl->namespaces, nsid))
+        bool all = cns == VN_CNS_CTRL_LIST;
+        if (!all && !is_allocated(ctrl, nsid))
             return VN_SC_INVALID_NS;
-        list_ctrls(ctrl, (uint16_t)(req->cmd.cdw10 >> 16), (uint16_t *)ctrl->page);
+        list_ctrls(ctrl, all ? 0 : nsid, (uint16_t)(req->cmd.cdw10 >> 16), (uint16_t *)ctrl->page);
         return send_page(req);
     }
     if (nsid >= 0xfffffffe)
         return VN_SC_INVALID_NS;
-    list_namespaces(ctrl, nsid, (uint32_t *)ctrl->page);
+    bool allocated = cns == VN_CNS_ALLOCATED_NS_LIST || cns == VN_CNS_IOCS_ALLOCATED_NS_LIST;
+    list_namespaces(ctrl, allocated, nsid, (uint32_t *)ctrl->page);
     return send_page(req);
 }
 
@@ -316,6 +408,7 @@ vn_status vn_identify(struct vn_req *req) {
         return send_page(req);
     case VN_CNS_IOCS_NS:
     case VN_CNS_IOCS_ACTIVE_NS_LIST:
+    case VN_CNS_IOCS_ALLOCATED_NS_LIST:
         if (csi != CSI_NVM)
             return VN_SC_INVALID_FIELD;
         return cns == VN_CNS_IOCS_NS ? identify_by_nsid(req, cns) : identify_list(req, cns);

@@ -8,6 +8,7 @@
 #include "ctrl/fabrics.h"
 #include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
+#include "ctrl/meta_io.h"
 
 uint64_t vn_io_slba(const struct vn_sqe *cmd) {
     return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
@@ -231,8 +232,13 @@ static vn_status execute(struct vn_req *req) {
     status = vn_ana_check(req->ctrl, req->cmd.nsid);
     if (status)
         return status;
-    if (__builtin_expect(req->ns->ns->special, 0) && (status = vn_gate_check(req)))
-        return status;
+    if (__builtin_expect(req->ns->ns->special, 0)) {
+        status = vn_gate_check(req);
+        if (status)
+            return status;
+        if ((req->ns->ns->special & VN_NS_SPECIAL_META) && vn_meta_takes(req->cmd.opcode))
+            return vn_meta_execute(req);
+    }
     if (req->cmd.opcode == VN_IO_READ)
         return read_write(req, VN_OP_READ);
     if (req->cmd.opcode == VN_IO_WRITE)

@@ -1,5 +1,5 @@
-/* A long operation of a drive over its namespaces, in small steps on the reactor: the self-test, sanitize. One at a time. It reaches
- * the whole backend of a namespace, attached or not, past limits, formats and gates, by a channel of its own.
+/* A long operation of a drive over its namespaces, in small steps on the reactor: the self-test, sanitize. One at a time. It
+ * reaches the whole backend of a namespace, attached or not, past limits, formats and gates, by a channel of its own.
  * Owner: the drive's reactor.
  */
 #ifndef VN_CTRL_JOB_H

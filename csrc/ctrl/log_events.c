@@ -1,5 +1,5 @@
-/* The persistent event log (Base 5.16.1.14): what has happened to a drive, over its life, in a bounded buffer that the oldest events
- * fall out of. Read through a context: a copy, so that its parts fit together. Called by those who have something to record.
+/* The persistent event log (Base 5.16.1.14): what has happened to a drive, over its life, in a bounded buffer that the oldest
+ * events fall out of. Read through a context: a copy, so that its parts fit together. Called by those who record something.
  */
 #include <string.h>
 

@@ -29,7 +29,9 @@ void vn_log_error(struct vn_req *req, vn_status status) {
                              .parm_error_location = req->error_location,
                              .lba = io ? req->cmd.cdw10 | (uint64_t)req->cmd.cdw11 << 32 : 0,
                              .nsid = req->cmd.nsid,
+                             .cs = req->ctrl->error_specific,
                          });
+    req->ctrl->error_specific = 0;
 }
 
 void vn_log_error_event(struct vn_ctrl *ctrl, uint16_t sqid, uint16_t location) {
@@ -97,7 +99,7 @@ static const struct page {
     {VN_LOG_TELEMETRY_HOST, VN_KIND_PCI, vn_telemetry_host_log, vn_telemetry_begin},
     {VN_LOG_TELEMETRY_CTRL, VN_KIND_PCI, vn_telemetry_ctrl_log, vn_telemetry_begin},
     {VN_LOG_ENDURANCE, VN_KIND_PCI, vn_endurance_log, vn_endurance_begin},
-    {VN_LOG_ANA, VN_KIND_IO, vn_ana_log, NULL},
+    {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log, NULL},
     {VN_LOG_EVENTS, VN_KIND_PCI, vn_events_log, vn_events_begin},
     {VN_LOG_FEATURES, VN_KIND_PCI | VN_KIND_IO, put_features, NULL},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log, NULL},

@@ -119,7 +119,7 @@ void vn_endurance_log(struct vn_log *log) {
     struct vn_smart_kept smart = counts(ctrl);
     struct vn_id_ctrl *id = (struct vn_id_ctrl *)ctrl->page;
     memset(id, 0, sizeof(*id));
-    vn_identify_capacity(ctrl, id);
+    vn_identify_subsystem(ctrl, id);
     struct vn_log_endurance page = {
         .critical_warning = critical_warning(ctrl) & ENDURANCE_READ_ONLY,
         .avail_spare = 100,

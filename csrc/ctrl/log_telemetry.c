@@ -1,5 +1,5 @@
-/* Telemetry (Base 5.16.1.8, 5.16.1.9, 8.24): what a drive can tell of its state, as lines of text in blocks of 512 bytes. Captured
- * when a host asks for it, or by the controller itself when something has gone wrong: that is kept until it is read.
+/* Telemetry (Base 5.16.1.8, 5.16.1.9, 8.24): what a drive can tell of its state, as lines of text in blocks of 512 bytes.
+ * Captured when a host asks for it, or by the controller itself when something has gone wrong: that is kept until it is read.
  * Area 1 holds counters and the state of the controllers; areas 2 and 3 also the last commands that were out of the ordinary.
  */
 #include <stdarg.h>

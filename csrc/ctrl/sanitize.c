@@ -1,6 +1,6 @@
 /* Sanitize (Base 5.24, 8.21): every namespace that is allocated in the drive is erased, from the first byte of its backend to the
- * last, in small steps in the background. What is due is kept: a restart goes on with it, and no command reaches a namespace before
- * all are done. Called by admin_cmd.c, drive.c and log_page.c.
+ * last, in small steps in the background. What is due is kept: a restart goes on with it, and no command reaches a namespace
+ * before all are done. Called by admin_cmd.c, drive.c and log_page.c.
  */
 #include <string.h>
 
@@ -31,7 +31,7 @@ static uint32_t nr_passes(const struct vn_sanitize_kept *sanitize) {
 
 static uint64_t size_of(const struct vn_ns *ns) {
     uint64_t size = __atomic_load_n(&ns->backend->size, __ATOMIC_RELAXED);
-    return size & ~((1ull << ns->block_shift) - 1);
+    return size & ~((uint64_t)ns->backend->block_min - 1);
 }
 
 static bool is_due(const struct vn_sanitize_kept *sanitize, uint32_t nsid) {
@@ -291,7 +291,7 @@ bool vn_sanitize_command(struct vn_req *req, vn_status *status) {
     return true;
 }
 
-/* Admin commands and logs that go on meanwhile (Base 8.21.1), and logs beside them that say what the device is, not what is in it. */
+/* Admin commands and logs that go on meanwhile (Base 8.21.1), and logs that say what the device is, not what is in it. */
 vn_status vn_drive_allows(const struct vn_req *req) {
     static const uint8_t logs[] = {VN_LOG_SUPPORTED, VN_LOG_ERROR, VN_LOG_SMART, VN_LOG_FIRMWARE, VN_LOG_CHANGED_NS,
                                    VN_LOG_EFFECTS, VN_LOG_FEATURES, VN_LOG_RESERVATION, VN_LOG_SANITIZE};

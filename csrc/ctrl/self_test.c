@@ -1,5 +1,5 @@
-/* Device Self-test (Base 5.9, 8.6): blocks of the namespaces are really read, in small steps in the background. The short test reads
- * samples and ends with a reset; the extended one reads all, and goes on through resets and restarts of the program.
+/* Device Self-test (Base 5.9, 8.6): blocks of the namespaces are really read, in small steps in the background. The short test
+ * reads samples and ends with a reset; the extended one reads all, and goes on through resets and restarts of the program.
  * One test at a time in a drive. Called by admin_cmd.c and log_page.c.
  */
 #include <string.h>
@@ -30,7 +30,7 @@ static const struct vn_ctrl *tested_ctrl(const struct vn_drive *drive) {
 
 static uint64_t size_of(const struct vn_ns *ns) {
     uint64_t size = __atomic_load_n(&ns->backend->size, __ATOMIC_RELAXED);
-    return size & ~((1ull << ns->block_shift) - 1);
+    return size & ~((uint64_t)ns->backend->block_min - 1);
 }
 
 /* Bytes that a test reads of a namespace. */

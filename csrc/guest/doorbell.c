@@ -320,6 +320,16 @@ vn_status vn_doorbell_map(struct vn_req *req, uint32_t length) {
     return status;
 }
 
+/* Its metadata pointer. */
+vn_status vn_doorbell_map_meta(struct vn_req *req, struct vn_meta_map *map, uint32_t length) {
+    struct vn_vfu_dev *dev = req->ctrl->door_ctx;
+    bool to_host = (req->cmd.opcode & 3) == 2;
+    struct vn_iov_list list = {.mem = &dev->mem, .iov = map->iov, .max = map->max, .write = to_host};
+    vn_status status = vn_mptr_map(&list, req->cmd.mptr, VN_SQE_PSDT(req->cmd.flags), length);
+    map->nr = list.nr;
+    return status;
+}
+
 static void remap_shadow(struct vn_vfu_dev *dev) {
     struct vn_shadow *shadow = &dev->shadow;
     if (!shadow->gpa)

@@ -137,3 +137,18 @@ vn_status vn_sgl_map(struct vn_iov_list *list, const struct vn_sgl_desc *sgl1, u
         return status;
     return left ? VN_SC_SGL_DATA_LENGTH : VN_SC_SUCCESS;
 }
+
+/* Of metadata in a buffer of its own (Base 3.3.3.1, MPTR): one piece of guest memory, or where one SGL descriptor is. */
+vn_status vn_mptr_map(struct vn_iov_list *list, uint64_t mptr, uint32_t psdt, uint32_t length) {
+    if (psdt == VN_PSDT_PRP && (mptr & 3))
+        return VN_SC_INVALID_FIELD;
+    if (psdt != VN_PSDT_SGL_MPTR_SGL)
+        return vn_iov_append(list, mptr, length);
+    struct vn_sgl_desc desc;
+    if (mptr & 7)
+        return VN_SC_INVALID_FIELD;
+    if (!read_descriptor(list->mem, mptr, &desc))
+        return VN_SC_DATA_TRANSFER_ERROR;
+    vn_status status = vn_sgl_map(list, &desc, length);
+    return status == VN_SC_SGL_DATA_LENGTH ? VN_SC_SGL_METADATA_LENGTH : status;
+}

@@ -361,6 +361,7 @@ static bool dev_can_rest(struct vn_poller *poller) {
 static const struct vn_door_ops door_ops = {
     .name = "vfio-user",
     .map = vn_doorbell_map,
+    .map_meta = vn_doorbell_map_meta,
     .post = vn_doorbell_post,
     .sq_open = vn_doorbell_sq_open,
     .cq_open = vn_doorbell_cq_open,

@@ -87,6 +87,7 @@ void vn_doorbell_take_head(struct vn_ctrl *ctrl, struct vn_cq *cq); /* the host'
  * Clears dev->readable when the socket is empty. */
 bool vn_doorbell_take_posted(struct vn_vfu_dev *dev);
 vn_status vn_doorbell_map(struct vn_req *req, uint32_t length);
+vn_status vn_doorbell_map_meta(struct vn_req *req, struct vn_meta_map *map, uint32_t length);
 void vn_doorbell_write(struct vn_vfu_dev *dev, uint32_t offset, uint32_t value);
 void vn_doorbell_remap(struct vn_vfu_dev *dev); /* the guest's memory map has changed */
 vn_status vn_doorbell_sq_open(struct vn_sq *sq);

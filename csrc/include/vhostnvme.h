@@ -77,6 +77,8 @@ enum vn_event_type {
     VN_EVENT_LEG_FAILED,        /* b: NVMe status, 0: too slow; commands are held until vn_mirror_leg_out */
     VN_EVENT_LEG_LOST,          /* b: as above; it was being rebuilt, and is out again */
     VN_EVENT_LEG_IN_SYNC,       /* its rebuild is complete: record it, then vn_mirror_leg_counts */
+    /* of a drive; ctrl: who asks */
+    VN_EVENT_DECISION,          /* a host wants another set of namespaces: vn_drive_get_decision; a: its id, b: nsid */
 };
 struct vn_event {
     uint32_t type; /* enum vn_event_type */
@@ -211,10 +213,46 @@ struct vn_drive_opts {
     const char *state_path; /* where its kept state lies; made at once; NULL: it lasts as long as the drive is open */
     uint32_t reactor;       /* home of all its controllers */
     uint8_t uuid[16];       /* whose state it is; all zero without a state_path only */
+    uint32_t flags;         /* VN_DRIVE_* */
 };
+#define VN_DRIVE_MANAGED 1u /* hosts may create, delete, attach and detach namespaces: see VN_EVENT_DECISION */
+#define VN_DRIVE_SHARED 2u  /* it has several controllers, and says so; namespaces are shared unless they are said to be private */
+#define VN_DRIVE_ANA 4u     /* its controllers tell how well they reach the groups of namespaces: vn_ctrl_set_ana */
 int vn_drive_create(vn_runtime *rt, const struct vn_drive_opts *opts, vn_drive **out);
 /* -EBUSY while it has controllers. Waits for its last save. */
 int vn_drive_destroy(vn_drive *drive);
+
+/* A namespace is allocated in the drive, whether a controller has it attached or not, until it is dropped or the drive ends.
+ * It can be attached to the drive's controllers under this NSID alone. group: of ANA, 1 to 32; 0: 1.
+ * -EEXIST: the NSID is taken. Dropped while a controller has it: -EBUSY. */
+#define VN_SPACE_SHARED 1u /* several controllers may have it */
+int vn_drive_add_space(vn_drive *drive, vn_ns *ns, uint32_t nsid, uint32_t flags, uint32_t group);
+int vn_drive_drop_space(vn_drive *drive, uint32_t nsid);
+/* What Identify Controller tells: bytes in all, and bytes that no namespace has; 0, 0: what the namespaces have together. */
+int vn_drive_set_capacity(vn_drive *drive, uint64_t total, uint64_t unallocated);
+
+/* What a host asks of a managed drive. One after the other, each within VN_DECISION_MS: then the host is told of an internal
+ * error that it may try again, and the answer is -ECANCELED. What can be known of the drive here has been checked. */
+#define VN_DECISION_MS 5000
+enum vn_decision_kind { VN_DECIDE_CREATE = 0, VN_DECIDE_DELETE = 1, VN_DECIDE_ATTACH = 2, VN_DECIDE_DETACH = 3 };
+struct vn_decision {
+    uint64_t id;
+    uint64_t ctrl;       /* vn_ctrl_id of the controller that was asked */
+    uint32_t kind;       /* enum vn_decision_kind */
+    uint32_t nsid;       /* which; delete: FFFFFFFFh for all; create: 0 */
+    uint64_t nr_blocks;  /* create, as the next four */
+    uint64_t bytes;      /* that it takes of the drive's capacity */
+    uint32_t block_size;
+    uint32_t flags;      /* VN_SPACE_* */
+    uint32_t group;      /* of ANA */
+    uint32_t nr_ctrls;   /* attach, detach: the CNTLIDs */
+    uint16_t ctrls[16];  /* VN_DRIVE_MAX_CTRLS, which cffi does not take here */
+};
+/* -ENOENT: nothing is asked. */
+int vn_drive_get_decision(vn_drive *drive, struct vn_decision *out);
+/* status: type << 8 | code, 0 when it is done, and durable. result: the NSID of what was created. specific: of the error log, bytes
+ * that are needed when there is no space. -ECANCELED: nobody waits for it any more, it is to be undone. */
+int vn_drive_answer(vn_drive *drive, uint64_t id, uint32_t status, uint32_t result, uint64_t specific);
 
 /* --- Controllers --- */
 enum vn_doorbells {
@@ -253,6 +291,8 @@ uint64_t vn_ctrl_id(const vn_ctrl *ctrl);
  * flight are waited for, for wait_ms at most: then -EBUSY, and the call is to be repeated. 0: none is left. */
 int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid);
 int vn_ctrl_detach_ns(vn_ctrl *ctrl, uint32_t nsid, uint32_t wait_ms);
+/* How well this controller reaches the namespaces of a group, 1 to 32: enum vn_ana_state. Its drive has VN_DRIVE_ANA. */
+int vn_ctrl_set_ana(vn_ctrl *ctrl, uint32_t group, uint32_t state);
 /* Opens the vfio-user socket at path (absolute, under 108 bytes; its folder must exist). A stale socket is
  * replaced, a live one is refused with -EADDRINUSE. */
 int vn_ctrl_listen(vn_ctrl *ctrl, const char *path);

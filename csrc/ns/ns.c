@@ -77,10 +77,31 @@ bool vn_ns_is_attached(const struct vn_ns *ns) {
     return false;
 }
 
+bool vn_ns_is_shared(const struct vn_ns *ns, const void *owner) {
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        if (ns->chans[i] && (!owner || ns->chans[i]->owner != owner))
+            return true;
+    }
+    return false;
+}
+
+/* Fabrics, and drives that are not alone, hold the format. */
+static void count_holds(struct vn_ns *ns) {
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        struct vn_ns_chan *nsc = ns->chans[i];
+        bool holds = nsc && (!nsc->owner || vn_ns_is_shared(ns, nsc->owner));
+        if (!nsc || nsc->holds == holds)
+            continue;
+        nsc->holds = holds;
+        __atomic_add_fetch(&ns->nr_holds, holds ? 1 : -1u, __ATOMIC_SEQ_CST);
+    }
+}
+
 int vn_ns_add_chan(struct vn_ns *ns, struct vn_ns_chan *nsc) {
     for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
         if (!ns->chans[i]) {
             ns->chans[i] = nsc;
+            count_holds(ns);
             return 0;
         }
     }
@@ -101,6 +122,9 @@ void vn_ns_drop_chan(struct vn_ns *ns, struct vn_ns_chan *nsc) {
             add_counters(&ns->past, &nsc->counters);
         }
     }
+    if (nsc->holds)
+        vn_ns_unhold(ns);
+    count_holds(ns);
 }
 
 void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out) {
@@ -155,11 +179,20 @@ static void count_io(struct vn_ns_chan *nsc, const struct vn_req *req) {
     }
 }
 
-static void on_done(struct vn_req *req, void *ctx) {
-    struct vn_ns_chan *nsc = ctx;
+static inline void leave_flight(struct vn_ns_chan *nsc, const struct vn_req *req) {
     nsc->inflight--;
     if (nsc->nr_before && req->ns_turn != nsc->turn)
         nsc->nr_before--;
+}
+
+static void on_done_below(struct vn_req *req, void *ctx) {
+    leave_flight(ctx, req);
+    vn_req_complete(req, req->status);
+}
+
+static void on_done(struct vn_req *req, void *ctx) {
+    struct vn_ns_chan *nsc = ctx;
+    leave_flight(nsc, req);
     if (req->status)
         vn_count(&nsc->counters.errors, 1);
     else
@@ -185,11 +218,8 @@ static enum vn_submit refuse(struct vn_req *req, vn_status status) {
     return VN_TAKEN;
 }
 
-/* The backend's turn. */
-static enum vn_submit forward(struct vn_ns_chan *nsc, struct vn_req *req) {
-    if (is_beyond(nsc->ns, req))
-        return refuse(req, VN_SC_LBA_RANGE);
-    vn_req_push(req, on_done, nsc);
+static inline enum vn_submit hand_over(struct vn_ns_chan *nsc, struct vn_req *req, void (*done)(struct vn_req *, void *)) {
+    vn_req_push(req, done, nsc);
     req->ns_turn = nsc->turn;
     nsc->inflight++;
     enum vn_submit answer = vn_chan_submit(nsc->chan, req);
@@ -198,6 +228,17 @@ static enum vn_submit forward(struct vn_ns_chan *nsc, struct vn_req *req) {
         vn_req_pop(req);
     }
     return answer;
+}
+
+enum vn_submit vn_ns_submit_below(struct vn_ns_chan *nsc, struct vn_req *req) {
+    return hand_over(nsc, req, on_done_below);
+}
+
+/* The backend's turn. */
+static enum vn_submit forward(struct vn_ns_chan *nsc, struct vn_req *req) {
+    if (is_beyond(nsc->ns, req))
+        return refuse(req, VN_SC_LBA_RANGE);
+    return hand_over(nsc, req, on_done);
 }
 
 /* The namespace's limits first: what waits for them does not hold up the controller's other namespaces. */

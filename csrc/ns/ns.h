@@ -26,14 +26,17 @@ struct vn_ns_counters { /* one writer: the channel's reactor */
 #define VN_NS_SPECIAL_ZONES (1u << 5)    /* it is a zoned namespace */
 
 struct vn_ns_state; /* ns_state.h */
+struct vn_meta;     /* meta.h */
 
 struct vn_ns {
     struct vn_backend *backend;
     uint64_t nr_blocks; /* atomic: ask vn_ns_nr_blocks */
-    uint32_t block_shift;
+    uint32_t block_shift; /* changes with the format, on its drive's reactor; elsewhere ask vn_ns_block_shift */
     uint32_t special; /* VN_NS_SPECIAL_*; its drive's reactor's */
     bool read_only;
     uint8_t uuid[16];
+    uint32_t nr_holds;         /* atomic: vn_ns_hold */
+    struct vn_meta *meta;      /* meta.h; NULL: its blocks have no metadata; its drive's reactor's */
     struct vn_ns_state *state; /* NULL: it has been on fabrics only, and is plain */
     char *state_path;          /* where its state is kept; NULL: nowhere */
     uint64_t id;                               /* by which events name it */
@@ -51,6 +54,8 @@ struct vn_ns_chan {
     uint32_t nsid;
     uint32_t inflight;
     bool closing;
+    bool holds;        /* the format, as long as it shares the namespace with another owner; control thread only */
+    const void *owner; /* its controller's drive; NULL: fabrics */
     bool limited; /* by the namespace's limits or the controller's */
     uint8_t turn;       /* of requests that have come since the last drain began */
     uint32_t nr_before; /* in flight that have come before */
@@ -70,6 +75,13 @@ void vn_ns_drop_chan(struct vn_ns *ns, struct vn_ns_chan *nsc);
 void vn_ns_sum(const struct vn_ns *ns, struct vn_ns_counters *out);
 uint64_t vn_ns_nr_waiting(const struct vn_ns *ns); /* for tokens, now */
 
+/* ns_format.c. As long as somebody holds it, its format does not change; any thread. False: it is being formatted or sanitized,
+ * or has metadata, and so only one drive can have it, at the size it has. */
+bool vn_ns_hold(struct vn_ns *ns);
+void vn_ns_unhold(struct vn_ns *ns);
+/* Control thread: whether somebody but this owner has it. */
+bool vn_ns_is_shared(const struct vn_ns *ns, const void *owner);
+
 /* ns_resize.c. size: bytes; 0: what is behind it. See vn_ns_resize. */
 int vn_ns_change_size(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size);
 
@@ -82,6 +94,9 @@ void vn_ns_chan_swap(struct vn_ns_chan *nsc, struct vn_chan *chan);
 /* req->op, io_flags, offset, length and iov are set; checks access and limits, counts, submits. TAKEN: also when it is
  * still FETCHED and waits for tokens; it comes back by vn_req_complete as any other. */
 enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req);
+/* The same of what lies behind the blocks of the namespace (VN_REQ_BELOW), or of all of them when it is formatted: it is no
+ * command of a host, so that it is not counted and waits for no tokens. The caller has checked the range. */
+enum vn_submit vn_ns_submit_below(struct vn_ns_chan *nsc, struct vn_req *req);
 /* The request, which this namespace or its backend may have, is to end soon: see backend.h. */
 void vn_ns_cancel(struct vn_req *req);
 /* What waits for tokens goes on, in debt. Answers how many there are. */
@@ -99,6 +114,10 @@ static inline bool vn_ns_chan_is_drained(const struct vn_ns_chan *nsc) {
 
 static inline uint64_t vn_ns_nr_blocks(const struct vn_ns *ns) { /* any thread; may be another one at once */
     return __atomic_load_n(&ns->nr_blocks, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t vn_ns_block_shift(const struct vn_ns *ns) { /* any thread, as above */
+    return __atomic_load_n(&ns->block_shift, __ATOMIC_RELAXED);
 }
 
 /* Whether blocks [slba, slba + nr_blocks) exist; safe against overflow (Base 0/80h, nvmevirt's defect). */

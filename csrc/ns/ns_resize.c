@@ -47,7 +47,7 @@ static int drain(struct vn_ns *ns) {
 
 static int shrink(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size) {
     uint64_t before = vn_ns_nr_blocks(ns);
-    __atomic_store_n(&ns->nr_blocks, size >> ns->block_shift, __ATOMIC_RELEASE);
+    __atomic_store_n(&ns->nr_blocks, size >> vn_ns_block_shift(ns), __ATOMIC_RELEASE);
     int err = drain(ns);
     if (err)
         vn_backend_fail(error, error_size, EBUSY, "its commands in flight did not end within %d s, and may be beyond the new "
@@ -62,21 +62,31 @@ static int shrink(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_s
 static int grow(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size) {
     int err = vn_backend_resize(ns->backend, size, error, error_size);
     if (!err)
-        __atomic_store_n(&ns->nr_blocks, size >> ns->block_shift, __ATOMIC_RELEASE);
+        __atomic_store_n(&ns->nr_blocks, size >> vn_ns_block_shift(ns), __ATOMIC_RELEASE);
     return err;
 }
 
-int vn_ns_change_size(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size) {
-    uint64_t before = vn_ns_nr_blocks(ns) << ns->block_shift;
+static int change_size(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size) {
+    uint64_t before = vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns);
     if (!size && !(size = vn_backend_full_size(ns->backend)))
         return vn_backend_fail(error, error_size, EINVAL, "give a size: nothing behind it says one");
-    if (size & ((1ull << ns->block_shift) - 1) || size > INT64_MAX)
+    if (size & ((1ull << vn_ns_block_shift(ns)) - 1) || size > INT64_MAX)
         return vn_backend_fail(error, error_size, EINVAL, "a size of %llu bytes is not possible: take a multiple of the block "
-                               "size, %u", (unsigned long long)size, 1u << ns->block_shift);
+                               "size, %u", (unsigned long long)size, 1u << vn_ns_block_shift(ns));
     int err = size < before ? shrink(ns, size, error, error_size) : grow(ns, size, error, error_size);
     for (size_t i = 0; i < VN_NS_MAX_CHANS && !err && size != before; i++) {
         if (ns->chans[i])
             on_reactor(ns->chans[i], tell);
     }
+    return err;
+}
+
+/* Metadata lies behind the data, so that another size would have to move it. */
+int vn_ns_change_size(struct vn_ns *ns, uint64_t size, char *error, uint32_t error_size) {
+    if (!vn_ns_hold(ns))
+        return vn_backend_fail(error, error_size, EBUSY, "it is being formatted or sanitized, or its blocks have metadata; "
+                               "format it without metadata first");
+    int err = change_size(ns, size, error, error_size);
+    vn_ns_unhold(ns);
     return err;
 }

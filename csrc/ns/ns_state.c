@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/nvme_admin.h"
+#include "ns/meta.h"
 
 int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
     struct vn_ns_state *state = calloc(1, sizeof(*state));
@@ -23,13 +24,19 @@ int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
     ns->state = state;
     if (state->kept.write_protect == VN_WP_UNTIL_POWER_CYCLE) /* which this is */
         state->kept.write_protect = VN_WP_NONE;
-    vn_ns_state_look(ns);
+    err = vn_ns_apply_format(ns, error, error_size);
+    if (err) {
+        vn_ns_state_close(ns);
+        return err;
+    }
     return 0;
 }
 
 void vn_ns_state_close(struct vn_ns *ns) {
     if (!ns->state)
         return;
+    vn_meta_close(ns->meta);
+    ns->meta = NULL;
     vn_keep_close(ns->state->keep);
     free(ns->state);
     ns->state = NULL;
@@ -37,6 +44,8 @@ void vn_ns_state_close(struct vn_ns *ns) {
 
 void vn_ns_state_look(struct vn_ns *ns) {
     uint32_t special = ns->special & VN_NS_SPECIAL_BUSY;
+    special |= ns->state->kept.format.in_progress ? VN_NS_SPECIAL_BUSY : 0;
+    special |= ns->meta ? VN_NS_SPECIAL_META : 0;
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
     special |= ns->state->refusal ? VN_NS_SPECIAL_REFUSES : 0;
     ns->special = special;

@@ -253,8 +253,8 @@ static void fill_fabrics(struct vn_tctrl *ctrl, const struct vn_connect_data *da
     memcpy(fabrics->hostid, data->hostid, sizeof(fabrics->hostid));
     if (subsys->kind != VN_CNTRLTYPE_IO)
         return;
-    fabrics->ana = &subsys->ana[ctrl->listener];
-    fabrics->ana_group = subsys->ana_group;
+    ctrl->ctrl.ana = &subsys->ana[ctrl->listener];
+    ctrl->ctrl.ana_group = subsys->ana_group;
 }
 
 int vn_tctrl_new(struct vn_subsys *subsys, struct vn_tqueue *queue, const struct vn_connect_data *data, uint32_t kato_ms,

@@ -122,8 +122,8 @@ static inline struct fabrics_rig *fab_make(uint8_t kind) {
     memset(fab->ana_group, 1, sizeof(fab->ana_group));
     fab->fabrics = (struct vn_fabrics){.kind = kind, .ciu = 5, .cirn = 0x123456789abcull, .kato_ms = 4950};
     if (kind == VN_CNTRLTYPE_IO) {
-        fab->fabrics.ana = &fab->ana;
-        fab->fabrics.ana_group = fab->ana_group;
+        rig->ctrl.ana = &fab->ana;
+        rig->ctrl.ana_group = fab->ana_group;
     }
     vn_fabrics_begin(&rig->ctrl, &fab->fabrics);
     vn_queue_connect(&rig->ctrl, 0, 32);

@@ -152,7 +152,7 @@ static void check_truth(struct ctrl_rig *rig, const uint8_t *lids, size_t nr_lid
 
 static void test_io_truth(struct ctrl_rig *rig) {
     check_truth(rig, (const uint8_t[]){0, 1, 2, 3, 4, 5, VN_LOG_ANA, VN_LOG_FEATURES}, 8);
-    rig->ctrl.fabrics->ana = NULL; /* without it, nothing speaks of it */
+    rig->ctrl.ana = NULL; /* without it, nothing speaks of it */
     CHECK_EQ(fab_log(rig, VN_LOG_ANA, 16, 0, true), VN_SC_INVALID_LOG_PAGE);
     check_truth(rig, (const uint8_t[]){0, 1, 2, 3, 4, 5, VN_LOG_FEATURES}, 7);
     CHECK_EQ(fab_identify(rig, VN_CNS_CTRL, 0), VN_SC_SUCCESS);

@@ -64,7 +64,7 @@ static void test_errors(struct ctrl_rig *rig) {
     const struct vn_log_error *log = (const struct vn_log_error *)data_at(rig);
     uint64_t before = rig->ctrl.error_count;
     for (uint32_t i = 0; i < VN_MAX_ERROR_LOG + 10; i++)
-        rig_submit(rig, 0, (struct vn_sqe){.opcode = VN_ADMIN_FORMAT_NVM, .cid = (uint16_t)(0x4000 + i), .nsid = i});
+        rig_submit(rig, 0, (struct vn_sqe){.opcode = 0x38, .cid = (uint16_t)(0x4000 + i), .nsid = i});
     CHECK_EQ(get_log(rig, VN_LOG_ERROR, VN_PAGE_SIZE, 0, 0, true), VN_SC_SUCCESS);
     for (uint32_t i = 0; i < VN_MAX_ERROR_LOG; i++) { /* the newest first, the oldest fallen out */
         CHECK_EQ(log[i].error_count, before + VN_MAX_ERROR_LOG + 10 - i);

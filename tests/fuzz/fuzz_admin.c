@@ -10,16 +10,18 @@
 #define NR_QUEUES 2u /* admin, and one I/O queue pair */
 #define ENTRIES 16u
 #define MAX_STEPS 64u /* bounds what an input may cost */
+#define NR_SPACES 7u  /* that the drive may have: what a host creates is above RING_NR_NS */
+#define MAX_SPACE_BYTES (1u << 20)
 
 struct side {
     struct ring_rig rig;
     uint32_t tails[NR_QUEUES];
-    uint32_t nr_namespaces;
 };
 
 static struct side sides[NR_CTRLS];
 static struct vn_drive *drive;
-static struct vn_ns *spaces[RING_NR_NS + 1]; /* of the drive: both controllers have them */
+static struct vn_ns *spaces[NR_SPACES + 1]; /* of the drive */
+static struct vn_decision asked;
 static uint32_t nr_steps;
 
 static uint64_t sq_gpa(uint32_t qid) {
@@ -62,6 +64,7 @@ static void attach_all(struct ring_rig *at) {
     for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++) {
         struct vn_ns_chan *nsc;
         MUST(vn_ctrl_add_ns(&at->ctrl, spaces[nsid], nsid, &nsc) == 0);
+        drive->space_flags[nsid] = VN_SPACE_STAYS | VN_SPACE_SHARED;
     }
     vn_guest_mem_add(&at->dev.mem, 0, RING_RAM_BYTES, at->ram, true, true);
     vn_doorbell_remap(&at->dev);
@@ -124,6 +127,108 @@ static bool one_op(struct input *input) {
     return true;
 }
 
+/* --- What hosts ask of the drive, answered as vhostnvme/emulation does it --- */
+static void look_at_decision(struct ring_rig *unused) {
+    (void)unused;
+    asked = drive->decisions.asked;
+}
+
+/* False: commands are still on their way to it. */
+static bool detach(struct vn_ctrl *ctrl, uint32_t nsid) {
+    struct vn_ns_chan *nsc = ctrl->namespaces.by_nsid[nsid];
+    if (!nsc)
+        return true;
+    if (!nsc->closing) {
+        nsc->closing = true;
+        vn_drive_count_change(ctrl);
+        vn_aer_ns_changed(ctrl, nsid);
+    }
+    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(ctrl, nsc))
+        return false;
+    vn_ctrl_drop_ns(ctrl, nsc);
+    free(nsc);
+    return true;
+}
+
+/* Namespaces that the host deletes: gone for the drive, for the control thread to free. */
+static bool delete_space(uint32_t nsid) {
+    for (uint32_t i = 0; i < NR_CTRLS; i++) {
+        if (!detach(&sides[i].rig.ctrl, nsid))
+            return false;
+    }
+    drive->spaces[nsid] = NULL;
+    drive->space_flags[nsid] = 0;
+    return true;
+}
+
+static vn_status carry_out(uint32_t *result) {
+    struct vn_ns_chan *nsc;
+    bool all = asked.nsid == VN_NSID_BROADCAST;
+    switch (asked.kind) {
+    case VN_DECIDE_CREATE:
+        *result = NR_SPACES;
+        while (drive->spaces[*result])
+            (*result)--;
+        drive->spaces[*result] = spaces[*result];
+        drive->space_flags[*result] = (uint8_t)(asked.flags | VN_SPACE_STAYS);
+        return VN_SC_SUCCESS;
+    case VN_DECIDE_DELETE:
+        for (uint32_t nsid = 1; nsid <= NR_SPACES; nsid++) {
+            if ((all || nsid == asked.nsid) && drive->spaces[nsid] && !delete_space(nsid))
+                return VN_SC_INTERNAL;
+        }
+        return VN_SC_SUCCESS;
+    default:
+        break;
+    }
+    for (uint32_t i = 0; i < asked.nr_ctrls; i++) {
+        struct vn_ctrl *ctrl = vn_drive_ctrl(drive, asked.ctrls[i]);
+        if (asked.kind == VN_DECIDE_DETACH && !detach(ctrl, asked.nsid))
+            return VN_SC_INTERNAL;
+        if (asked.kind == VN_DECIDE_ATTACH && !ctrl->namespaces.by_nsid[asked.nsid])
+            MUST(vn_ctrl_add_ns(ctrl, spaces[asked.nsid], asked.nsid, &nsc) == 0);
+    }
+    return VN_SC_SUCCESS;
+}
+
+static void answer(struct ring_rig *unused) {
+    (void)unused;
+    uint32_t result = 0;
+    vn_status status = carry_out(&result);
+    vn_decision_answer(drive, asked.id, status, result, 0);
+}
+
+static void refuse(struct ring_rig *unused) {
+    (void)unused;
+    vn_decision_answer(drive, asked.id, VN_SC_INTERNAL, 0, 0);
+}
+
+/* On the control thread, where namespaces are made and freed. */
+static void decide(void) {
+    char error[256];
+    uint32_t free_nsid = NR_SPACES;
+    ring_on(&sides[0].rig, look_at_decision);
+    if (!asked.id)
+        return;
+    while (free_nsid && spaces[free_nsid])
+        free_nsid--;
+    struct vn_ns_opts opts = {.backend = "mem", .size = asked.bytes, .block_size = asked.block_size};
+    bool creates = asked.kind == VN_DECIDE_CREATE;
+    if (creates && (!free_nsid || asked.bytes > MAX_SPACE_BYTES || vn_ns_create(&opts, &spaces[free_nsid], error, sizeof(error)))) {
+        ring_on(&sides[0].rig, refuse);
+        return;
+    }
+    if (creates)
+        CHECK_EQ(vn_ns_state_open(spaces[free_nsid], error, sizeof(error)), 0);
+    ring_on(&sides[0].rig, answer);
+    for (uint32_t nsid = 1; nsid <= NR_SPACES; nsid++) {
+        if (spaces[nsid] && !drive->spaces[nsid]) {
+            vn_ns_free(spaces[nsid]);
+            spaces[nsid] = NULL;
+        }
+    }
+}
+
 static void start(struct ring_rig *at) {
     attach_all(at);
     bring_up(vn_container_of(at, struct side, rig));
@@ -153,7 +258,8 @@ static void open_drive(void) {
     };
     static int owner; /* it is not a controller's own */
     char error[256];
-    CHECK_EQ(vn_drive_open(NULL, fuzz_reactor, &drive, error, sizeof(error)), 0);
+    struct vn_drive_opts drive_opts = {.flags = VN_DRIVE_MANAGED | VN_DRIVE_SHARED | VN_DRIVE_ANA};
+    CHECK_EQ(vn_drive_open(&drive_opts, fuzz_reactor, &drive, error, sizeof(error)), 0);
     drive->owner = (vn_runtime *)&owner;
     for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++) {
         CHECK_EQ(vn_ns_create(&opts[nsid - 1], &spaces[nsid], error, sizeof(error)), 0);
@@ -163,8 +269,11 @@ static void open_drive(void) {
 
 static void close_drive(void) {
     vn_drive_close(drive);
-    for (uint32_t nsid = 1; nsid <= RING_NR_NS; nsid++)
-        vn_ns_free(spaces[nsid]);
+    for (uint32_t nsid = 1; nsid <= NR_SPACES; nsid++) {
+        if (spaces[nsid])
+            vn_ns_free(spaces[nsid]);
+        spaces[nsid] = NULL;
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -180,6 +289,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     for (step_on = true; step_on;) {
         ring_on(&sides[0].rig, step);
+        decide();
         while (vn_event_drain(fuzz_events, events, 64))
             ;
     }

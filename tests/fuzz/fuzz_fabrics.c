@@ -321,8 +321,8 @@ static void open_ctrl(uint8_t kind) {
     ctrl.door = &door;
     fabrics = (struct vn_fabrics){.kind = kind};
     if (kind == VN_CNTRLTYPE_IO) {
-        fabrics.ana = &ana;
-        fabrics.ana_group = ana_group;
+        ctrl.ana = &ana;
+        ctrl.ana_group = ana_group;
     }
     vn_ana_init(&ana);
     for (uint32_t nsid = 0; nsid <= VN_MAX_NAMESPACES; nsid++)

@@ -98,6 +98,17 @@ def rig(disk_folder: Path, full_disk: FullDiskServer) -> Iterator[GuestRig]:
 
 
 @pytest.fixture(scope="session")
+def cli(disk_folder: Path) -> Iterator[GuestRig]:
+    """The guest of nvme-cli's tests: FULL has all that a drive can have."""
+    disks = {
+        "FULL": ["mem:64M", f"file:{disk_folder}/full2.img?size=64M"],
+        "FORMAT": ["mem:64M"],
+    }
+    with GuestRig(disks, kernel_args=["iomem=relaxed"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def networked() -> Iterator[GuestRig]:
     """A guest without disks and with a network: the Linux kernel's NVMe/TCP host."""
     with GuestRig({}, network=True) as running:

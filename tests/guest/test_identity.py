@@ -88,8 +88,9 @@ def test_id_ns_says_what_the_namespace_is(
     id_ns = rig.json(f"nvme id-ns {rig.node(disk, nsid)} -o json")
     assert id_ns["nsze"] == id_ns["ncap"] == id_ns["nuse"] == size >> shift
     assert id_ns["nvmcap"] == size
-    assert id_ns["flbas"] == id_ns["nlbaf"] == id_ns["mc"] == id_ns["dps"] == 0
-    assert [(form["ms"], form["ds"]) for form in id_ns["lbafs"]] == [(0, shift)]
+    assert id_ns["dps"] == 0 and id_ns["nlbaf"] == 5 and id_ns["mc"] == 3
+    form = id_ns["lbafs"][id_ns["flbas"]]
+    assert (form["ms"], form["ds"]) == (0, shift)
     assert id_ns["dlfeat"] & 7 == 1  # deallocated blocks read as zeros
     expected = rig.info(disk, nsid).uuid
     assert id_ns["nguid"] == expected.hex

@@ -265,7 +265,7 @@ def test_admin_data_at_a_bad_offset_is_refused(host: NvmeHost) -> None:
 
 @pytest.mark.parametrize(
     "opcode",
-    [Admin.NS_MANAGEMENT, Admin.NS_ATTACHMENT, Admin.FORMAT_NVM, 0x7F, 0x38],
+    [Admin.NS_MANAGEMENT, Admin.NS_ATTACHMENT, 0x7F, 0x38],
 )
 def test_commands_that_are_not_offered_are_refused(host: NvmeHost, opcode: int) -> None:
     refused(host.admin(Sqe(opcode, nsid=1)), Status.INVALID_OPCODE)

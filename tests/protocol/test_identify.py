@@ -115,8 +115,9 @@ def test_namespace_geometry(three: NvmeHost, cns: int) -> None:
         page = three.identify(cns, nsid)
         assert u64(page, 0) == u64(page, 8) == blocks  # NSZE, NCAP
         assert u64(page, 16) <= blocks  # NUSE
-        assert page[25] == 0 and page[26] & 0xF == 0  # NLBAF, FLBAS
-        assert page[130] == shift and u16(page, 128) == 0  # LBADS, no metadata
+        assert page[25] == 5 and page[26] == (3 if shift == 12 else 0)  # NLBAF, FLBAS
+        at = 128 + 4 * page[26]
+        assert page[at + 2] == shift and u16(page, at) == 0  # LBADS, no metadata
         assert page[99] & 1 == (nsid == 3)  # NSATTR: write protected
         assert u64(page, 48) == blocks << shift  # NVMCAP
 

@@ -88,6 +88,8 @@ def _sentence(event: Event) -> tuple[int, str]:
             return logging.WARNING, f"a mirror, {event.text}"
         case EventType.LEG_IN_SYNC:
             return logging.INFO, f"a mirror, {event.text}"
+        case EventType.DECISION:
+            return logging.DEBUG, "the guest asks for another set of namespaces"
         case EventType.TARGET_DESTROYED:
             return logging.DEBUG, "the target is gone"
         case EventType.HOST_CONNECTED:

@@ -7,6 +7,7 @@ sentence.
 """
 
 from vhostnvme.native.controller import Controller
+from vhostnvme.native.drive import Decision, DecisionKind, Drive, DriveOptions
 from vhostnvme.native.library import library_version
 from vhostnvme.native.medium import Medium, MediumInfo
 from vhostnvme.native.mirror import LegInfo, Mirror, MirrorInfo
@@ -40,7 +41,11 @@ __all__ = [
     "Controller",
     "ControllerInfo",
     "ControllerOptions",
+    "Decision",
+    "DecisionKind",
     "Doorbells",
+    "Drive",
+    "DriveOptions",
     "Event",
     "EventType",
     "HostAccess",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vhostnvme.native.handle import DETACH_WAIT_MS, ReactorHandle
 from vhostnvme.native.library import check, ffi, lib, native_text
 from vhostnvme.native.limits import limit_info, native_limits
-from vhostnvme.native.types import ControllerInfo, ControllerOptions, Doorbells
+from vhostnvme.native.types import AnaState, ControllerInfo, ControllerOptions, Doorbells
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,8 @@ class Controller(ReactorHandle):
         opts.doorbells = int(options.doorbells)
         opts.reactor = options.reactor
         opts.cntlid = options.cntlid
+        if options.drive is not None:
+            opts.drive = options.drive.handle
         out = ffi.new("vn_ctrl **")
         check(lib.vn_ctrl_create(runtime.handle, opts, out))
         self._handle = out[0]
@@ -96,6 +98,10 @@ class Controller(ReactorHandle):
     def set_limits(self, limits: Limits) -> None:
         """Over all its namespaces, whose own limits hold as well; at once, also for what waits."""
         check(lib.vn_ctrl_set_limits(self.handle, native_limits(limits)))
+
+    def set_ana(self, state: AnaState, group: int = 1) -> None:
+        """How well it reaches the namespaces of a group; its drive has `ana`."""
+        check(lib.vn_ctrl_set_ana(self.handle, group, int(state)))
 
     def _destroy(self) -> None:
         check(lib.vn_ctrl_destroy(self._handle))

@@ -18,6 +18,7 @@ from vhostnvme.native.types import Event, EventType, ReactorStats, RuntimeOption
 
 if TYPE_CHECKING:
     from vhostnvme.native.controller import Controller
+    from vhostnvme.native.drive import Drive
     from vhostnvme.native.namespace import Namespace
     from vhostnvme.native.target import Target
 
@@ -53,6 +54,7 @@ class Runtime(Handle):
         # The handles that keep this runtime open.
         self.controllers: list[Controller] = []
         self.targets: list[Target] = []
+        self.drives: list[Drive] = []
         self.namespaces: list[Namespace] = []
         _open_runtimes.add(self)
 
@@ -167,13 +169,15 @@ class Runtime(Handle):
     # --- the end ---
 
     def close(self) -> None:
-        """Closes targets, controllers, namespaces and the reactors; a few seconds at worst."""
+        """Closes targets, controllers, drives, namespaces, reactors; a few seconds at worst."""
         if self._handle is None:
             return
         for target in list(self.targets):
             target.close()
         for controller in list(self.controllers):
             controller.close()
+        for drive in list(self.drives):
+            drive.close()
         for namespace in list(self.namespaces):
             namespace.close()
         self.pump()

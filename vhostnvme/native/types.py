@@ -11,6 +11,7 @@ from vhostnvme.limits import NO_LIMITS, Limits
 from vhostnvme.native.library import lib
 
 if TYPE_CHECKING:
+    from vhostnvme.native.drive import Drive
     from vhostnvme.native.medium import Medium
 
 
@@ -46,6 +47,7 @@ class EventType(enum.IntEnum):
     LEG_FAILED = lib.VN_EVENT_LEG_FAILED
     LEG_LOST = lib.VN_EVENT_LEG_LOST
     LEG_IN_SYNC = lib.VN_EVENT_LEG_IN_SYNC
+    DECISION = lib.VN_EVENT_DECISION
     HOST_CONNECTED = lib.VN_EVENT_HOST_CONNECTED
     HOST_DISCONNECTED = lib.VN_EVENT_HOST_DISCONNECTED
     HOST_REFUSED = lib.VN_EVENT_HOST_REFUSED
@@ -246,7 +248,10 @@ class NamespaceInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerOptions:
-    """0 and None stand for the library's defaults. `serial` has up to 20 characters, `model` 40."""
+    """0 and None stand for the library's defaults. `serial` has up to 20 characters, `model` 40.
+
+    `drive`: that it belongs to, on whose reactor it is; `cntlid` is its number there.
+    """
 
     serial: str
     model: str | None = None
@@ -257,6 +262,7 @@ class ControllerOptions:
     doorbells: Doorbells = Doorbells.AUTO
     reactor: int = 0
     cntlid: int = 0
+    drive: Drive | None = None
     limits: Limits = NO_LIMITS
 
 

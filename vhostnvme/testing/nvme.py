@@ -93,6 +93,7 @@ class Status(enum.IntEnum):
     SGL_METADATA_LENGTH = 0x010
     SGL_TYPE = 0x011
     INVALID_PRP_OFFSET = 0x013
+    OPERATION_DENIED = 0x015
     SGL_OFFSET = 0x016
     HOST_IDENTIFIER_FORMAT = 0x018
     ABORT_PREEMPTED = 0x01B
@@ -102,6 +103,7 @@ class Status(enum.IntEnum):
     CAPACITY_EXCEEDED = 0x081
     NAMESPACE_NOT_READY = 0x082
     RESERVATION_CONFLICT = 0x083
+    FORMAT_IN_PROGRESS = 0x084
     CQ_INVALID = 0x100
     QID_INVALID = 0x101
     QUEUE_SIZE = 0x102
@@ -109,15 +111,20 @@ class Status(enum.IntEnum):
     AER_LIMIT = 0x105
     INVALID_VECTOR = 0x108
     INVALID_LOG_PAGE = 0x109
+    INVALID_FORMAT = 0x10A
     INVALID_QUEUE_DELETION = 0x10C
     FEATURE_NOT_SAVEABLE = 0x10D
     FEATURE_NOT_CHANGEABLE = 0x10E
     FEATURE_NOT_NS_SPECIFIC = 0x10F
     CONFLICTING_ATTRIBUTES = 0x180
+    INVALID_PROTECTION_INFORMATION = 0x181
     READ_ONLY_RANGE = 0x182
     COMMAND_SIZE_LIMIT = 0x183
     WRITE_FAULT = 0x280
     UNRECOVERED_READ = 0x281
+    GUARD_CHECK = 0x282
+    APPLICATION_TAG_CHECK = 0x283
+    REFERENCE_TAG_CHECK = 0x284
     COMPARE_FAILURE = 0x285
     ACCESS_DENIED = 0x286
     PATH_INTERNAL = 0x300
@@ -293,6 +300,12 @@ def abort(sqid: int, cid: int) -> Sqe:
 
 def async_event() -> Sqe:
     return Sqe(Admin.ASYNC_EVENT)
+
+
+def format_nvm(nsid: int, index: int, *, ses: int = 0, settings: int = 0) -> Sqe:
+    """`settings`: MSET, PI and PIL as they stand in CDW10 (bits 8:4)."""
+    cdw10 = index & 0xF | settings | ses << 9 | (index >> 4 & 3) << 12
+    return Sqe(Admin.FORMAT_NVM, nsid=nsid, cdw10=cdw10)
 
 
 def _ranged(opcode: int, nsid: int, lba: int, blocks: int, control: int) -> Sqe:

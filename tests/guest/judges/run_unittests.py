@@ -1,7 +1,7 @@
 """Runs in the guest: Python unit tests of a suite, one after the other, each within a bound.
 
-Usage: run_unittests.py FOLDER SECONDS MODULE... - writes one JSON object a test to the standard output:
-its name, outcome (passed, failed, skipped), seconds, and the reason or the end of the traceback.
+Usage: run_unittests.py FOLDER SECONDS MODULE... - writes one JSON object a test to stdout: name,
+outcome (passed, failed, skipped), seconds, and the reason or the end of the traceback.
 """
 
 from __future__ import annotations
