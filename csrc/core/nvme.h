@@ -110,6 +110,8 @@ struct vn_sqe {
 VN_ASSERT_SIZE(struct vn_sqe, 64);
 
 #define VN_SQE_FUSE(flags) ((flags) & 0x3u)
+#define VN_FUSE_FIRST 1u
+#define VN_FUSE_SECOND 2u
 #define VN_SQE_PSDT(flags) ((flags) >> 6)
 #define VN_PSDT_PRP 0u
 #define VN_PSDT_SGL_MPTR_CONTIG 1u
@@ -211,6 +213,19 @@ struct vn_copy_range_long { /* 1h: with the tags of a 64-bit guard */
     uint16_t elbat, elbatm;
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_copy_range_long, 40);
+
+/* Get LBA Status (NVM Command Set 4.2.1) */
+struct vn_lba_status {
+    uint64_t dslba;
+    uint32_t nlb; /* 0's based */
+    uint8_t rsvd12, status;
+    uint8_t rsvd14[2];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_lba_status, 16);
+#define VN_LBA_STATUS_BAD (1u << 0)    /* reading it fails */
+#define VN_LBA_STATUS_MARKED (1u << 1) /* by Write Uncorrectable */
+#define VN_LBA_STATUS_FULL 1 /* CMPC: as much as the host has room for; */
+#define VN_LBA_STATUS_ALL 2  /* all that there is */
 
 /* --- Status: the 15-bit status field of a CQE, without the phase bit (Base 3.3.3.2.1) --- */
 typedef uint16_t vn_status;
@@ -473,12 +488,15 @@ enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_C
 #define VN_OACS_FORMAT (1u << 1)
 #define VN_OACS_NS_MANAGEMENT (1u << 3)
 #define VN_OACS_DBBUF (1u << 8)
+#define VN_OACS_LBA_STATUS (1u << 9)
 #define VN_ONCS_COMPARE (1u << 0)
+#define VN_ONCS_WRITE_UNCORRECTABLE (1u << 1)
 #define VN_ONCS_DSM (1u << 2)
 #define VN_ONCS_WRITE_ZEROES (1u << 3)
 #define VN_ONCS_SAVE_SELECT (1u << 4)
 #define VN_ONCS_VERIFY (1u << 7)
 #define VN_ONCS_COPY (1u << 8)
+#define VN_FUSES_COMPARE_WRITE (1u << 0)
 #define VN_OAES_NS_ATTR (1u << 8)
 #define VN_OAES_TELEMETRY (1u << 10)
 

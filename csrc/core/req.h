@@ -31,6 +31,7 @@ enum vn_op {
 
 #define VN_REQ_FUA (1u << 0)       /* durable before it completes */
 #define VN_REQ_MAY_UNMAP (1u << 1) /* Write Zeroes may give the space back */
+#define VN_REQ_ERROR_LBA (1u << 3) /* the controller's: error_lba says where it failed */
 #define VN_REQ_BELOW (1u << 2)     /* offset is the backend's: metadata, which has no block addresses (vn_ns_submit_below) */
 
 /* FREE -> FETCHED (controller) -> TAKEN (backend) -> DONE (controller) -> FREE */
@@ -76,6 +77,8 @@ struct vn_req {
     uint32_t nr_steps;
     uint64_t start_ns;     /* when it was fetched */
     void (*resume)(struct vn_req *req); /* what goes on when it is offered again: with VN_REQ_RESUMES */
+    struct vn_req *fused;     /* the other one of a pair, while both are under way */
+    uint64_t error_lba;       /* for the error log, with VN_REQ_ERROR_LBA */
     struct vn_bounce *bounce; /* of a command that moves data through the device's own memory, while it runs */
     struct vn_meta_slot *slot; /* of a command with metadata, once it has one: ctrl/meta_io.c */
     struct vn_req *abort_req; /* the Abort command that waits for this one to end */

@@ -76,6 +76,7 @@ static const struct command {
     {VN_ADMIN_DIRECTIVE_RECEIVE, VN_KIND_PCI, VN_OACS_DIRECTIVES, 0},
     {VN_ADMIN_CROSS_RESET, VN_KIND_IO, 0, 0},
     {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI, VN_OACS_DBBUF, 0},
+    {VN_ADMIN_GET_LBA_STATUS, VN_KIND_PCI, VN_OACS_LBA_STATUS, 0},
     {VN_ADMIN_FORMAT_NVM, VN_KIND_PCI, VN_OACS_FORMAT, VN_EFFECT_LBCC | VN_EFFECT_NCC | VN_EFFECT_CSE_NS},
     {VN_ADMIN_SECURITY_SEND, VN_KIND_PCI, VN_OACS_SECURITY, 0},
     {VN_ADMIN_SECURITY_RECEIVE, VN_KIND_PCI, VN_OACS_SECURITY, 0},
@@ -194,6 +195,8 @@ static vn_status execute(struct vn_req *req, bool *parked) {
         return VN_SC_SUCCESS;
     case VN_ADMIN_DOORBELL_CONFIG:
         return doorbell_buffer(req);
+    case VN_ADMIN_GET_LBA_STATUS:
+        return vn_get_lba_status(req);
     case VN_ADMIN_FORMAT_NVM:
         *parked = vn_format_nvm(req, &status);
         return status;

@@ -85,7 +85,7 @@ static void write_ranges(struct vn_req *req, vn_status read_status) {
     req->result = req->step;
     req->op = VN_OP_WRITE;
     req->limits = 0; /* each of its reads and writes counts against the limits */
-    req->io_flags = vn_io_write_flags(req);
+    req->io_flags |= vn_io_write_flags(req);
     req->offset = vn_io_slba(&req->cmd) << req->ns->ns->block_shift;
     vn_bounce_point(req, 0, blocks_before(req, req->step) << req->ns->ns->block_shift);
     vn_req_push(req, on_written, (void *)(uintptr_t)read_status);
@@ -152,6 +152,8 @@ vn_status vn_io_copy(struct vn_req *req) {
     uint32_t format = VN_COPY_FORMAT(req->cmd.cdw12), nr = VN_COPY_NR(req->cmd.cdw12);
     req->error_location = 48; /* CDW12, until it has been found good */
     if (format != FORMAT_SHORT && format != FORMAT_LONG)
+        return VN_SC_INVALID_FIELD;
+    if (req->ns->ns->special & VN_NS_SPECIAL_META) /* metadata is not copied: docs/nvme.md */
         return VN_SC_INVALID_FIELD;
     if (req->cmd.cdw12 & (VN_RW_PRINFO_MASK | VN_COPY_PRINFOR_MASK)) /* formatted without protection information */
         return VN_SC_INVALID_FIELD;

@@ -275,10 +275,10 @@ static void on_command_done(struct vn_req *req, void *arg) {
     struct vn_req *abort_req = req->abort_req;
     if (req->cancelled)
         settle_cancelled(req);
-    if (req->status)
-        on_error(ctrl, req);
     if (__builtin_expect(req->status || !sq->sqid, 0) && ctrl->drive)
         vn_recent_add(ctrl->drive, req);
+    if (req->status)
+        on_error(ctrl, req);
     count_command(ctrl, req);
     sq->cq->reserved--;
     /* A reset is silent; on fabrics the admin queue goes on through it, as it carries the properties. */
@@ -294,7 +294,7 @@ static void on_command_done(struct vn_req *req, void *arg) {
     vn_ctrl_leave_flight(ctrl);
 }
 
-void vn_ctrl_execute(struct vn_req *req) {
+static inline void begin(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     req->nr_frames = 0;
     req->result = req->result_high = 0;
@@ -311,6 +311,15 @@ void vn_ctrl_execute(struct vn_req *req) {
     vn_req_push(req, on_command_done, ctrl);
     vn_queue_track(req->sq, req);
     vn_ctrl_enter_flight(ctrl);
+}
+
+void vn_ctrl_begin(struct vn_req *req) {
+    begin(req);
+}
+
+void vn_ctrl_execute(struct vn_req *req) {
+    const struct vn_ctrl *ctrl = req->ctrl;
+    begin(req);
     if (ctrl->fabrics && req->cmd.opcode == VN_ADMIN_FABRICS)
         vn_fabrics_execute(req);
     else if (req->sq->sqid)

@@ -68,7 +68,15 @@ struct vn_cq {
 
 /* A submission queue, with the requests fetched from it. */
 struct vn_sq {
-    bool exists, deleting;
+    bool exists;
+    union { /* what keeps the door from fetching on: any of these */
+        struct {
+            bool deleting;
+            bool paired;      /* the second of a fused pair was fetched out of turn: look at the ring again */
+            bool lacks_second; /* a first one waits until there is room for its second */
+        };
+        uint32_t halts;
+    };
     uint16_t sqid;
     uint32_t size, head, tail; /* tail: the host's, as last seen */
     uint32_t bad_tail;
@@ -197,6 +205,9 @@ struct vn_door_ops {
     /* PCI only, as the next three. Make the queue's ring reachable and set its doorbells to zero. */
     vn_status (*sq_open)(struct vn_sq *sq);
     vn_status (*cq_open)(struct vn_cq *cq);
+    /* The first of a fused pair was fetched, and begun: fetches what comes next if that can be the second, not begun yet. Answers
+     * NULL with *later when it is there, but there is no room for it now. NULL: this door has no fused commands. */
+    struct vn_req *(*fetch_second)(struct vn_sq *sq, bool *later);
     /* Doorbell Buffer Config. */
     vn_status (*doorbell_buffer)(struct vn_ctrl *ctrl, uint64_t shadow, uint64_t event_idx);
     /* The controller was disabled: forget queues and shadow doorbells. On fabrics: end the connections of I/O queues. */
@@ -232,6 +243,7 @@ int vn_ctrl_add_ns(struct vn_ctrl *ctrl, struct vn_ns *ns, uint32_t nsid, struct
 void vn_ctrl_drop_ns(struct vn_ctrl *ctrl, struct vn_ns_chan *nsc);
 /* A fetched command: runs it. */
 void vn_ctrl_execute(struct vn_req *req);
+void vn_ctrl_begin(struct vn_req *req); /* counts it as fetched, and no more */
 /* Count one more, or one less, command in flight; the last one to leave tells who waits for that. */
 void vn_ctrl_enter_flight(struct vn_ctrl *ctrl);
 void vn_ctrl_leave_flight(struct vn_ctrl *ctrl);
@@ -297,6 +309,7 @@ uint16_t vn_io_oncs(const struct vn_ctrl *ctrl);                      /* ONCS, *
 uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode);   /* and the effects log: what this controller has */
 vn_status vn_identify(struct vn_req *req);
 void vn_identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id); /* capacity, CMIC */
+vn_status vn_get_lba_status(struct vn_req *req); /* uncorrectable.c */
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl); /* the optional events that it can raise */
 bool vn_feature_set(struct vn_req *req, vn_status *status); /* true: parked; else *status is its outcome */
 vn_status vn_feature_get(struct vn_req *req);

@@ -2,6 +2,8 @@
 #include "ctrl/gate.h"
 
 #include "core/status.h"
+#include "core/util.h"
+#include "ctrl/drive.h"
 #include "ns/ns_state.h"
 
 static bool changes_data(uint8_t opcode) {
@@ -26,4 +28,93 @@ vn_status vn_gate_check(struct vn_req *req) {
     if ((special & VN_NS_SPECIAL_PROTECTED) && changes_data(req->cmd.opcode))
         return VN_SC_NS_WRITE_PROTECTED;
     return VN_SC_SUCCESS;
+}
+
+static void submit(struct vn_req *req) {
+    if (vn_ns_submit(req->ns, req) == VN_BUSY)
+        vn_ctrl_make_busy(req);
+}
+
+/* --- What lasts --- */
+static void on_saved(struct vn_keep_wait *wait, int err) {
+    struct vn_req *req = vn_container_of((void *)wait, struct vn_req, engine);
+    req->limits &= (uint8_t)~VN_REQ_HELD;
+    vn_req_complete(req, err ? VN_SC_INTERNAL : req->status);
+}
+
+_Static_assert(sizeof(struct vn_keep_wait) <= sizeof(((struct vn_req *)0)->engine), "no backend has it meanwhile");
+
+void vn_gate_save(struct vn_req *req) {
+    struct vn_keep_wait *wait = (void *)req->engine;
+    if (req->state == VN_REQ_FETCHED) /* a reset that gives it up waits for it all the same */
+        vn_req_set_state(req, VN_REQ_TAKEN);
+    req->limits |= VN_REQ_HELD;
+    *wait = (struct vn_keep_wait){.fn = on_saved};
+    vn_keep_save(req->ns->ns->state->keep, req->ctrl->reactor, wait);
+}
+
+/* --- Marks of Write Uncorrectable (NVM Command Set 3.2.7) --- */
+static void on_written_over(struct vn_req *req, void *arg) {
+    struct vn_ns *ns = req->ns->ns;
+    (void)arg;
+    if (req->status) {
+        vn_req_complete(req, req->status);
+        return;
+    }
+    if (!vn_marks_clear(&ns->state->kept.marks, req->offset >> ns->block_shift, req->length >> ns->block_shift)) {
+        vn_req_complete(req, VN_SC_CAPACITY_EXCEEDED); /* what is left of a range would be one too many: they stay */
+        return;
+    }
+    vn_ns_state_look(ns);
+    vn_gate_save(req);
+}
+
+static void fail_read(struct vn_req *req, uint64_t lba) {
+    req->error_lba = lba;
+    req->io_flags |= VN_REQ_ERROR_LBA;
+    vn_req_set_state(req, VN_REQ_TAKEN);
+    vn_req_complete(req, VN_SC_UNRECOVERED_READ);
+}
+
+void vn_gate_pass(struct vn_req *req) {
+    const struct vn_ns *ns = req->ns->ns;
+    uint64_t lba = VN_NO_MARK;
+    if ((ns->special & VN_NS_SPECIAL_MARKS) && req->ctrl->drive && req->op != VN_OP_FLUSH)
+        lba = vn_marks_first(&ns->state->kept.marks, req->offset >> ns->block_shift, req->length >> ns->block_shift);
+    if (lba != VN_NO_MARK && (req->op == VN_OP_READ || req->op == VN_OP_COMPARE)) {
+        fail_read(req, lba);
+        return;
+    }
+    if (lba != VN_NO_MARK)
+        vn_req_push(req, on_written_over, NULL);
+    submit(req);
+}
+
+/* --- Locks --- */
+void vn_gate_submit(struct vn_req *req) {
+    const struct vn_ns *ns = req->ns->ns;
+    if ((ns->special & VN_NS_SPECIAL_LOCKED) && req->ctrl->drive && req->op != VN_OP_FLUSH &&
+        vn_range_is_locked(&ns->state->locks, req->offset, req->length))
+        vn_ctrl_resume_later(req, vn_gate_submit);
+    else
+        vn_gate_pass(req);
+}
+
+/* Those that wait, here or for something else, have not been passed on yet. */
+static bool has_range(const struct vn_req *io, const struct vn_req *req) {
+    return io != req && io->ns && io->ns->ns == req->ns->ns && !(io->limits & (VN_REQ_RESUMES | VN_REQ_HELD)) &&
+           vn_range_overlaps(io->offset, io->length, req->offset, req->length);
+}
+
+bool vn_gate_is_in_use(const struct vn_req *req) {
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
+        const struct vn_ctrl *ctrl = req->ctrl->drive->ctrls[i];
+        for (uint64_t mask = ctrl ? ctrl->io_sqs : 0; mask; mask &= mask - 1) {
+            for (const struct vn_req *io = ctrl->sqs[__builtin_ctzll(mask) + 1].inflight; io; io = io->next) {
+                if (has_range(io, req))
+                    return true;
+            }
+        }
+    }
+    return false;
 }

@@ -160,6 +160,10 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->mnan = VN_MAX_NAMESPACES;
     id->oncs = vn_io_oncs(ctrl);
     id->ocfs = OCFS_FORMATS;
+    if (ctrl->door->fetch_second) {
+        id->fuses = VN_FUSES_COMPARE_WRITE;
+        id->acwu = (uint16_t)((1u << ctrl->mdts) - 1); /* whatever is transferred at once, counted in the largest blocks */
+    }
     id->fna = ctrl->drive ? FNA_CRYPTO_ERASE : 0;
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
@@ -255,6 +259,7 @@ static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, uint32_t
 }
 
 static void identify_ctrl_nvm(struct vn_id_ctrl_nvm *id) {
+    id->wusl = 0; /* Write Uncorrectable: no limit either */
     id->vsl = 0;  /* Verify: the same, it reads in steps */
     id->wzsl = 0; /* Write Zeroes: no limit but NLB */
     id->dmrl = 0; /* Dataset Management: no limit but the command's own of 256 ranges */

@@ -5,6 +5,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
 #include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
@@ -14,9 +15,16 @@ uint64_t vn_io_slba(const struct vn_sqe *cmd) {
     return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
 }
 
-void vn_io_submit(struct vn_req *req) {
+static inline void submit_plain(struct vn_req *req) {
     if (vn_ns_submit(req->ns, req) == VN_BUSY)
         vn_ctrl_make_busy(req);
+}
+
+void vn_io_submit(struct vn_req *req) {
+    if (__builtin_expect(req->ns->ns->special, 0))
+        vn_gate_submit(req);
+    else
+        submit_plain(req);
 }
 
 uint32_t vn_io_write_flags(const struct vn_req *req) {
@@ -43,18 +51,29 @@ vn_status vn_io_take_range(struct vn_req *req) {
     return VN_SC_SUCCESS;
 }
 
-static vn_status read_write(struct vn_req *req, enum vn_op op) {
+vn_status vn_io_prepare(struct vn_req *req, enum vn_op op) {
     req->op = op;
     vn_status status = vn_io_take_range(req);
     if (status)
         return status;
     if (req->length > vn_ctrl_max_transfer(req->ctrl))
         return VN_SC_INVALID_FIELD;
-    status = req->ctrl->door->map(req, (uint32_t)req->length);
-    if (status)
-        return status;
-    vn_io_submit(req);
-    return VN_SC_SUCCESS;
+    return req->ctrl->door->map(req, (uint32_t)req->length);
+}
+
+/* Of a namespace that is plain now: the short way. */
+static inline vn_status plain(struct vn_req *req, enum vn_op op) {
+    vn_status status = vn_io_prepare(req, op);
+    if (!status)
+        submit_plain(req);
+    return status;
+}
+
+static vn_status read_write(struct vn_req *req, enum vn_op op) {
+    vn_status status = vn_io_prepare(req, op);
+    if (!status)
+        vn_io_submit(req);
+    return status;
 }
 
 static vn_status write_zeroes(struct vn_req *req) {
@@ -89,12 +108,12 @@ static void on_flush_all(struct vn_req *req, void *arg) {
     vn_io_submit(req);
 }
 
-/* Not one of all the namespaces may be out of reach over this path. */
+/* Not one of all the namespaces may be out of reach over this path, or be erased. */
 static vn_status check_all(const struct vn_ctrl *ctrl) {
     vn_status status = VN_SC_SUCCESS;
     for (uint32_t nsid = 0; !status && (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));)
         status = vn_ana_check(ctrl, nsid);
-    return status;
+    return status || !ctrl->drive ? status : vn_sanitize_refusal(ctrl->drive);
 }
 
 static vn_status flush(struct vn_req *req) {
@@ -173,20 +192,30 @@ static vn_status compare(struct vn_req *req) {
     return read_write(req, VN_OP_COMPARE);
 }
 
+static vn_status read_blocks(struct vn_req *req) {
+    return read_write(req, VN_OP_READ);
+}
+
+static vn_status write_blocks(struct vn_req *req) {
+    return read_write(req, VN_OP_WRITE);
+}
+
 static const struct io_command {
     uint8_t opcode;
     uint16_t oncs; /* the bits that it sets (Base 5.17.2.1) */
     uint32_t effects;
-    vn_status (*run)(struct vn_req *req); /* NULL: execute knows it */
+    bool drive; /* it needs a state of the namespace, or another one of the drive's */
+    vn_status (*run)(struct vn_req *req);
 } commands[] = {
-    {VN_IO_FLUSH, 0, VN_EFFECT_CSUPP, flush},
-    {VN_IO_WRITE, 0, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, NULL},
-    {VN_IO_READ, 0, VN_EFFECT_CSUPP, NULL},
-    {VN_IO_COMPARE, VN_ONCS_COMPARE, VN_EFFECT_CSUPP, compare},
-    {VN_IO_WRITE_ZEROES, VN_ONCS_WRITE_ZEROES, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, write_zeroes},
-    {VN_IO_DSM, VN_ONCS_DSM, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, dataset_management},
-    {VN_IO_VERIFY, VN_ONCS_VERIFY, VN_EFFECT_CSUPP, vn_io_verify},
-    {VN_IO_COPY, VN_ONCS_COPY, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, vn_io_copy},
+    {VN_IO_FLUSH, 0, VN_EFFECT_CSUPP, false, flush},
+    {VN_IO_WRITE, 0, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, false, write_blocks},
+    {VN_IO_READ, 0, VN_EFFECT_CSUPP, false, read_blocks},
+    {VN_IO_WRITE_UNCORRECTABLE, VN_ONCS_WRITE_UNCORRECTABLE, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, true, vn_io_write_uncorrectable},
+    {VN_IO_COMPARE, VN_ONCS_COMPARE, VN_EFFECT_CSUPP, false, compare},
+    {VN_IO_WRITE_ZEROES, VN_ONCS_WRITE_ZEROES, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, false, write_zeroes},
+    {VN_IO_DSM, VN_ONCS_DSM, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, false, dataset_management},
+    {VN_IO_VERIFY, VN_ONCS_VERIFY, VN_EFFECT_CSUPP, false, vn_io_verify},
+    {VN_IO_COPY, VN_ONCS_COPY, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, false, vn_io_copy},
 };
 
 /* NULL: this controller does not have it. */
@@ -195,7 +224,7 @@ static const struct io_command *find(const struct vn_ctrl *ctrl, uint8_t opcode)
         return NULL;
     for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
         if (commands[i].opcode == opcode)
-            return &commands[i];
+            return commands[i].drive && !ctrl->drive ? NULL : &commands[i];
     }
     return NULL;
 }
@@ -212,37 +241,40 @@ uint16_t vn_io_oncs(const struct vn_ctrl *ctrl) {
     return oncs;
 }
 
-/* What is refused of any I/O command. */
-static vn_status check(const struct vn_req *req) {
+vn_status vn_io_enter(struct vn_req *req) {
+    req->ns = vn_ns_table_get(&req->ctrl->namespaces, req->cmd.nsid);
+    if (!req->ns)
+        return VN_SC_INVALID_NS;
+    vn_status status = vn_ana_check(req->ctrl, req->cmd.nsid);
+    if (!status && __builtin_expect(req->ns->ns->special, 0))
+        status = vn_gate_check(req);
+    return status;
+}
+
+/* What is refused of any I/O command; fused ones have a way of their own. */
+static inline bool is_other(const struct vn_req *req) {
     if (req->ctrl->fabrics)
         return vn_fabrics_check(req);
-    return VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) == 3 ? VN_SC_INVALID_FIELD : VN_SC_SUCCESS;
+    return VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) == 3;
 }
 
 /* SUCCESS: the command is under way or has ended; else it is to be ended with the status. */
 static vn_status execute(struct vn_req *req) {
-    vn_status status = check(req);
-    if (status)
-        return status;
+    if (__builtin_expect(is_other(req), 0))
+        return req->ctrl->fabrics ? vn_fabrics_check(req) : vn_io_fused(req);
     if (req->cmd.nsid == VN_NSID_BROADCAST && req->cmd.opcode == VN_IO_FLUSH)
         return flush(req);
-    req->ns = vn_ns_table_get(&req->ctrl->namespaces, req->cmd.nsid);
-    if (!req->ns)
-        return VN_SC_INVALID_NS;
-    status = vn_ana_check(req->ctrl, req->cmd.nsid);
+    vn_status status = vn_io_enter(req);
     if (status)
         return status;
-    if (__builtin_expect(req->ns->ns->special, 0)) {
-        status = vn_gate_check(req);
-        if (status)
-            return status;
-        if ((req->ns->ns->special & VN_NS_SPECIAL_META) && vn_meta_takes(req->cmd.opcode))
-            return vn_meta_execute(req);
+    if (__builtin_expect(!req->ns->ns->special, 1)) {
+        if (req->cmd.opcode == VN_IO_READ)
+            return plain(req, VN_OP_READ);
+        if (req->cmd.opcode == VN_IO_WRITE)
+            return plain(req, VN_OP_WRITE);
+    } else if ((req->ns->ns->special & VN_NS_SPECIAL_META) && vn_meta_takes(req->cmd.opcode)) {
+        return vn_meta_execute(req);
     }
-    if (req->cmd.opcode == VN_IO_READ)
-        return read_write(req, VN_OP_READ);
-    if (req->cmd.opcode == VN_IO_WRITE)
-        return read_write(req, VN_OP_WRITE);
     const struct io_command *command = find(req->ctrl, req->cmd.opcode);
     return command ? command->run(req) : VN_SC_INVALID_OPCODE;
 }

@@ -12,8 +12,18 @@ uint64_t vn_io_slba(const struct vn_sqe *cmd);
 vn_status vn_io_take_range(struct vn_req *req);
 /* VN_REQ_FUA when what the command writes is to be durable before it completes. */
 uint32_t vn_io_write_flags(const struct vn_req *req);
+/* The namespace of a command, and whether it may have it now. */
+vn_status vn_io_enter(struct vn_req *req);
+/* Read, Write, Compare: ready to be submitted, or the status. */
+vn_status vn_io_prepare(struct vn_req *req, enum vn_op op);
 /* To the namespace, now or when it has room. */
 void vn_io_submit(struct vn_req *req);
+
+/* fused.c: any command with FUSE or a PSDT that is not 0, or that of an SGL, of controllers on PCI */
+vn_status vn_io_fused(struct vn_req *req);
+
+/* uncorrectable.c */
+vn_status vn_io_write_uncorrectable(struct vn_req *req);
 
 /* verify.c */
 vn_status vn_io_verify(struct vn_req *req);

@@ -27,7 +27,9 @@ void vn_log_error(struct vn_req *req, vn_status status) {
                              .cid = req->cmd.cid,
                              .status_field = (uint16_t)((status | VN_STATUS_MORE) << 1),
                              .parm_error_location = req->error_location,
-                             .lba = io ? req->cmd.cdw10 | (uint64_t)req->cmd.cdw11 << 32 : 0,
+                             .lba = req->io_flags & VN_REQ_ERROR_LBA ? req->error_lba
+                                    : io ? req->cmd.cdw10 | (uint64_t)req->cmd.cdw11 << 32
+                                         : 0,
                              .nsid = req->cmd.nsid,
                              .cs = req->ctrl->error_specific,
                          });

@@ -99,6 +99,11 @@ static void on_flushed(struct vn_drive *drive, vn_status status) {
         end(drive, true);
         return;
     }
+    struct vn_ns_state *state = drive->job.ns ? drive->job.ns->state : NULL;
+    if (state && state->kept.marks.nr) { /* no block is what Write Uncorrectable has made it any more */
+        state->kept.marks.nr = 0;
+        vn_keep_save(state->keep, drive->reactor, NULL);
+    }
     sanitize->due[sanitize->at_nsid / 64] &= ~(1ull << sanitize->at_nsid % 64);
     sanitize->at_nsid = 0;
     vn_drive_touch(drive);
@@ -252,6 +257,15 @@ static void begin(struct vn_req *req) {
     vn_drive_save(drive, wait);
 }
 
+static bool any_formatted(const struct vn_drive *drive) {
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        const struct vn_ns *ns = drive->spaces[nsid];
+        if (ns && ns->state && ns->state->run)
+            return true;
+    }
+    return false;
+}
+
 static bool any_protected(const struct vn_drive *drive) {
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
         const struct vn_ns *ns = drive->spaces[nsid];
@@ -273,6 +287,8 @@ static vn_status check(const struct vn_req *req) {
         return VN_SC_SUCCESS;
     if (drive->kept.firmware.next)
         return VN_SC_FIRMWARE_NEEDS_RESET;
+    if (any_formatted(drive))
+        return VN_SC_FORMAT_IN_PROGRESS;
     return any_protected(drive) ? VN_SC_NS_WRITE_PROTECTED : VN_SC_SUCCESS;
 }
 

@@ -113,7 +113,7 @@ static void tell_unshared(struct vn_vfu_dev *dev) {
 }
 
 static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq, struct budget *budget) {
-    if (!sq->exists || sq->deleting || !sq->ring || !sq->cq->ring || !sq->doorbell)
+    if (!sq->exists || sq->halts || !sq->ring || !sq->cq->ring || !sq->doorbell)
         return false;
     uint32_t tail = read_doorbell(sq->doorbell);
     if (tail != sq->tail) {
@@ -152,11 +152,33 @@ static bool fetch(struct vn_ctrl *ctrl, struct vn_sq *sq, struct budget *budget)
         vn_ctrl_execute(req);
         budget->bytes -= vn_min_u64(req->length, budget->bytes);
         /* or the command has ended its own queue */
-        if (!budget->bytes || !sq->exists || sq->deleting || ctrl->state != VN_CTRL_READY)
+        if (!budget->bytes || !sq->exists || sq->halts || ctrl->state != VN_CTRL_READY)
             break;
     }
+    sq->paired = false; /* the next look goes on behind it */
     budget->nr = budget->bytes ? budget->nr - done : 0;
     return done > 0;
+}
+
+/* Hosts ring once for both of a pair (Base 3.4.2): what is not there by then does not come. */
+struct vn_req *vn_doorbell_fetch_second(struct vn_sq *sq, bool *later) {
+    struct vn_ctrl *ctrl = sq->ctrl;
+    *later = false;
+    if (!sq->ring || !sq->doorbell || sq->tail == sq->head || sq->cq->size < 3) /* its queue holds one completion at a time */
+        return NULL;
+    struct vn_sqe cmd;
+    memcpy(&cmd, &sq->ring[sq->head], sizeof(cmd)); /* once, as any other */
+    if (VN_SQE_FUSE(cmd.flags) != VN_FUSE_SECOND)
+        return NULL;
+    struct vn_req *req = free_slots(ctrl, sq->cq, 1) ? vn_ctrl_get_req(ctrl, sq) : NULL;
+    *later = !req;
+    if (!req)
+        return NULL;
+    req->cmd = cmd;
+    sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
+    sq->cq->reserved++;
+    sq->paired = true;
+    return req;
 }
 
 /* From the I/O queues in the mask (bit qid - 1), as long as no command ends the controller or its queue. Where the
@@ -206,7 +228,7 @@ static void arm_cq(struct vn_ctrl *ctrl, struct vn_cq *cq) {
 
 /* Something is there that the poll of the next turn can take. */
 static bool has_work(struct vn_ctrl *ctrl, const struct vn_sq *sq) {
-    if (!sq->exists || sq->deleting || !sq->doorbell || !sq->ring || !sq->cq->ring)
+    if (!sq->exists || sq->halts || !sq->doorbell || !sq->ring || !sq->cq->ring)
         return false;
     uint32_t tail = read_doorbell(sq->doorbell);
     if (tail != sq->tail && tail != sq->bad_tail)

@@ -364,6 +364,7 @@ static const struct vn_door_ops door_ops = {
     .map_meta = vn_doorbell_map_meta,
     .post = vn_doorbell_post,
     .sq_open = vn_doorbell_sq_open,
+    .fetch_second = vn_doorbell_fetch_second,
     .cq_open = vn_doorbell_cq_open,
     .doorbell_buffer = vn_doorbell_buffer,
     .disabled = vn_doorbell_forget,

@@ -91,6 +91,7 @@ vn_status vn_doorbell_map_meta(struct vn_req *req, struct vn_meta_map *map, uint
 void vn_doorbell_write(struct vn_vfu_dev *dev, uint32_t offset, uint32_t value);
 void vn_doorbell_remap(struct vn_vfu_dev *dev); /* the guest's memory map has changed */
 vn_status vn_doorbell_sq_open(struct vn_sq *sq);
+struct vn_req *vn_doorbell_fetch_second(struct vn_sq *sq, bool *later);
 vn_status vn_doorbell_cq_open(struct vn_cq *cq);
 vn_status vn_doorbell_buffer(struct vn_ctrl *ctrl, uint64_t shadow, uint64_t event_idx);
 void vn_doorbell_post(struct vn_req *req);

@@ -259,6 +259,8 @@ enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req) {
 }
 
 void vn_ns_cancel(struct vn_req *req) {
+    if (req->limits & VN_REQ_HELD)
+        return;
     if (req->limits & VN_REQ_WAITS_NS)
         vn_throttle_cancel(&req->ns->throttle, req);
     else if (req->limits & VN_REQ_WAITS_CTRL)

@@ -17,6 +17,11 @@ int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
                                 .payload = &state->kept,
                                 .bytes = sizeof(state->kept)};
     int err = vn_keep_open(&opts, &state->keep, error, error_size);
+    if (!err && !vn_marks_are_sane(&state->kept.marks)) {
+        vn_keep_close(state->keep);
+        err = vn_backend_fail(error, error_size, EBADMSG, "%s: its list of marked blocks is no such list; move the file away",
+                              ns->state_path);
+    }
     if (err) {
         free(state);
         return err;
@@ -48,5 +53,7 @@ void vn_ns_state_look(struct vn_ns *ns) {
     special |= ns->meta ? VN_NS_SPECIAL_META : 0;
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
     special |= ns->state->refusal ? VN_NS_SPECIAL_REFUSES : 0;
+    special |= ns->state->kept.marks.nr ? VN_NS_SPECIAL_MARKS : 0;
+    special |= ns->state->locks.nr ? VN_NS_SPECIAL_LOCKED : 0;
     ns->special = special;
 }

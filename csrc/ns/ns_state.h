@@ -6,7 +6,9 @@
 
 #include "core/keep.h"
 #include "ns/format.h"
+#include "ns/marks.h"
 #include "ns/ns.h"
+#include "ns/range_lock.h"
 
 #define VN_NS_KEPT_VERSION 1u
 
@@ -22,15 +24,17 @@ struct vn_ns_kept {
         uint64_t size; /* of the backend when it was formatted, bytes: where metadata lies follows from it */
     } format;
     uint32_t rsvd24[10];
+    struct vn_marks marks; /* of Write Uncorrectable */
 };
 
 struct vn_ns_state {
     struct vn_keep *keep;
     struct vn_ns_kept kept;
     vn_status refusal; /* how every I/O command ends: its drive is being sanitized, or could not be; 0: it does not */
+    struct vn_range_locks locks;
     struct vn_format_run *run; /* of a format operation under way: ctrl/format_cmd.c; NULL: none */
 };
-_Static_assert(sizeof(struct vn_ns_kept) == 64, "as docs/state.md has it");
+_Static_assert(sizeof(struct vn_ns_kept) == 64 + 8 + 16 * VN_NR_MARKS, "as docs/state.md has it");
 
 /* Control thread; once. With a state_path it reads what is there. */
 int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size);

@@ -93,8 +93,8 @@ static inline bool store_end_one(void) {
     return true;
 }
 
-/* As namespace 1 of the rig. */
-static inline void store_attach(struct ctrl_rig *rig, uint64_t seed) {
+/* As namespace 1 of the rig; state: where its state is kept, or NULL. */
+static inline void store_attach_kept(struct ctrl_rig *rig, uint64_t seed, const char *state) {
     struct vn_ns *ns = calloc(1, sizeof(*ns));
     CHECK(ns && (store = calloc(1, sizeof(*store))));
     CHECK((store->bytes = malloc(STORE_BYTES)));
@@ -103,12 +103,17 @@ static inline void store_attach(struct ctrl_rig *rig, uint64_t seed) {
     vn_test_fill(&store->random, store->bytes, STORE_BYTES);
     store->backend = (struct vn_backend){
         .ops = &store_ops, .size = STORE_BYTES, .block_min = 512, .volatile_cache = true, .deallocates = true};
-    *ns = (struct vn_ns){.backend = &store->backend, .nr_blocks = STORE_BLOCKS, .block_shift = 9};
+    *ns = (struct vn_ns){.backend = &store->backend, .nr_blocks = STORE_BLOCKS, .block_shift = 9,
+                         .state_path = state ? strdup(state) : NULL};
     char error[256];
     CHECK_EQ(vn_ns_state_open(ns, error, sizeof(error)), 0);
     rig->spaces[1] = ns;
     rig->nsid = 1;
     rig_on(rig, rig_attach_here);
+}
+
+static inline void store_attach(struct ctrl_rig *rig, uint64_t seed) {
+    store_attach_kept(rig, seed, NULL);
 }
 
 /* --- On the reactor --- */
@@ -147,9 +152,10 @@ static inline struct rig_done io_command(struct ctrl_rig *rig, struct vn_sqe cmd
     return io_wait(rig, rig_submit(rig, 1, cmd));
 }
 
-static inline struct vn_sqe io_ranged(uint8_t opcode, uint64_t lba, uint32_t nlb) { /* nlb: as people count */
-    return (struct vn_sqe){.opcode = opcode, .nsid = 1, .prp1 = IO_DATA_GPA, .cdw10 = (uint32_t)lba,
-                           .cdw11 = (uint32_t)(lba >> 32), .cdw12 = nlb - 1};
+/* nlb: as people count; two pages of data at most. */
+static inline struct vn_sqe io_ranged(uint8_t opcode, uint64_t lba, uint32_t nlb) {
+    return (struct vn_sqe){.opcode = opcode, .nsid = 1, .prp1 = IO_DATA_GPA, .prp2 = IO_DATA_GPA + VN_PAGE_SIZE,
+                           .cdw10 = (uint32_t)lba, .cdw11 = (uint32_t)(lba >> 32), .cdw12 = nlb - 1};
 }
 
 /* What the error log has of the newest failure. */

@@ -11,7 +11,6 @@ static uint8_t *model;
 
 static struct vn_sqe copy_to(uint64_t lba, uint32_t nr, uint32_t format) {
     struct vn_sqe cmd = io_ranged(VN_IO_COPY, lba, nr);
-    cmd.prp2 = IO_DATA_GPA + VN_PAGE_SIZE;
     cmd.cdw12 |= format << 8;
     return cmd;
 }

@@ -65,10 +65,10 @@ def test_the_controller_says_what_it_can(three: NvmeHost) -> None:
     assert page[111] == 1  # CNTRLTYPE: I/O
     assert page[512] == 0x66 and page[513] == 0x44  # SQES, CQES
     assert u32(page, 516) >= 3  # NN
-    # ONCS: Compare, Dataset Management, Write Zeroes, Verify, Copy
-    assert u16(page, 520) & 0x18D == 0x18D
+    # ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, Verify, Copy
+    assert u16(page, 520) & 0x18F == 0x18F
     assert u16(page, 534) == 3  # OCFS: Copy descriptor formats 0h and 1h
-    assert u16(page, 522) == 0  # FUSES
+    assert u16(page, 522) == 1  # FUSES: Compare and Write
     assert page[525] & 6 == 6  # VWC: Flush to FFFFFFFFh flushes all
     assert u32(page, 536) & 3  # SGLS
     assert u32(page, 536) >> 16 & 1 == 0  # no bit bucket
