@@ -327,6 +327,7 @@ enum vn_cns {
     VN_CNS_CTRL_LIST = 0x13,
     VN_CNS_ENDURANCE_GROUPS = 0x19,
     VN_CNS_IOCS_ALLOCATED_NS_LIST = 0x1a,
+    VN_CNS_IOCS_ALLOCATED_NS = 0x1b,
     VN_CNS_IOCS_LIST = 0x1c,
 };
 
@@ -567,14 +568,6 @@ struct vn_log_smart {
     uint8_t rsvd232[280];
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_log_smart, 512);
-
-struct vn_log_firmware {
-    uint8_t afi;
-    uint8_t rsvd1[7];
-    char frs[7][8];
-    uint8_t rsvd64[448];
-} VN_PACKED;
-VN_ASSERT_SIZE(struct vn_log_firmware, 512);
 
 struct vn_log_effects {
     uint32_t acs[256];

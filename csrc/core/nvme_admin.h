@@ -24,6 +24,14 @@ VN_ASSERT_SIZE(struct vn_host_behavior, 512);
 enum vn_write_protect { VN_WP_NONE, VN_WP_PROTECT, VN_WP_UNTIL_POWER_CYCLE, VN_WP_PERMANENT }; /* 84h */
 
 /* --- Logs (Base 5.16.1) --- */
+struct vn_log_firmware { /* 03h */
+    uint8_t afi;
+    uint8_t rsvd1[7];
+    char frs[7][8];
+    uint8_t rsvd64[448];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_log_firmware, 512);
+
 #define VN_ENDURANCE_GROUP 1u
 struct vn_log_endurance { /* 09h */
     uint8_t critical_warning, features, rsvd2, avail_spare, spare_thresh, percent_used;

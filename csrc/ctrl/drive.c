@@ -48,6 +48,7 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
     drive->smart_timer.fn = on_smart_timer;
     drive->folded_ns = vn_monotonic_ns();
     drive->flags = opts->flags;
+    drive->nsid_max = opts->nsid_max ? opts->nsid_max : VN_MAX_NAMESPACES;
     for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++)
         vn_ana_init(&drive->views[i]);
     memset(drive->ana_group, 1, sizeof(drive->ana_group));

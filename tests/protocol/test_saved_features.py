@@ -83,6 +83,7 @@ def test_smart_counts_outlive_the_server(tmp_path: Path) -> None:
         assert after["errors"] == before["errors"] == 1
         assert after["cycles"] == before["cycles"] + 1
         assert after["unsafe"] == before["unsafe"] == 0
+        save(host, 1, 3)  # which saves that it is in use, too
         server.kill()
     with drive_server(tmp_path, "mem:1M") as server, server.host() as host:
         assert smart(host)["unsafe"] == 1  # it was in use when it was killed
