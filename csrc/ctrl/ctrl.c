@@ -376,7 +376,7 @@ bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
 static bool offer_again(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     if (req->cancelled) {
-        vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
+        vn_req_abandon(req);
         return false;
     }
     if (req->limits & VN_REQ_RESUMES) {

@@ -129,6 +129,8 @@ static void change(struct vn_format_run *run) {
         return;
     }
     kept->in_progress = 0;
+    run->ns->state->kept.marks = (struct vn_marks){0}; /* of blocks that were */
+    vn_ns_state_look(run->ns);
     vn_keep_save(run->ns->state->keep, run->nsc->chan->reactor, &run->wait);
 }
 

@@ -192,7 +192,7 @@ def _check(args: argparse.Namespace) -> None:
         refuse(("tcp",), "does not go with --ssd yet: give --socket DIR/cntrl")
         refuse(("state",), "does not go with --ssd, whose folder has it")
     elif not args.namespace:
-        raise ConfigError("give at least one --namespace SPEC, such as --namespace mem:1G")
+        raise ConfigError("give at least one --namespace SPEC, or --ssd DIR")
     if not args.config and not args.tcp:
         refuse(_OF_ONE_SUBSYSTEM, "says nothing without --tcp HOST:PORT")
     if not args.socket:

@@ -273,8 +273,14 @@ class EmulatedDrive:
     async def _remove(self, nsid: int) -> None:
         assert self.native is not None, "the drive has not been started"
         space = self.space(nsid)
-        await self._detach(nsid, [number for number in self.devices if self.has(number, nsid)])
-        self._forget(nsid)
+        having = [number for number in self.devices if self.has(number, nsid)]
+        await self._detach_natively(nsid, having)
+        try:
+            self._forget(nsid)
+        except BaseException:
+            for number in having:
+                self.devices[number].lend(nsid, space.spec, space.namespace)
+            raise
         self.native.drop_space(nsid)
         del self.spaces[nsid]
         space.namespace.close()
