@@ -11,6 +11,18 @@
 #define VN_IO_ZONE_RECEIVE 0x7a /* Zone Management Receive */
 #define VN_IO_ZONE_APPEND 0x7d
 
+/* Status (2.2, figure 12) */
+enum vn_zone_status_code {
+    VN_SC_ZONE_BOUNDARY = VN_STATUS(1, 0xb8),
+    VN_SC_ZONE_FULL = VN_STATUS(1, 0xb9),
+    VN_SC_ZONE_READ_ONLY = VN_STATUS(1, 0xba),
+    VN_SC_ZONE_OFFLINE = VN_STATUS(1, 0xbb),
+    VN_SC_ZONE_INVALID_WRITE = VN_STATUS(1, 0xbc),
+    VN_SC_ZONE_TOO_MANY_ACTIVE = VN_STATUS(1, 0xbd),
+    VN_SC_ZONE_TOO_MANY_OPEN = VN_STATUS(1, 0xbe),
+    VN_SC_ZONE_INVALID_TRANSITION = VN_STATUS(1, 0xbf),
+};
+
 /* Zone Management Send, CDW13 (3.4.3) */
 #define VN_ZONE_ZSA(cdw13) ((cdw13) & 0xffu)
 #define VN_ZONE_SELECT_ALL (1u << 8)

@@ -129,7 +129,23 @@ void vn_zone_tell(const struct vn_req *req, uint32_t index) {
     }
 }
 
+static struct vn_ns_chan *chan_of(const struct vn_req *req) {
+    return vn_ns_table_get(&req->ctrl->namespaces, req->cmd.nsid);
+}
+
+vn_status vn_zone_begin_changed(struct vn_req *req) {
+    const struct vn_ns_chan *nsc = chan_of(req);
+    if (!nsc)
+        return VN_SC_INVALID_NS;
+    return nsc->changed_zones ? VN_SC_SUCCESS : VN_SC_INVALID_FIELD;
+}
+
+void vn_zone_forget_changed(struct vn_req *req) {
+    struct vn_ns_chan *nsc = chan_of(req);
+    memset(nsc->changed_zones, 0, sizeof(*nsc->changed_zones));
+}
+
 void vn_zone_put_changed(struct vn_log *log) {
-    const struct vn_ns_chan *nsc = vn_ns_table_get(&log->req->ctrl->namespaces, log->req->cmd.nsid);
+    const struct vn_ns_chan *nsc = chan_of(log->req);
     vn_log_put(log, nsc->changed_zones, sizeof(*nsc->changed_zones));
 }

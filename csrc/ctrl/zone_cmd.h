@@ -34,6 +34,9 @@ uint32_t vn_zone_append_limit(const struct vn_ctrl *ctrl, const struct vn_ns *ns
 void vn_zone_tell(const struct vn_req *req, uint32_t index);
 
 struct vn_log;
-void vn_zone_put_changed(struct vn_log *log); /* log page BFh */
+/* Log page BFh. */
+vn_status vn_zone_begin_changed(struct vn_req *req);
+void vn_zone_put_changed(struct vn_log *log);
+void vn_zone_forget_changed(struct vn_req *req);
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "core/nvme.h"
+#include "core/nvme_zns.h"
 
 #define VN_ZONES_MAX (1u << 20)             /* of one namespace */
 #define VN_ZONE_BLOCKS_MAX (1ull << 39)     /* a write pointer has 40 bits of its word */
