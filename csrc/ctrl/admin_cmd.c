@@ -5,6 +5,8 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/gate.h"
+#include "ctrl/reserve_cmd.h"
 #include "ctrl/format_cmd.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
@@ -121,6 +123,7 @@ static vn_status check(const struct vn_req *req) {
 static vn_status execute(struct vn_req *req, bool *parked) {
     struct vn_ctrl *ctrl = req->ctrl;
     vn_status status = check(req);
+    status = status ? status : vn_gate_check_admin(req);
     if (status)
         return status;
     switch (req->cmd.opcode) {
@@ -140,7 +143,10 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_ABORT:
         return abort_command(req, parked);
     case VN_ADMIN_SET_FEATURES:
-        return vn_feature_set(req);
+        if (!vn_resv_is_feature(ctrl, (uint8_t)req->cmd.cdw10))
+            return vn_feature_set(req);
+        *parked = vn_resv_set_feature(req, &status);
+        return status;
     case VN_ADMIN_GET_FEATURES:
         return vn_feature_get(req);
     case VN_ADMIN_ASYNC_EVENT:

@@ -100,6 +100,18 @@ struct vn_features {
     uint16_t nr_sqs, nr_cqs;            /* granted I/O queues */
 };
 
+#define VN_RESV_NOTICES 64u
+
+/* What the host has told of itself, and is told of reservations. */
+struct vn_ctrl_host {
+    uint8_t id[16]; /* feature 81h: all zero: none */
+    bool extended;  /* it has 128 bits */
+    uint8_t masks[VN_MAX_NAMESPACES + 1]; /* feature 82h, by NSID: bit 1 << enum vn_resv_notice_type: it is not told */
+    struct vn_log_reservation notices[VN_RESV_NOTICES]; /* a ring of those not read yet */
+    uint32_t first_notice, nr_notices;
+    uint64_t count; /* of all there have been */
+};
+
 struct vn_ctrl_counters { /* one writer: the reactor */
     uint64_t commands, admin_commands, errors, interrupts, doorbell_writes;
     uint64_t busy_ns;      /* time with at least one I/O command in flight */
@@ -146,6 +158,7 @@ struct vn_ctrl {
     uint64_t limit_marks[VN_NR_LIMITS];
     struct vn_limits limits;     /* control thread only */
     struct vn_features features;
+    struct vn_ctrl_host host;
 
     struct vn_req *io_pool, *admin_pool; /* free requests; on fabrics each queue has its own */
     struct vn_req *busy_first, *busy_last; /* fetched, but the backend was BUSY */
@@ -160,7 +173,7 @@ struct vn_ctrl {
     struct vn_req *aers[VN_MAX_AERS];
     uint32_t nr_aers;
     uint32_t events_pending; /* to be told: bits by aer.c */
-    uint8_t event_told[3];   /* by enum vn_aen_type: which one, until its log page is read; 0: none */
+    uint8_t event_told[VN_AEN_NR_TYPES];   /* by enum vn_aen_type: which one, until its log page is read; 0: none */
     uint8_t told_warnings; /* bits of the SMART log's critical warning that an event was raised for */
     bool changed_ns[VN_MAX_NAMESPACES + 1];
 

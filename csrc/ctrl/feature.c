@@ -5,6 +5,7 @@
 
 #include "core/status.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/reserve_cmd.h"
 
 #define SET_SAVE (1u << 31)
 #define CAP_CHANGEABLE (1u << 2)
@@ -44,6 +45,7 @@ static struct vn_features default_features(const struct vn_ctrl *ctrl) {
 
 void vn_feature_reset(struct vn_ctrl *ctrl) {
     ctrl->features = default_features(ctrl);
+    vn_resv_forget(ctrl);
 }
 
 static vn_status set_temperature(struct vn_ctrl *ctrl, uint32_t cdw11) {
@@ -196,6 +198,8 @@ vn_status vn_feature_get(struct vn_req *req) {
     uint32_t select = (req->cmd.cdw10 >> 8) & 0x7;
     struct vn_features defaults = default_features(ctrl);
     uint32_t value = 0;
+    if (vn_resv_is_feature(ctrl, (uint8_t)req->cmd.cdw10))
+        return vn_resv_get_feature(req);
     if (!offers(ctrl, (uint8_t)req->cmd.cdw10))
         return VN_SC_INVALID_FIELD;
     vn_status status = VN_SC_SUCCESS;

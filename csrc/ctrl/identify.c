@@ -10,6 +10,7 @@
 #include "ctrl/fabrics.h"
 #include "ctrl/format_cmd.h"
 #include "ctrl/io_cmd.h"
+#include "ctrl/reserve_cmd.h"
 #include "ns/ns_state.h"
 
 #define CSI_NVM 0x00
@@ -146,6 +147,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->cntlid = ctrl->cntlid;
     id->ver = VN_VS_2_0;
     id->oaes = vn_identify_oaes(ctrl);
+    id->ctratt = ctrl->drive ? CTRATT_HOSTID_128 : 0;
     id->cntrltype = VN_CNTRLTYPE_IO;
     id->oacs = vn_admin_oacs(ctrl);
     id->acl = VN_MAX_ABORTS - 1;
@@ -226,6 +228,7 @@ static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint
     put_u128(id->nvmcap, bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     vn_io_copy_limits(ns, id);
+    id->rescap = ctrl->drive ? vn_resv_capabilities(ns) : 0;
     id->nmic = is_shared(ctrl, nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsid);
     memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
@@ -271,6 +274,7 @@ static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
     id->fpi = ctrl->drive ? vn_format_fpi(nsc->ns) : 0;
+    id->rescap = ctrl->drive ? vn_resv_capabilities(nsc->ns) : 0;
     id->nstat = 0x1; /* ready */
 }
 

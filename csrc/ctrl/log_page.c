@@ -6,6 +6,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/log.h"
+#include "ctrl/reserve_cmd.h"
 
 #define TEMPERATURE_K (273 + 37)
 #define DATA_UNIT_BYTES (1000u * 512u)
@@ -147,6 +148,7 @@ static const struct page {
     {VN_LOG_EFFECTS, VN_KIND_ANY, put_effects},
     {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log},
+    {VN_LOG_RESERVATION, VN_KIND_PCI, vn_resv_log},
 };
 
 static bool has_page(const struct vn_ctrl *ctrl, const struct page *page) {
@@ -243,6 +245,8 @@ vn_status vn_log_page(struct vn_req *req) {
         if (lid == VN_LOG_CHANGED_NS)
             memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns));
         vn_aer_log_read(ctrl, lid);
+        if (lid == VN_LOG_RESERVATION)
+            vn_resv_log_read(ctrl);
     }
     return VN_SC_SUCCESS;
 }
