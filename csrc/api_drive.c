@@ -1,5 +1,6 @@
 /* Drives, as include/vhostnvme.h has them. Control thread only. */
 #include <errno.h>
+#include <string.h>
 
 #include "api.h"
 #include "core/util.h"
@@ -10,6 +11,8 @@
 
 int vn_drive_create(vn_runtime *rt, const struct vn_drive_opts *opts, vn_drive **out) {
     char error[ERROR_BYTES];
+    if (opts->nsid_max > VN_MAX_NAMESPACES)
+        return vn_fail(-EINVAL, "a drive has up to %u namespaces", VN_MAX_NAMESPACES);
     if (opts->reactor >= rt->nr_reactors)
         return vn_fail(-EINVAL, "there is no reactor %u", opts->reactor);
     int err = vn_drive_open(opts, rt->reactors[opts->reactor], out, error, sizeof(error));
@@ -75,6 +78,45 @@ int vn_drive_add_space(vn_drive *drive, vn_ns *ns, uint32_t nsid, uint32_t flags
         return vn_fail(err, "namespace %u cannot be allocated: %s", nsid, error);
     err = vn_reactor_call(drive->reactor, add_space_on_reactor, &call);
     return err ? vn_fail(err, "namespace id %u is taken on this drive", nsid) : 0;
+}
+
+struct save_call {
+    struct vn_drive *drive;
+    struct vn_keep *keep;
+    struct vn_keep_wait wait;
+    bool begun, done;
+    int err;
+};
+
+static void on_saved(struct vn_keep_wait *wait, int err) {
+    struct save_call *call = vn_container_of(wait, struct save_call, wait);
+    call->done = true;
+    call->err = err;
+}
+
+static int save_on_reactor(void *arg) {
+    struct save_call *call = arg;
+    if (!call->begun) {
+        call->begun = true;
+        vn_keep_save(call->keep, call->drive->reactor, &call->wait);
+    }
+    return call->done ? 0 : -EAGAIN;
+}
+
+int vn_drive_format_space(vn_drive *drive, vn_ns *ns, uint32_t flbas, uint32_t dps, uint64_t nr_blocks) {
+    char error[ERROR_BYTES];
+    struct vn_format format = vn_format_from_flbas((uint8_t)flbas, (uint8_t)dps);
+    if (!vn_format_is_valid(&format, ns->backend->block_min))
+        return vn_fail(-EINVAL, "the namespace cannot have the format %02x, %02x", flbas, dps);
+    int err = ns->state ? 0 : vn_ns_state_open(ns, error, sizeof(error));
+    if (!err)
+        err = vn_ns_state_format(ns, &format, nr_blocks, error, sizeof(error));
+    if (err)
+        return vn_fail(err, "the namespace cannot be formatted: %s", error);
+    struct save_call call = {.drive = drive, .keep = ns->state->keep, .wait.fn = on_saved};
+    while (vn_retry_on_reactor(drive->reactor, save_on_reactor, &call, VN_CLOSE_BOUND_MS) == -EAGAIN)
+        ; /* the wait is ours until it has been told */
+    return call.err ? vn_fail(call.err, "the namespace's format cannot be kept: %s", strerror(-call.err)) : 0;
 }
 
 static int drop_space_on_reactor(void *arg) {

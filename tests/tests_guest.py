@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vhostnvme.emulation import Device, DeviceOptions
+from vhostnvme.emulation.drive import DriveSetup
 from vhostnvme.emulation.server import services
 from vhostnvme.guest.vm import CommandResult, Guest
 from vhostnvme.native import NamespaceInfo
@@ -57,8 +58,9 @@ class GuestRig:
     """A guest with one controller for each name in `disks`; its values are the namespaces' SPECs.
 
     The name is the controller's serial number in the guest, too. `sockets` are devices that are
-    served by someone else. `boot_log` is what the kernel had said when the guest was up; `services`
-    take more devices and targets, on the rig's thread.
+    served by someone else. Each of `drives` has one controller or several, of that serial number.
+    `boot_log` is what the kernel had said when the guest was up; `services` take more devices and
+    targets, on the rig's thread.
     """
 
     def __init__(
@@ -66,9 +68,11 @@ class GuestRig:
         disks: Mapping[str, Sequence[str]],
         *,
         sockets: Sequence[Path] = (),
+        drives: Mapping[str, DriveSetup] | None = None,
         **guest_options: Any,
     ) -> None:
         self._disks = disks
+        self._drives = drives or {}
         self._sockets = list(sockets)
         self._guest_options = {"boot_timeout": BOOT_TIMEOUT_S, "network": False, **guest_options}
         self._log = _SentenceLog()
@@ -107,7 +111,17 @@ class GuestRig:
             async with services() as self.services:
                 for each in options:
                     self._devices[each.serial or ""] = await self.services.add_device(each)
-                devices = self._devices.values()
+                for name, setup in self._drives.items():
+                    numbers = range(1, setup.controllers + 1)
+                    sockets = [Path(folder) / f"{name}-{number}" / "cntrl" for number in numbers]
+                    await self.services.add_drive(
+                        setup,
+                        [
+                            DeviceOptions(socket=socket, namespaces=(), serial=name, number=number)
+                            for number, socket in zip(numbers, sockets, strict=True)
+                        ],
+                    )
+                devices = self.services.devices
                 self._sockets = [*(device.socket for device in devices), *self._sockets]
                 self.guest = Guest(disks=self._sockets, **self._guest_options)
                 await self.guest.start()

@@ -291,6 +291,7 @@ enum vn_cns {
     VN_CNS_NS_CTRL_LIST = 0x12,
     VN_CNS_CTRL_LIST = 0x13,
     VN_CNS_IOCS_ALLOCATED_NS_LIST = 0x1a,
+    VN_CNS_IOCS_ALLOCATED_NS = 0x1b,
     VN_CNS_IOCS_LIST = 0x1c,
 };
 

@@ -11,8 +11,7 @@
 #include "ns/format.h"
 
 #define NS_IN_MS 1000000ull
-#define FLBAS_INDEX(flbas) (((flbas) & 0xfu) | ((flbas) & 0x60u) >> 1)
-#define FLBAS_EXTENDED 0x10u
+#define NR_BLOCKS_BITS 50 /* more than that no capacity has */
 #define CDW10_SELECT 0xfu
 
 static void ask_next(struct vn_drive *drive);
@@ -24,26 +23,26 @@ static struct vn_req *after(const struct vn_req *req) {
 /* --- What is refused here --- */
 static vn_status look_at_create(const struct vn_req *req, struct vn_decision *out) {
     const struct vn_ns_create *wanted = req->buffer;
-    uint32_t index = FLBAS_INDEX(wanted->flbas);
+    struct vn_format format = vn_format_from_flbas(wanted->flbas, wanted->dps);
     if (req->cmd.cdw11 >> 24) /* CSI: the NVM command set alone */
         return VN_SC_IOCS_NOT_SUPPORTED;
-    /* Without metadata: Format NVM gives it that. */
-    if (index >= VN_NR_LBA_FORMATS || vn_lba_formats[index].ms || (wanted->flbas & FLBAS_EXTENDED) || wanted->dps)
+    if (!vn_format_is_valid(&format, VN_FORMAT_BLOCK_MIN))
         return VN_SC_INVALID_FORMAT;
-    uint32_t shift = vn_lba_formats[index].shift;
     if (wanted->ncap < wanted->nsze)
         return VN_SC_THIN_PROVISIONING;
     if (!wanted->nsze || wanted->ncap > wanted->nsze || (wanted->nmic & ~VN_NMIC_SHARED) || wanted->nvmsetid || wanted->endgid)
         return VN_SC_INVALID_FIELD;
     if (wanted->anagrpid > (req->ctrl->ana ? VN_MAX_ANA_GROUPS : 0))
         return VN_SC_ANA_GROUP_INVALID;
-    if (wanted->nsze > (uint64_t)INT64_MAX >> shift) {
+    if (wanted->nsze >> NR_BLOCKS_BITS) {
         req->ctrl->error_specific = UINT64_MAX;
         return VN_SC_INSUFFICIENT_CAPACITY;
     }
     out->nr_blocks = wanted->nsze;
-    out->block_size = 1u << shift;
-    out->bytes = wanted->nsze << shift;
+    out->block_size = 1u << vn_format_lba(&format)->shift;
+    out->bytes = vn_format_bytes(&format, wanted->nsze);
+    out->flbas = vn_format_flbas(&format);
+    out->dps = vn_format_dps(&format);
     out->flags = wanted->nmic & VN_NMIC_SHARED ? VN_SPACE_SHARED : 0;
     out->group = wanted->anagrpid ? wanted->anagrpid : 1;
     return VN_SC_SUCCESS;

@@ -28,6 +28,7 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
     }
     drive->reactor = reactor;
     drive->flags = opts->flags;
+    drive->nsid_max = opts->nsid_max ? opts->nsid_max : VN_MAX_NAMESPACES;
     for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++)
         vn_ana_init(&drive->views[i]);
     memset(drive->ana_group, 1, sizeof(drive->ana_group));

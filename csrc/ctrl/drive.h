@@ -29,6 +29,7 @@ struct vn_decisions {
 struct vn_drive {
     struct vn_reactor *reactor;
     uint32_t flags; /* VN_DRIVE_* */
+    uint32_t nsid_max;
     struct vn_ctrl *ctrls[VN_DRIVE_MAX_CTRLS]; /* in no order; NULL: free */
     struct vn_ns *spaces[VN_MAX_NAMESPACES + 1]; /* allocated, by NSID; attached to a controller or not */
     uint8_t space_flags[VN_MAX_NAMESPACES + 1]; /* VN_SPACE_*, and VN_SPACE_STAYS; of those allocated */

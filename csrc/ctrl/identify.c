@@ -28,7 +28,6 @@
 #define ANATT_S 10u
 #define SQE_BYTES 64u
 #define CAPSULE_UNIT 16u
-#define BLOCK_MIN 512u
 #define FNA_CRYPTO_ERASE 0x4u /* formats and erasures are of one namespace; of all when NSID FFFFFFFFh asks for it */
 #define MC_EXTENDED 0x1u
 #define MC_SEPARATE 0x2u
@@ -113,6 +112,10 @@ static void identify_fabrics_io(const struct vn_ctrl *ctrl, struct vn_id_ctrl *i
 }
 
 /* With metadata: what all of it takes. */
+static uint32_t nsid_max(const struct vn_ctrl *ctrl) {
+    return ctrl->drive ? ctrl->drive->nsid_max : VN_MAX_NAMESPACES;
+}
+
 static uint64_t bytes_of(const struct vn_ns *ns) {
     return ns->special & VN_NS_SPECIAL_META ? ns->backend->size : vn_ns_nr_blocks(ns) << vn_ns_block_shift(ns);
 }
@@ -159,8 +162,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->cctemp = KELVIN_0C + 85;
     id->sqes = 0x66; /* 64 bytes, required and maximum */
     id->cqes = 0x44; /* 16 bytes */
-    id->nn = VN_MAX_NAMESPACES;
-    id->mnan = VN_MAX_NAMESPACES;
+    id->nn = id->mnan = nsid_max(ctrl);
     id->oncs = vn_io_oncs(ctrl);
     id->ocfs = OCFS_FORMATS;
     if (ctrl->door->fetch_second) {
@@ -225,7 +227,7 @@ static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint
     put_format(ctrl, ns, id);
     if (ns->backend->deallocates && !ns->backend->deallocated_stays)
         id->dlfeat = 0x1 | 1u << 3; /* deallocated blocks read as zeros; Write Zeroes may deallocate */
-    put_u128(id->nvmcap, bytes_of(ns));
+    put_u128(id->nvmcap, ns->meta ? ns->state->kept.format.size : bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     vn_io_copy_limits(ns, id);
     id->rescap = ctrl->drive ? vn_resv_capabilities(ns) : 0;
@@ -288,7 +290,7 @@ static vn_status identify_common(struct vn_req *req, uint8_t cns) {
     if (cns == VN_CNS_NS && !vn_ctrl_is_managed(ctrl))
         return VN_SC_INVALID_NS;
     if (cns == VN_CNS_NS)
-        put_formats(BLOCK_MIN, (struct vn_id_ns *)ctrl->page);
+        put_formats(VN_FORMAT_BLOCK_MIN, (struct vn_id_ns *)ctrl->page);
     return send_page(req);
 }
 
@@ -298,7 +300,7 @@ static vn_status identify_allocated(struct vn_req *req) {
     uint32_t nsid = req->cmd.nsid;
     const struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, nsid);
     const struct vn_ns *ns = ctrl->drive ? ctrl->drive->spaces[nsid] : nsc ? nsc->ns : NULL;
-    if (ns)
+    if (ns && (uint8_t)req->cmd.cdw10 == VN_CNS_ALLOCATED_NS) /* else as CNS 05h: zeros */
         identify_ns(ctrl, ns, nsid, (struct vn_id_ns *)ctrl->page);
     return send_page(req);
 }
@@ -310,9 +312,9 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
     uint8_t *page = ctrl->page;
     if (nsid == VN_NSID_BROADCAST && (cns == VN_CNS_NS || cns == VN_CNS_IOCS_NS))
         return identify_common(req, cns);
-    if (nsid == 0 || nsid > VN_MAX_NAMESPACES)
+    if (nsid == 0 || nsid > nsid_max(ctrl))
         return VN_SC_INVALID_NS;
-    if (cns == VN_CNS_ALLOCATED_NS)
+    if (cns == VN_CNS_ALLOCATED_NS || cns == VN_CNS_IOCS_ALLOCATED_NS)
         return identify_allocated(req);
     const struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, nsid);
     if (!nsc) /* inactive: zeros; but there are no descriptors of nothing */
@@ -402,11 +404,13 @@ vn_status vn_identify(struct vn_req *req) {
         ctrl->page[0] = 0x1; /* combination 0: the NVM command set */
         return send_page(req);
     case VN_CNS_IOCS_NS:
+    case VN_CNS_IOCS_ALLOCATED_NS:
+        return csi == CSI_NVM ? identify_by_nsid(req, cns) : VN_SC_INVALID_FIELD;
     case VN_CNS_IOCS_ACTIVE_NS_LIST:
     case VN_CNS_IOCS_ALLOCATED_NS_LIST:
         if (csi != CSI_NVM)
             return VN_SC_INVALID_FIELD;
-        return cns == VN_CNS_IOCS_NS ? identify_by_nsid(req, cns) : identify_list(req, cns);
+        return identify_list(req, cns);
     case VN_CNS_NS:
     case VN_CNS_NS_DESC_LIST:
     case VN_CNS_IOCS_INDEPENDENT_NS:

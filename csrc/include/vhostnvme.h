@@ -214,6 +214,7 @@ struct vn_drive_opts {
     uint32_t reactor;       /* home of all its controllers */
     uint8_t uuid[16];       /* whose state it is; all zero without a state_path only */
     uint32_t flags;         /* VN_DRIVE_* */
+    uint32_t nsid_max;      /* namespaces that it can have, and their highest id; 0: VN_MAX_NAMESPACES */
 };
 #define VN_DRIVE_MANAGED 1u /* hosts may create, delete, attach and detach namespaces: see VN_EVENT_DECISION */
 #define VN_DRIVE_SHARED 2u  /* it has several controllers, and says so; namespaces are shared unless they are said to be private */
@@ -227,6 +228,9 @@ int vn_drive_destroy(vn_drive *drive);
  * -EEXIST: the NSID is taken. Dropped while a controller has it: -EBUSY. */
 #define VN_SPACE_SHARED 1u /* several controllers may have it */
 int vn_drive_add_space(vn_drive *drive, vn_ns *ns, uint32_t nsid, uint32_t flags, uint32_t group);
+/* Before it is added: the namespace is formatted with so many blocks, as Identify Namespace tells of it. Durable when it returns,
+ * if its state is kept. */
+int vn_drive_format_space(vn_drive *drive, vn_ns *ns, uint32_t flbas, uint32_t dps, uint64_t nr_blocks);
 int vn_drive_drop_space(vn_drive *drive, uint32_t nsid);
 /* What Identify Controller tells: bytes in all, and bytes that no namespace has; 0, 0: what the namespaces have together. */
 int vn_drive_set_capacity(vn_drive *drive, uint64_t total, uint64_t unallocated);
@@ -240,11 +244,12 @@ struct vn_decision {
     uint64_t ctrl;       /* vn_ctrl_id of the controller that was asked */
     uint32_t kind;       /* enum vn_decision_kind */
     uint32_t nsid;       /* which; delete: FFFFFFFFh for all; create: 0 */
-    uint64_t nr_blocks;  /* create, as the next four */
+    uint64_t nr_blocks;  /* create, as the next six */
     uint64_t bytes;      /* that it takes of the drive's capacity */
     uint32_t block_size;
     uint32_t flags;      /* VN_SPACE_* */
     uint32_t group;      /* of ANA */
+    uint32_t flbas, dps; /* the format, for vn_drive_format_space */
     uint32_t nr_ctrls;   /* attach, detach: the CNTLIDs */
     uint16_t ctrls[16];  /* VN_DRIVE_MAX_CTRLS, which cffi does not take here */
 };

@@ -48,6 +48,25 @@ struct vn_layout vn_format_layout(const struct vn_format *format, uint64_t size)
     }
 }
 
+uint64_t vn_format_bytes(const struct vn_format *format, uint64_t nr_blocks) {
+    const struct vn_lba_format *lba = vn_format_lba(format);
+    return lba->ms ? align_up(nr_blocks << lba->shift) + align_up(nr_blocks * lba->ms) : nr_blocks << lba->shift;
+}
+
+struct vn_format vn_format_from_flbas(uint8_t flbas, uint8_t dps) {
+    struct vn_format format = {
+        .index = (uint8_t)((flbas & 0xf) | (flbas >> 1 & 0x30)),
+        .extended = flbas >> 4 & 1,
+        .pi_type = dps & 7,
+        .pi_first = dps >> 3 & 1,
+    };
+    if (format.index < VN_NR_LBA_FORMATS && !vn_lba_formats[format.index].ms)
+        format.extended = false;
+    if (!format.pi_type)
+        format.pi_first = false;
+    return format;
+}
+
 struct vn_format vn_format_from_cdw10(uint32_t cdw10) {
     struct vn_format format = {
         .index = (uint8_t)((cdw10 & 0xf) | (cdw10 >> 8 & 0x30)), /* LBAFL, LBAFU */

@@ -13,6 +13,7 @@
 
 #define VN_NR_LBA_FORMATS 6u
 #define VN_FORMAT_ALIGN 4096u
+#define VN_FORMAT_BLOCK_MIN 512u /* of what there is behind the namespaces of managed drives */
 #define VN_FORMAT_MS_MAX 64u /* bytes of metadata a block */
 
 struct vn_lba_format {
@@ -52,6 +53,10 @@ static inline bool vn_format_fits(uint32_t index, uint32_t block_min) {
 bool vn_format_is_valid(const struct vn_format *format, uint32_t block_min);
 /* As many blocks as fit into size bytes; nr_blocks is 0 when not one does. */
 struct vn_layout vn_format_layout(const struct vn_format *format, uint64_t size);
+/* The bytes that so many blocks take with their metadata. nr_blocks is below 2^53. */
+uint64_t vn_format_bytes(const struct vn_format *format, uint64_t nr_blocks);
+/* FLBAS and DPS of a namespace that is to be created say it so; not all of them are valid. */
+struct vn_format vn_format_from_flbas(uint8_t flbas, uint8_t dps);
 /* CDW10 of Format NVM, and DPS and FLBAS of Identify Namespace, say the same in different bits. */
 struct vn_format vn_format_from_cdw10(uint32_t cdw10);
 uint8_t vn_format_flbas(const struct vn_format *format);

@@ -2,6 +2,7 @@
  */
 #include <errno.h>
 
+#include "core/util.h"
 #include "ns/meta.h"
 #include "ns/ns_state.h"
 
@@ -46,6 +47,8 @@ int vn_ns_apply_format(struct vn_ns *ns, char *error, uint32_t error_size) {
     uint64_t size = vn_format_lba(&format)->ms ? ns->state->kept.format.size : ns->backend->size;
     struct vn_layout layout = vn_format_layout(&format, size);
     struct vn_meta *meta = NULL;
+    if (ns->state->kept.format.formatted && ns->state->kept.format.nr_blocks)
+        layout.nr_blocks = vn_min_u64(layout.nr_blocks, ns->state->kept.format.nr_blocks);
     if (!layout.nr_blocks)
         return vn_backend_fail(error, error_size, EINVAL, "%llu bytes are too few for one block of its format",
                                (unsigned long long)size);
@@ -58,4 +61,19 @@ int vn_ns_apply_format(struct vn_ns *ns, char *error, uint32_t error_size) {
     __atomic_store_n(&ns->nr_blocks, layout.nr_blocks, __ATOMIC_RELEASE);
     vn_ns_state_look(ns);
     return 0;
+}
+
+int vn_ns_state_format(struct vn_ns *ns, const struct vn_format *format, uint64_t nr_blocks, char *error, uint32_t error_size) {
+    struct vn_format_kept before = ns->state->kept.format;
+    ns->state->kept.format = (struct vn_format_kept){.formatted = 1,
+                                                     .index = format->index,
+                                                     .extended = format->extended,
+                                                     .pi_type = format->pi_type,
+                                                     .pi_first = format->pi_first,
+                                                     .size = ns->backend->size,
+                                                     .nr_blocks = nr_blocks};
+    int err = vn_ns_apply_format(ns, error, error_size);
+    if (err)
+        ns->state->kept.format = before;
+    return err;
 }

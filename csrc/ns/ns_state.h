@@ -23,8 +23,9 @@ struct vn_ns_kept {
         uint8_t index, extended, pi_type, pi_first; /* struct vn_format */
         uint8_t rsvd6[2];
         uint64_t size; /* of the backend when it was formatted, bytes: where metadata lies follows from it */
+        uint64_t nr_blocks; /* as it was created by Namespace Management: no more than these; 0: as many as fit */
     } format;
-    uint32_t rsvd24[10];
+    uint32_t rsvd32[8];
     struct vn_marks marks; /* of Write Uncorrectable */
     struct vn_reservation reservation;
 };
@@ -40,6 +41,8 @@ _Static_assert(sizeof(struct vn_ns_kept) == 64 + 8 + 16 * VN_NR_MARKS + 8 + 32 *
 /* Control thread; once. With a state_path it reads what is there. */
 int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size);
 void vn_ns_state_close(struct vn_ns *ns);
+/* Control thread, before anybody has it: formatted so, with so many blocks; to be saved by the caller. */
+int vn_ns_state_format(struct vn_ns *ns, const struct vn_format *format, uint64_t nr_blocks, char *error, uint32_t error_size);
 /* Reactor: ns->special follows from the state. */
 void vn_ns_state_look(struct vn_ns *ns);
 

@@ -12,6 +12,7 @@ from vhostnvme.fabric.address import Address, parse_address
 from vhostnvme.fabric.nqn import check_nqn, check_subsystem_nqn
 from vhostnvme.limits import BANDWIDTHS, IOPS, NAMES, option_of, parse_limit
 from vhostnvme.storage.spec import DiskSpec, parse_spec
+from vhostnvme.storage.ssd_folder import SsdSpec, parse_ssd
 from vhostnvme.units import parse_size
 
 T = TypeVar("T")
@@ -31,6 +32,10 @@ def checked(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 def spec(text: str) -> DiskSpec:
     return checked(parse_spec)(text)
+
+
+def ssd(text: str) -> SsdSpec:
+    return checked(parse_ssd)(text)
 
 
 def size(text: str) -> int:

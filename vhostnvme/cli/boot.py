@@ -15,8 +15,9 @@ MEMORY_BYTES_MIN = 256 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Without --disk the guest gets one scratch disk of 1G, removed at the end. One controller"
-        " with three namespaces: --disk mem:1G --namespace mem:1G --namespace file:d.img?size=1G"
+        "Without --disk and --ssd the guest gets one scratch disk of 1G, removed at the end. One"
+        " controller with three namespaces: --disk mem:1G --namespace mem:1G --namespace"
+        " file:d.img?size=1G"
     )
     parser.set_defaults(disks=[])
     parser.add_argument(
@@ -32,6 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.spec,
         metavar="SPEC",
         help="one more namespace on the controller of the --disk before",
+    )
+    parser.add_argument(
+        "--ssd",
+        type=arguments.ssd,
+        action="append",
+        default=[],
+        metavar="DIR[?capacity=10G]",
+        help="a folder that is a whole SSD, whose namespaces the guest may change and which lasts"
+        " (docs/nvme-ssd.md); repeatable",
+    )
+    parser.add_argument(
+        "--paths",
+        type=arguments.whole_number(1, 16),
+        default=1,
+        metavar="N",
+        help="controllers of each SSD, over which Linux does multipath (default: 1)",
     )
     parser.add_argument(
         "--block",
@@ -96,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
 
     options = BootOptions(
         disks=tuple(tuple(specs) for specs in args.disks),
+        ssds=tuple(args.ssd),
+        paths=args.paths,
         memory=args.memory,
         cpus=args.cpus,
         scratch_block_size=args.block,

@@ -22,6 +22,7 @@ COMMANDS = (
     ("serve", "vhostnvme.cli.serve", "serve namespaces to a VM, over NVMe/TCP, or both"),
     ("status", "vhostnvme.cli.status", "show what a running server does"),
     ("limit", "vhostnvme.cli.limit", "limit a running server, or one of its namespaces"),
+    ("drive", "vhostnvme.cli.drive", "change the namespaces of a server while its guests run"),
     ("discover", "vhostnvme.cli.discover", "list what an NVMe/TCP discovery service offers"),
     ("identify", "vhostnvme.cli.identify", "show what a controller says of itself"),
     ("card", "vhostnvme.cli.card", "run a card of the cluster, check its file, show how it is"),

@@ -10,6 +10,7 @@ from vhostnvme.cli import arguments
 
 if TYPE_CHECKING:
     from vhostnvme.emulation import DeviceOptions
+    from vhostnvme.emulation.drive import DriveSetup
     from vhostnvme.fabric.options import TargetOptions
 
 
@@ -17,8 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--socket",
         type=Path,
+        action="append",
+        default=[],
         metavar="DIR/cntrl",
-        help="the vfio-user socket; DIR is made (mode 0700) when it is missing",
+        help="the vfio-user socket of a controller; DIR is made (mode 0700) when it is missing;"
+        " repeat it for more controllers of the same drive",
     )
     parser.add_argument(
         "--namespace",
@@ -27,6 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SPEC",
         help="file:PATH[?size=10G], mem:1G or null:1T; repeat it for more namespaces",
+    )
+    parser.add_argument(
+        "--ssd",
+        type=arguments.ssd,
+        metavar="DIR[?capacity=10G]",
+        help="a folder that is a whole SSD: guests may create and delete namespaces"
+        " (docs/nvme-ssd.md)",
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="keep the drive's state there: SMART, saved features, logs",
     )
     _add_target(parser)
     parser.add_argument(
@@ -130,7 +147,8 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     options = ServeOptions(
-        device=_device(args) if args.socket else None,
+        devices=tuple(_device(args, socket) for socket in args.socket),
+        drive=_drive(args),
         target=_target(args) if args.tcp or args.config else None,
         control=args.control,
     )
@@ -144,7 +162,17 @@ def run(args: argparse.Namespace) -> int:
 # What --config says itself.
 _OF_ONE_SUBSYSTEM = ("subnqn", "allow_host", "allow_any_host", "tls", "tls_psk_file",
                      "dhchap_key_file", "dhchap_ctrl_key_file", "referral")  # fmt: skip
-_IN_CONFIG = ("socket", "namespace", "tcp", "serial", "model", "queues", *_OF_ONE_SUBSYSTEM)
+_IN_CONFIG = (
+    "socket",
+    "namespace",
+    "ssd",
+    "state",
+    "tcp",
+    "serial",
+    "model",
+    "queues",
+    *_OF_ONE_SUBSYSTEM,
+)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -159,10 +187,18 @@ def _check(args: argparse.Namespace) -> None:
         refuse(_IN_CONFIG, "does not go with --config: the file says it all")
     elif not args.socket and not args.tcp:
         raise ConfigError("give --socket DIR/cntrl for VMs, --tcp HOST:PORT for NVMe/TCP, or both")
+    elif args.ssd:
+        refuse(("namespace",), "does not go with --ssd, which has its own: make one or the other")
+        refuse(("tcp",), "does not go with --ssd yet: give --socket DIR/cntrl")
+        refuse(("state",), "does not go with --ssd, whose folder has it")
     elif not args.namespace:
-        raise ConfigError("give at least one --namespace SPEC, such as --namespace mem:1G")
+        raise ConfigError("give at least one --namespace SPEC, or --ssd DIR")
     if not args.config and not args.tcp:
         refuse(_OF_ONE_SUBSYSTEM, "says nothing without --tcp HOST:PORT")
+    if not args.socket:
+        refuse(("state",), "goes with --socket DIR/cntrl: a target keeps nothing")
+    if len(set(args.socket)) < len(args.socket):
+        raise ConfigError("the same --socket is there twice: each controller has one of its own")
     if not args.socket and arguments.given_limits(args):
         raise ConfigError(
             "limits of all namespaces together go with --socket: put a namespace's own into its"
@@ -170,14 +206,25 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _device(args: argparse.Namespace) -> DeviceOptions:
+def _drive(args: argparse.Namespace) -> DriveSetup:
+    from vhostnvme.emulation.drive import DriveSetup
+    from vhostnvme.emulation.ssd import SsdSetup
+
+    controllers = len(args.socket) or 1
+    if args.ssd:
+        return SsdSetup(ssd=args.ssd, serial=args.serial, model=args.model, controllers=controllers)
+    return DriveSetup(namespaces=tuple(args.namespace), state=args.state, controllers=controllers)
+
+
+def _device(args: argparse.Namespace, socket: Path) -> DeviceOptions:
     from vhostnvme.emulation import DeviceOptions
     from vhostnvme.limits import Limits
     from vhostnvme.native import Doorbells
 
     return DeviceOptions(
-        socket=args.socket,
-        namespaces=tuple(args.namespace),
+        socket=socket,
+        namespaces=(),
+        grows=True,
         doorbells=Doorbells[args.doorbells.upper()],
         queues=args.queues,
         serial=args.serial,
@@ -199,7 +246,7 @@ def _target(args: argparse.Namespace) -> TargetOptions:
             disks=args.namespace,
             tls=args.tls,
             subnqn=args.subnqn,
-            serial=args.serial or (serial_of_socket(args.socket) if args.socket else None),
+            serial=args.serial or (serial_of_socket(args.socket[0]) if args.socket else None),
             model=args.model,
             any_host=args.allow_any_host,
             hosts=args.allow_host,

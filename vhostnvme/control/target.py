@@ -70,3 +70,4 @@ class ServerStatus(msgspec.Struct):
 
     device: DeviceStatus | None
     target: TargetStatus | None
+    others: list[DeviceStatus] = []  # controllers of the same drive

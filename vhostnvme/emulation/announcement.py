@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vhostnvme.emulation.device import Device
+from vhostnvme.emulation.drive import EmulatedDrive
 from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.target import FabricTarget
 from vhostnvme.guest.qemu import shared_memory
@@ -23,10 +24,16 @@ _EXAMPLE_MEMORY = "1G"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a server has: at least one of both."""
+    """What a server has: controllers of a drive, a target, or both."""
 
-    device: Device | None
+    devices: tuple[Device, ...]
     target: FabricTarget | None
+    drive: EmulatedDrive | None = None
+
+    @property
+    def device(self) -> Device | None:
+        """The first controller."""
+        return self.devices[0] if self.devices else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,15 @@ def description(served: Served) -> dict[str, Any]:
             "qemu_args": served.device.qemu_arguments(),
             "qemu_memory_args": _memory_arguments(),
             "namespaces": [_describe_namespace(*disk) for disk in served.device.disks()],
+            "controllers": [
+                {
+                    "number": device.options.number,
+                    "socket": str(device.socket),
+                    "qemu_args": device.qemu_arguments(),
+                    "nsids": sorted(device.nsids()),
+                }
+                for device in served.devices
+            ],
         }
     return described
 
@@ -115,7 +131,7 @@ def _describe_namespace(nsid: int, spec: DiskSpec, namespace: Namespace) -> dict
 def _for_people(served: Served) -> list[str]:
     lines: list[str] = []
     if served.device is not None:
-        lines.append(f"listening on {served.device.socket}")
+        lines += [f"listening on {device.socket}" for device in served.devices]
         lines += [_namespace_line(*disk) for disk in served.device.disks()]
     if served.target is not None:
         lines += _target_lines(served.target)
@@ -123,7 +139,7 @@ def _for_people(served: Served) -> list[str]:
         lines += [
             f"QEMU options for it (memory of {_EXAMPLE_MEMORY} as an example; it must be shared):",
             "  " + shlex.join(_memory_arguments()),
-            "  " + shlex.join(served.device.qemu_arguments()),
+            *("  " + shlex.join(device.qemu_arguments()) for device in served.devices),
         ]
     return lines
 

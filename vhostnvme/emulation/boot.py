@@ -21,7 +21,9 @@ from pathlib import Path
 
 from vhostnvme.emulation.console import attach_console
 from vhostnvme.emulation.device import SOCKET_PATH_BYTES_MAX, Device, DeviceOptions
-from vhostnvme.emulation.server import serving
+from vhostnvme.emulation.drive import DriveSetup
+from vhostnvme.emulation.server import services
+from vhostnvme.emulation.ssd import SsdSetup
 from vhostnvme.errors import ConfigError, GuestError
 from vhostnvme.guest.accel import Accel, choose_accel
 from vhostnvme.guest.debian import say
@@ -29,6 +31,7 @@ from vhostnvme.guest.extras import GuestFolder, extended
 from vhostnvme.guest.provision import Artifacts, provision
 from vhostnvme.guest.vm import BOOT_TIMEOUT_S, Guest
 from vhostnvme.storage.spec import DiskSpec, FileSpec
+from vhostnvme.storage.ssd_folder import SsdSpec
 
 SCRATCH_BYTES = 1 << 30
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -36,12 +39,15 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootOptions:
-    """What to boot. Each of `disks` is a controller with its namespaces; none: a scratch disk.
+    """What to boot. Each of `disks` is a drive with its namespaces, each of `ssds` one in a folder;
+    none of both: a scratch disk. Each drive has `paths` controllers.
 
     `folders` and `packages` (Debian's) are in the guest beside what the image has.
     """
 
     disks: tuple[tuple[DiskSpec, ...], ...] = ()
+    ssds: tuple[SsdSpec, ...] = ()
+    paths: int = 1
     memory: str = "1G"
     cpus: int = 2
     scratch_block_size: int = 512
@@ -150,15 +156,13 @@ async def booted(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="vhostnvme-", dir="/tmp"))
             )
         disks = options.disks
-        if not disks:
+        if not disks and not options.ssds:
             scratch = stack.enter_context(_scratch_folder())
             disks = ((scratch_spec(Path(scratch) / "scratch.img", options.scratch_block_size),),)
-        devices = [
-            DeviceOptions(
-                socket=folder / str(index) / "cntrl", namespaces=specs, serial=f"DISK{index}"
-            )
-            for index, specs in enumerate(disks)
+        setups: list[DriveSetup] = [
+            DriveSetup(namespaces=specs, controllers=options.paths) for specs in disks
         ]
+        setups += [SsdSetup(ssd=each, controllers=options.paths) for each in options.ssds]
         if options.folders or options.packages:
             artifacts = extended(
                 artifacts or provision(),
@@ -166,18 +170,27 @@ async def booted(
                 folders=options.folders,
                 packages=options.packages,
             )
-        async with (
-            serving(devices, log_level=logging.WARNING) as running,
-            Guest(
-                disks=[device.socket for device in running],
+        async with services(log_level=logging.WARNING) as running:
+            for index, setup in enumerate(setups):
+                await running.add_drive(setup, _controllers(folder, index, setup))
+            async with Guest(
+                disks=[device.socket for device in running.devices],
                 memory=options.memory,
                 cpus=options.cpus,
                 boot_timeout=boot_timeout_s,
                 artifacts=artifacts,
                 accel=accel,
-            ) as guest,
-        ):
-            yield Booted(guest, running)
+            ) as guest:
+                yield Booted(guest, list(running.devices))
+
+
+def _controllers(folder: Path, index: int, setup: DriveSetup) -> list[DeviceOptions]:
+    serial = None if isinstance(setup, SsdSetup) else f"DISK{index}"
+    names = [f"{index}.{path}" if path else f"{index}" for path in range(setup.controllers)]
+    return [
+        DeviceOptions(socket=folder / name / "cntrl", namespaces=(), serial=serial, grows=True)
+        for name in names
+    ]
 
 
 def scratch_folder() -> Path:

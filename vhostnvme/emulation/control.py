@@ -1,4 +1,4 @@
-"""What a server answers on its control socket: of its device, and of its target."""
+"""What a server answers on its control socket: of its drive, and of its target."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from vhostnvme.control.target import (
     TargetStatus,
 )
 from vhostnvme.emulation.device import Device
+from vhostnvme.emulation.drive import EmulatedDrive
+from vhostnvme.emulation.drive_control import register_drive
 from vhostnvme.fabric.options import SubsystemOptions
 from vhostnvme.fabric.target import FabricTarget
 from vhostnvme.limits import NAMES, NO_LIMITS, Limits
@@ -31,15 +33,20 @@ from vhostnvme.storage.spec import DiskSpec, format_spec
 
 
 def register(
-    server: ControlServer, device: Device | None = None, target: FabricTarget | None = None
+    server: ControlServer,
+    drive: EmulatedDrive | None = None,
+    target: FabricTarget | None = None,
 ) -> None:
-    """Gives the server the methods of a device, of a target, or of both."""
-    limited = device or target
+    """Gives the server the methods of a drive, of a target, or of both."""
+    devices = [drive.devices[number] for number in sorted(drive.devices)] if drive else []
+    device = devices[0] if devices else None
+    limited = drive or target
     assert limited is not None, "a server serves something"
 
     def status(_: NoParams) -> ServerStatus:
         return ServerStatus(
             device=device_status(device) if device else None,
+            others=[device_status(each) for each in devices[1:]],
             target=target_status(target) if target else None,
         )
 
@@ -52,6 +59,8 @@ def register(
 
     server.register(SERVER_STATUS, NoParams, status)
     server.register(SET_LIMITS, SetLimits, set_limits)
+    if drive is not None:
+        register_drive(server, drive)
     if device is not None:
         known = device
         server.register(STATUS, NoParams, lambda _: device_status(known))

@@ -9,6 +9,7 @@ import stat
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vhostnvme.emulation.placement import Placement
 from vhostnvme.errors import ConfigError
@@ -26,6 +27,9 @@ from vhostnvme.native import (
 )
 from vhostnvme.storage.disk import open_disk
 from vhostnvme.storage.spec import DiskSpec, format_spec
+
+if TYPE_CHECKING:
+    from vhostnvme.emulation.drive import EmulatedDrive
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +55,10 @@ class DeviceOptions:
     reactor: int | None = None
     limits: Limits = NO_LIMITS  # of all namespaces together
     grows: bool = False  # its namespaces come later
+    number: int = 0  # CNTLID: from 1 on for controllers of a drive, which has the namespaces
 
     def __post_init__(self) -> None:
-        if not (0 if self.grows else 1) <= len(self.namespaces) <= NAMESPACES_MAX:
+        if not (0 if self.grows or self.number else 1) <= len(self.namespaces) <= NAMESPACES_MAX:
             raise ConfigError(
                 f"a controller has 1 to {NAMESPACES_MAX} namespaces, not {len(self.namespaces)}"
             )
@@ -78,26 +83,42 @@ class Device:
     """A device on a runtime: `start`, then `stop`; a failed start leaves nothing behind."""
 
     def __init__(
-        self, runtime: Runtime, options: DeviceOptions, placement: Placement | None = None
+        self,
+        runtime: Runtime,
+        options: DeviceOptions,
+        placement: Placement | None = None,
+        drive: EmulatedDrive | None = None,
     ) -> None:
         self.options = options
+        self.drive = drive
         self.socket = options.socket.absolute()
         self.runtime = runtime
         self._placement = placement or Placement(runtime)
         self._namespaces: dict[int, tuple[DiskSpec, Namespace]] = {}
+        self._lent: set[int] = set()  # namespaces that are the drive's
         self._controller: Controller | None = None
         self._made_folder = False
 
     @property
     def id(self) -> int:
         """The id by which events name the controller."""
+        return self.controller.id
+
+    @property
+    def controller(self) -> Controller:
+        """The controller of a device that has been started."""
         assert self._controller is not None, "the device has not been started"
-        return self._controller.id
+        return self._controller
 
     @property
     def serial(self) -> str:
         """The serial number: as given, else made from the socket's path, so that it stays."""
         return self.options.serial or serial_of_socket(self.options.socket)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it stays on its reactor, where a drive with all its controllers is."""
+        return self.options.reactor is not None or self.drive is not None
 
     async def start(self) -> None:
         """Opens the namespaces, then the controller, then the socket.
@@ -110,24 +131,31 @@ class Device:
         try:
             for nsid, spec in enumerate(self.options.namespaces, 1):
                 self._namespaces[nsid] = (spec, open_disk(self.runtime, spec))
-            reactor = self.options.reactor
-            self._controller = Controller(
-                self.runtime,
-                ControllerOptions(
-                    serial=self.serial,
-                    model=self.options.model,
-                    max_queues=self.options.queues,
-                    doorbells=self.options.doorbells,
-                    reactor=self._placement.choose() if reactor is None else reactor,
-                    limits=self.options.limits,
-                ),
-            )
+            self._start_controller()
             for nsid, (_, namespace) in self._namespaces.items():
-                self._controller.attach(namespace, nsid)
+                self.controller.attach(namespace, nsid)
+            if self.drive is not None:
+                self.drive.join(self, self.options.number)
             self._listen()
         except BaseException:
             await self.stop()
             raise
+
+    def _start_controller(self) -> None:
+        reactor = self.drive.reactor if self.drive else self.options.reactor
+        self._controller = Controller(
+            self.runtime,
+            ControllerOptions(
+                serial=self.serial,
+                model=self.options.model,
+                max_queues=self.options.queues,
+                doorbells=self.options.doorbells,
+                reactor=self._placement.choose() if reactor is None else reactor,
+                cntlid=self.options.number,
+                drive=self.drive.native if self.drive else None,
+                limits=self.options.limits,
+            ),
+        )
 
     @property
     def reactor(self) -> int:
@@ -148,9 +176,11 @@ class Device:
         """Closes the socket, waits for what is in flight, closes the files. Safe to repeat."""
         if self._controller is not None:
             await self._controller.aclose()
-        for _, namespace in reversed(self._namespaces.values()):
-            namespace.close()
+        for nsid, (_, namespace) in reversed(self._namespaces.items()):
+            if nsid not in self._lent:
+                namespace.close()
         self._namespaces.clear()
+        self._lent.clear()
         if self._made_folder:
             self._made_folder = False
             try:
@@ -218,6 +248,33 @@ class Device:
         assert self._controller is not None, "the device has not been started"
         self._controller.attach(namespace, nsid)
         self._namespaces[nsid] = (spec, namespace)
+
+    def nsids(self) -> set[int]:
+        """The ids of its namespaces."""
+        return set(self._namespaces)
+
+    def lend(self, nsid: int, spec: DiskSpec, namespace: Namespace) -> None:
+        """Gives it a namespace of its drive, which it does not close.
+
+        Raises:
+            NativeError: the id is taken, or is none.
+        """
+        self.attach(nsid, spec, namespace)
+        self._lent.add(nsid)
+
+    def give_back(self, nsid: int) -> None:
+        """The end of that: new commands for it are refused, those in flight end first.
+
+        Raises:
+            NativeError: EBUSY: some have not ended: try again.
+        """
+        self.controller.detach(nsid, 0)
+        del self._namespaces[nsid]
+        self._lent.remove(nsid)
+
+    def relabel(self, nsid: int, spec: DiskSpec) -> None:
+        """A namespace of its drive is another SPEC's now."""
+        self._namespaces[nsid] = (spec, self._namespaces[nsid][1])
 
     def remove_namespace(self, nsid: int) -> None:
         """Takes a namespace away: new commands for it are refused, those in flight end first.

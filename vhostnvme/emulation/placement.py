@@ -145,7 +145,7 @@ class Placement:
         self._moved_s = {
             number: moved for number, moved in self._moved_s.items() if now_s - moved < REST_S
         }
-        fixed = {number for number, device in by_id.items() if device.options.reactor is not None}
+        fixed = {number for number, device in by_id.items() if device.is_fixed}
         fixed |= {target.id for target in self._runtime.targets}
         return [
             load

@@ -7,11 +7,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
-from vhostnvme.emulation.device import Device, DeviceOptions
+from vhostnvme.emulation.device import Device, DeviceOptions, serial_of_socket
+from vhostnvme.emulation.drive import DriveSetup, EmulatedDrive
 from vhostnvme.emulation.events import HOST_EVENTS, HOST_LINES_MAX, LineBound, sentence_of
 from vhostnvme.emulation.mirrors import keep_mirrors
 from vhostnvme.emulation.placement import Placement
+from vhostnvme.emulation.ssd import EmulatedSsd, SsdSetup
 from vhostnvme.fabric.options import TargetOptions
 from vhostnvme.fabric.target import FabricTarget
 from vhostnvme.native import Event, Runtime, RuntimeOptions
@@ -26,6 +29,7 @@ class Services:
         self.runtime = runtime
         self.placement = Placement(runtime)
         self.devices: list[Device] = []
+        self.drives: list[EmulatedDrive] = []
         self.targets: list[FabricTarget] = []
         self.listeners: list[Callable[[Event], None]] = []  # are told of every event
         self.names: dict[int, str] = {}  # whom else events concern, by id
@@ -40,6 +44,31 @@ class Services:
         await device.start()
         self.devices.append(device)
         return device
+
+    async def add_drive(self, setup: DriveSetup, devices: Sequence[DeviceOptions]) -> EmulatedDrive:
+        """Starts a drive, and its controllers, which have the numbers 1, 2, ….
+
+        Raises:
+            ConfigError, NativeError: as EmulatedDrive.start and Device.start.
+        """
+        reactor = devices[0].reactor
+        home = self.placement.choose() if reactor is None else reactor
+        drive: EmulatedDrive
+        if isinstance(setup, SsdSetup):
+            drive = ssd = EmulatedSsd(self.runtime, setup, home)
+            self.listeners.append(ssd.on_event)
+        else:
+            drive = EmulatedDrive(self.runtime, setup, home)
+        await drive.start()
+        self.drives.append(drive)
+        serial = devices[0].serial or drive.serial or serial_of_socket(devices[0].socket)
+        for number, options in enumerate(devices, 1):
+            model = options.model or drive.model
+            each = replace(options, number=number, serial=serial, model=model)
+            device = Device(self.runtime, each, self.placement, drive)
+            await device.start()
+            self.devices.append(device)
+        return drive
 
     async def add_target(
         self, options: TargetOptions, with_disks_of: Device | None = None
@@ -68,6 +97,8 @@ class Services:
             await target.stop()
         for device in reversed(self.devices):
             await device.stop()
+        for drive in reversed(self.drives):
+            await drive.stop()
 
     def name_of(self, event: Event) -> str | None:
         """Whom an event concerns, for the log."""

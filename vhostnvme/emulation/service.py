@@ -1,11 +1,11 @@
-"""`vhostnvme serve` itself: a device, a target, or both, until SIGINT or SIGTERM."""
+"""`vhostnvme serve` itself: a drive, a target, or both, until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vhostnvme.control.paths import control_path, make_run_folder, target_control_path
@@ -13,6 +13,7 @@ from vhostnvme.control.server import ControlServer
 from vhostnvme.emulation import control
 from vhostnvme.emulation.announcement import Announcement, Served
 from vhostnvme.emulation.device import DeviceOptions
+from vhostnvme.emulation.drive import DriveSetup
 from vhostnvme.emulation.server import Services, services
 from vhostnvme.emulation.signals import stopped_by_signals
 from vhostnvme.errors import ConfigError
@@ -24,12 +25,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """A device, a target, or both, which then have the same namespaces.
+    """Controllers of a drive, a target, or both, which then have the same namespaces.
 
-    `control` is the path of the control socket; None: beside the device's, or in the run folder.
+    `control` is the path of the control socket; None: beside the first controller's, or in the run
+    folder.
     """
 
-    device: DeviceOptions | None = None
+    devices: tuple[DeviceOptions, ...] = ()
+    drive: DriveSetup = field(default_factory=DriveSetup)
     target: TargetOptions | None = None
     control: Path | None = None
 
@@ -52,7 +55,7 @@ async def serve(
     with stopped_by_signals(leave_none) as stop:
         async with services(runtime_options) as running:
             served = await _start(running, options)
-            sockets += [served.device.socket] if served.device else []
+            sockets += [device.socket for device in served.devices]
             async with _controlled(served, options.control) as path:
                 sockets.append(path)
                 announcement.make(served, path)
@@ -61,7 +64,8 @@ async def serve(
 
 
 async def _start(running: Services, options: ServeOptions) -> Served:
-    device = await running.add_device(options.device) if options.device else None
+    drive = await running.add_drive(options.drive, options.devices) if options.devices else None
+    device = running.devices[0] if drive else None
     target = await running.add_target(options.target, device) if options.target else None
     for subsystem in options.target.subsystems if options.target else ():
         if not subsystem.any_host and not subsystem.hosts:
@@ -70,7 +74,7 @@ async def _start(running: Services, options: ServeOptions) -> Served:
                 " /etc/nvme/hostnqn), or everybody with --allow-any-host",
                 subsystem.nqn,
             )
-    return Served(device, target)
+    return Served(tuple(running.devices), target, drive)
 
 
 @asynccontextmanager
@@ -78,7 +82,7 @@ async def _controlled(served: Served, wanted: Path | None) -> AsyncIterator[Path
     """The control socket, for as long as it lasts; the work is done without one as well."""
     path = wanted or _default_path(served)
     server = ControlServer(path.absolute())
-    control.register(server, served.device, served.target)
+    control.register(server, served.drive, served.target)
     try:
         if wanted is None and served.device is None:
             make_run_folder()

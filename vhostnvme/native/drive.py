@@ -26,6 +26,7 @@ class DriveOptions:
 
     `managed`: hosts may create, delete, attach and detach namespaces, which `Drive.decision` tells
     of. `shared`: it may have several controllers. `ana`: these tell how well they reach namespaces.
+    `nsid_max`: the highest id of a namespace, 0 for the library's.
     """
 
     state_path: str | None = None
@@ -34,6 +35,7 @@ class DriveOptions:
     managed: bool = False
     shared: bool = False
     ana: bool = False
+    nsid_max: int = 0
 
 
 class DecisionKind(enum.IntEnum):
@@ -49,7 +51,7 @@ class DecisionKind(enum.IntEnum):
 class Decision:
     """What a host asks of a drive; see struct vn_decision. Sizes in bytes.
 
-    `nsid`: of delete, BROADCAST_NSID for all. The fields from `blocks` to `group` are of create;
+    `nsid`: of delete, BROADCAST_NSID for all. The fields from `blocks` to `dps` are of create;
     `controllers`, of attach and detach, are CNTLIDs.
     """
 
@@ -61,6 +63,8 @@ class Decision:
     block_size: int
     shared: bool
     group: int
+    flbas: int
+    dps: int
     controllers: tuple[int, ...]
 
 
@@ -81,6 +85,7 @@ class Drive(Handle):
         alive = ffi.NULL if path is None else ffi.new("char[]", os.fsencode(path))
         opts.state_path = alive
         opts.reactor = options.reactor
+        opts.nsid_max = options.nsid_max
         opts.flags = (
             (lib.VN_DRIVE_MANAGED if options.managed else 0)
             | (lib.VN_DRIVE_SHARED if options.shared else 0)
@@ -92,6 +97,14 @@ class Drive(Handle):
         check(lib.vn_drive_create(runtime.handle, opts, out))
         self._handle = out[0]
         runtime.drives.append(self)
+
+    def format_space(self, namespace: Namespace, flbas: int, dps: int, blocks: int) -> None:
+        """Before it is added: it has this format, as Identify Namespace tells of it, durably.
+
+        Raises:
+            NativeError: it cannot have it, or that cannot be kept.
+        """
+        check(lib.vn_drive_format_space(self.handle, namespace.handle, flbas, dps, blocks))
 
     def add_space(
         self, namespace: Namespace, nsid: int, *, shared: bool = False, group: int = 1
@@ -134,6 +147,8 @@ class Drive(Handle):
             block_size=out.block_size,
             shared=bool(out.flags & lib.VN_SPACE_SHARED),
             group=out.group,
+            flbas=out.flbas,
+            dps=out.dps,
             controllers=tuple(out.ctrls[0 : out.nr_ctrls]),
         )
 

@@ -7,6 +7,7 @@ outcome (passed, failed, skipped), seconds, and the reason or the end of the tra
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 DETAIL_CHARACTERS_MAX = 3000
+# What the programs that a test starts say of errors.
+_said = os.fdopen(os.memfd_create("said"), "w+b")
 
 
 class Recorder(unittest.TestResult):
@@ -29,9 +32,8 @@ class Recorder(unittest.TestResult):
     def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
         self._outcome, self._started = ("passed", ""), time.monotonic()
-
-    def addSuccess(self, test: unittest.TestCase) -> None:
-        super().addSuccess(test)
+        _said.seek(0)
+        _said.truncate()
 
     def addFailure(self, test: unittest.TestCase, err: Any) -> None:
         super().addFailure(test, err)
@@ -48,6 +50,9 @@ class Recorder(unittest.TestResult):
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
         outcome, detail = self._outcome
+        if outcome == "failed":
+            _said.seek(0)
+            detail += _said.read().decode(errors="replace")
         line = {
             "name": test.id(),
             "outcome": outcome,
@@ -72,6 +77,7 @@ def each(suite: unittest.TestSuite | unittest.TestCase) -> Iterator[unittest.Tes
 
 def main(folder: str, seconds: str, *modules: str) -> None:
     sys.path.insert(0, folder)
+    os.dup2(_said.fileno(), 2)
     out = sys.stdout
     result = Recorder(out)
     signal.signal(signal.SIGALRM, too_long)

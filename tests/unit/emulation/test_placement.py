@@ -64,8 +64,8 @@ class FakeDevice:
     infos: int = 0
 
     @property
-    def options(self) -> Any:
-        return SimpleNamespace(reactor=self.fixed)
+    def is_fixed(self) -> bool:
+        return self.fixed is not None
 
     def info(self) -> Any:
         self.infos += 1
