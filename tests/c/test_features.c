@@ -54,7 +54,7 @@ static void test_each(struct ctrl_rig *rig) {
 }
 
 static void test_refusals(struct ctrl_rig *rig) {
-    static const uint32_t known[] = {1, 2, 4, 5, 6, 7, 8, 9, 0xa, 0xb};
+    static const uint32_t known[] = {1, 2, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0x81, 0x82, 0x83};
     for (uint32_t fid = 0, at = 0; fid < 256; fid++) {
         if (at < VN_ARRAY_SIZE(known) && fid == known[at]) {
             at++;
