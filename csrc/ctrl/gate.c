@@ -81,6 +81,8 @@ vn_status vn_gate_check_admin(const struct vn_req *req) {
 
 vn_status vn_gate_check(struct vn_req *req) {
     uint32_t special = req->ns->ns->special;
+    if (special & VN_NS_SPECIAL_REFUSES)
+        return req->ns->ns->state->refusal;
     if ((special & VN_NS_SPECIAL_RESERVED) && command_conflicts(req))
         return VN_SC_RESERVATION_CONFLICT;
     if (special & VN_NS_SPECIAL_BUSY)

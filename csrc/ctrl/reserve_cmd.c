@@ -18,8 +18,6 @@
 #define HOSTID_SHORT 8u
 #define HOSTID_LONG 16u
 #define EXHID 0x1u
-#define VN_FEATURE_OF_NS (1u << 1)
-#define VN_FEATURE_CHANGEABLE (1u << 2)
 #define RESCAP_PTPL 0x01u
 #define RESCAP_ALL_TYPES 0x7eu
 #define RESCAP_IEKEY_1_3 0x80u
@@ -351,13 +349,8 @@ static void persist_next(struct vn_req *req) {
 
 bool vn_resv_set_feature(struct vn_req *req, vn_status *status) {
     uint8_t feature = (uint8_t)req->cmd.cdw10;
-    if (req->cmd.cdw10 >> 31) {
-        *status = VN_SC_FEATURE_NOT_SAVEABLE;
-        return false;
-    }
     if (feature == VN_FEAT_HOST_ID) {
-        bool of_ns = req->cmd.nsid && req->cmd.nsid != VN_NSID_BROADCAST;
-        *status = of_ns ? VN_SC_FEATURE_NOT_NS_SPECIFIC : set_host_id(req);
+        *status = set_host_id(req);
         return false;
     }
     *status = check_nsid(req, true);
@@ -391,18 +384,8 @@ static vn_status get_value(struct vn_req *req, uint8_t feature, bool current) {
     return VN_SC_SUCCESS;
 }
 
-vn_status vn_resv_get_feature(struct vn_req *req) {
-    uint8_t feature = (uint8_t)req->cmd.cdw10;
-    uint32_t select = req->cmd.cdw10 >> 8 & 7;
-    if (select == VN_SEL_CAPABILITIES) {
-        req->result = VN_FEATURE_CHANGEABLE | (feature == VN_FEAT_HOST_ID ? 0 : VN_FEATURE_OF_NS);
-        return VN_SC_SUCCESS;
-    }
-    if (select > VN_SEL_CAPABILITIES) {
-        req->error_location = 41; /* CDW10, its second byte */
-        return VN_SC_INVALID_FIELD;
-    }
-    return get_value(req, feature, select == VN_SEL_CURRENT);
+vn_status vn_resv_get_feature(struct vn_req *req, uint32_t select) {
+    return get_value(req, (uint8_t)req->cmd.cdw10, select == VN_SEL_CURRENT);
 }
 
 uint8_t vn_resv_capabilities(const struct vn_ns *ns) {

@@ -15,7 +15,7 @@ void vn_resv_log_read(struct vn_ctrl *ctrl); /* the host has read its first noti
 
 bool vn_resv_is_feature(const struct vn_ctrl *ctrl, uint8_t feature);
 bool vn_resv_set_feature(struct vn_req *req, vn_status *status); /* true: it ends by itself */
-vn_status vn_resv_get_feature(struct vn_req *req);
+vn_status vn_resv_get_feature(struct vn_req *req, uint32_t select);
 
 uint8_t vn_resv_capabilities(const struct vn_ns *ns); /* RESCAP; the namespace has a state */
 
