@@ -170,6 +170,7 @@ struct vn_ctrl {
     void *arena;
     size_t arena_bytes;
     struct vn_bounce *bounces; /* free ones */
+    uint8_t *bucket; /* as large as a transfer can be: what goes there, no host sees */
     struct vn_req shutdown_req;
     uint32_t shutdown_nsid;
 
