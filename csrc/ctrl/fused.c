@@ -87,7 +87,7 @@ static void start(struct vn_req *first) {
     }
     if (uses_meta(first)) {
         if (!vn_meta_compare_first(first))
-            vn_ctrl_resume_later(first, start);
+            vn_meta_wait(first, start);
         return;
     }
     if (!first->step) {
