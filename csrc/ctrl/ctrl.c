@@ -243,6 +243,10 @@ static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
     unsigned code = VN_STATUS_CODE(req->status);
     if (req->sq->sqid == 0 || code == VN_SC_COMPARE_FAILURE || (type != 2 && code != VN_SC_CAPACITY_EXCEEDED))
         return;
+    if (code >= VN_SC_GUARD_CHECK && code <= VN_SC_REF_TAG_CHECK) { /* what the host sent, or asked for, is not the SSD's fault */
+        vn_count(&ctrl->counters.media_errors, req->cmd.opcode != VN_IO_WRITE);
+        return;
+    }
     vn_count(&ctrl->counters.media_errors, type == 2);
     vn_log_check_warnings(ctrl); /* a failed flush leaves the namespace read-only */
     uint64_t now = vn_reactor_now_ns(ctrl->reactor);
