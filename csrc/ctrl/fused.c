@@ -119,6 +119,8 @@ static bool check(struct vn_req *first, struct vn_req *second, vn_status *first_
         return false;
     }
     vn_status status = vn_io_enter(first);
+    if (!status && !vn_ns_may_change(first->ns->ns)) /* nothing is atomic over two drives */
+        status = VN_SC_OPERATION_DENIED;
     status = status ? status : prepare(first, VN_OP_COMPARE);
     if (status) {
         *first_status = vn_status_dnr(status);
