@@ -325,17 +325,19 @@ int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
     if (shared && !vn_ns_hold(ns))
         return vn_fail(-EBUSY, "namespace %u cannot be attached: it is being formatted or sanitized, or its blocks have "
                                "metadata; one SSD alone can have it", nsid);
+    vn_ns_expect(ns, ctrl->drive);
     err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
     if (!err)
         err = vn_ns_add_chan(ns, call.nsc);
+    else
+        vn_ns_expect(ns, NULL);
     if (shared)
         vn_ns_unhold(ns);
     if (err == -EEXIST)
         return vn_fail(err, "namespace id %u is taken on this controller", nsid);
-    if (err == -EBUSY)
-        return vn_fail(err, "namespace %u cannot be attached: it is zoned, and another SSD has it", nsid);
     if (err && err != -ENOSPC)
-        return vn_fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
+        return vn_fail(err, "namespace %u cannot be attached: %s", nsid,
+                       err == -EBUSY ? "it is zoned, and another SSD has it" : strerror(-err));
     if (err) {
         vn_ctrl_detach_ns(ctrl, nsid, VN_CLOSE_BOUND_MS);
         return vn_fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);
