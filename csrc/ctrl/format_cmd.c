@@ -12,6 +12,7 @@
 #include "ctrl/drive.h"
 #include "ns/meta.h"
 #include "ns/ns_state.h"
+#include "ns/zoned.h"
 
 #define STEP_BYTES (16ull << 20) /* erased at a time: what a memory backend does without letting others have a turn */
 #define LOOK_NS 1000000ull       /* for the end of commands in flight, or a busy backend */
@@ -54,21 +55,26 @@ static void count_down(struct vn_req *cmd, vn_status status) {
     end_command(cmd, status);
 }
 
-void vn_format_drop(struct vn_ctrl *ctrl) {
-    struct vn_req *dropped = NULL;
-    for (uint32_t nsid = 0; (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));) {
-        const struct vn_ns_state *state = ctrl->namespaces.by_nsid[nsid]->ns->state;
+/* A cancelled command of that controller, which nothing waits for any more; NULL: there is none. Its namespaces may have left the
+ * controller meanwhile. */
+static struct vn_req *forget_cancelled(const struct vn_ctrl *ctrl) {
+    struct vn_req *found = NULL;
+    for (uint32_t nsid = 0; (nsid = vn_drive_next_space(ctrl->drive, nsid));) {
+        const struct vn_ns_state *state = ctrl->drive->spaces[nsid]->state;
         struct vn_format_run *run = state ? state->run : NULL;
-        if (!run || !run->cmd || run->cmd->ctrl != ctrl || !run->cmd->cancelled)
+        if (!run || !run->cmd || run->cmd->ctrl != ctrl || !run->cmd->cancelled || (found && run->cmd != found))
             continue;
-        if (dropped && dropped != run->cmd) /* another one: by the next call of whoever drains */
-            continue;
-        dropped = run->cmd;
+        found = run->cmd;
         run->cmd = NULL;
     }
-    if (dropped) {
-        dropped->result_high = 0;
-        end_command(dropped, VN_SC_ABORT_REQUESTED);
+    return found;
+}
+
+void vn_format_drop(struct vn_ctrl *ctrl) {
+    struct vn_req *cmd;
+    while (ctrl->drive && (cmd = forget_cancelled(ctrl))) {
+        cmd->result_high = 0;
+        end_command(cmd, VN_SC_ABORT_REQUESTED);
     }
 }
 
@@ -184,6 +190,8 @@ static void erase_next(struct vn_format_run *run) {
     }
     uint64_t size = run->ns->backend->size & ~(uint64_t)(run->ns->backend->block_min - 1);
     uint64_t bytes = vn_min_u64(size - run->at, STEP_BYTES);
+    if (!bytes && run->ns->zoned) /* durable with the flush */
+        vn_zones_clear(&run->ns->zoned->zones);
     bool taken = operate(run, bytes ? VN_OP_WRITE_ZEROES : VN_OP_FLUSH, bytes);
     if (!taken) /* else it may be gone already */
         go_on(run, erase_next, LOOK_NS);
@@ -244,6 +252,8 @@ static struct vn_format_run *make_run(struct vn_ns_chan *nsc, struct vn_req *cmd
 
 static vn_status check(const struct vn_ns_chan *nsc, const struct vn_format *format) {
     const struct vn_ns *ns = nsc->ns;
+    if (ns->zoned && vn_ns_format(ns).index != format->index)
+        return VN_SC_INVALID_FORMAT;
     if (!vn_format_is_valid(format, ns->backend->block_min) || !vn_format_layout(format, ns->backend->size).nr_blocks)
         return VN_SC_INVALID_FORMAT;
     if (ns->state->run)
