@@ -13,7 +13,17 @@ from vhostnvme.testing import NvmeHost, nvme
 from vhostnvme.testing.nvme import Status
 
 CURRENT, DEFAULT, SAVED = range(3)
-SAVEABLE = {1: 0x03020105, 2: 0x20, 4: 0x0155, 5: 0x1234, 6: 0, 8: 0x0A0B, 0xA: 1, 0xB: 0x101}
+SAVEABLE = {
+    1: 0x03020105,
+    2: 0x20,
+    4: 0x0155,
+    5: 0x1234,
+    6: 0,
+    8: 0x0A0B,
+    0xA: 1,
+    0xB: 0x101,
+    0x80: 0x42,
+}
 TIMESTAMP, HOST_BEHAVIOR = 0x0E, 0x16
 
 
@@ -138,3 +148,9 @@ def test_host_behavior_is_taken_and_told(host: NvmeHost) -> None:
             data.put(wrong)
             done = host.admin(data.point(nvme.set_features(HOST_BEHAVIOR, 0), 512))
             refused(done, Status.INVALID_FIELD)
+
+
+def test_there_is_one_combination_of_command_sets(host: NvmeHost) -> None:
+    assert host.get_feature(0x19) == 0
+    host.set_feature(0x19, 0)
+    refused(host.admin(nvme.set_features(0x19, 1)), 0x12B)
