@@ -1,6 +1,7 @@
 /* The gate of namespaces that are not plain, see gate.h. Called by io_cmd.c for each command of theirs. */
 #include "ctrl/gate.h"
 
+#include "core/nvme_zns.h"
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
@@ -14,6 +15,8 @@ static bool changes_data(uint8_t opcode) {
     case VN_IO_WRITE_ZEROES:
     case VN_IO_DSM:
     case VN_IO_COPY:
+    case VN_IO_ZONE_SEND:
+    case VN_IO_ZONE_APPEND:
         return true;
     default:
         return false;
@@ -31,6 +34,7 @@ static bool command_conflicts(const struct vn_req *req) {
     case VN_IO_READ:
     case VN_IO_COMPARE:
     case VN_IO_VERIFY:
+    case VN_IO_ZONE_RECEIVE:
         return conflicts(req->ctrl, req->ns->ns, VN_RESV_READS);
     case VN_IO_COPY:
         if (conflicts(req->ctrl, req->ns->ns, VN_RESV_READS))

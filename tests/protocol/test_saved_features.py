@@ -148,9 +148,3 @@ def test_host_behavior_is_taken_and_told(host: NvmeHost) -> None:
             data.put(wrong)
             done = host.admin(data.point(nvme.set_features(HOST_BEHAVIOR, 0), 512))
             refused(done, Status.INVALID_FIELD)
-
-
-def test_there_is_one_combination_of_command_sets(host: NvmeHost) -> None:
-    assert host.get_feature(0x19) == 0
-    host.set_feature(0x19, 0)
-    refused(host.admin(nvme.set_features(0x19, 1)), 0x12B)
