@@ -102,6 +102,7 @@ enum vn_ctrl_state { VN_CTRL_DISABLED, VN_CTRL_READY, VN_CTRL_DISABLING, VN_CTRL
 struct vn_features {
     uint32_t arbitration, power, error_recovery, vwc, irq_coalescing, write_atomicity, async_event;
     uint16_t temp_over, temp_under;
+    uint16_t progress_marker;
     uint16_t irq_vector[VN_NR_VECTORS]; /* bit 0: coalescing disabled */
     uint16_t nr_sqs, nr_cqs;            /* granted I/O queues */
 };
@@ -185,6 +186,7 @@ struct vn_ctrl {
     uint8_t event_told[VN_NR_AEN_TYPES]; /* by enum vn_aen_type: which one, until its log page is read; 0: none */
     uint8_t told_warnings; /* bits of the SMART log's critical warning that an event was raised for */
     bool changed_ns[VN_MAX_NAMESPACES + 1];
+    uint32_t zone_nsid; /* whose zones the event of changed zones is about */
 
     struct vn_log_error error_log[VN_MAX_ERROR_LOG]; /* a ring, newest at error_count - 1 */
     uint64_t error_count;

@@ -34,6 +34,7 @@ from vhostnvme.native.types import (
     TargetHost,
     TargetInfo,
     TargetLimits,
+    ZonedOptions,
 )
 
 __all__ = [
@@ -70,5 +71,6 @@ __all__ = [
     "TargetHost",
     "TargetInfo",
     "TargetLimits",
+    "ZonedOptions",
     "library_version",
 ]
