@@ -105,6 +105,7 @@ static void submit(struct vn_req *req) {
 static void on_saved(struct vn_keep_wait *wait, int err) {
     struct vn_req *req = vn_container_of((void *)wait, struct vn_req, engine);
     req->limits &= (uint8_t)~VN_REQ_HELD;
+    vn_ns_leave_flight(req->ns, req);
     vn_req_complete(req, err ? VN_SC_INTERNAL : req->status);
 }
 
@@ -115,6 +116,7 @@ void vn_gate_save(struct vn_req *req) {
     if (req->state == VN_REQ_FETCHED) /* a reset that gives it up waits for it all the same */
         vn_req_set_state(req, VN_REQ_TAKEN);
     req->limits |= VN_REQ_HELD;
+    vn_ns_enter_flight(req->ns, req);
     *wait = (struct vn_keep_wait){.fn = on_saved};
     vn_keep_save(req->ns->ns->state->keep, req->ctrl->reactor, wait);
 }

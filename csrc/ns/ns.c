@@ -206,6 +206,15 @@ static inline void leave_flight(struct vn_ns_chan *nsc, const struct vn_req *req
         nsc->nr_before--;
 }
 
+void vn_ns_enter_flight(struct vn_ns_chan *nsc, struct vn_req *req) {
+    req->ns_turn = nsc->turn;
+    nsc->inflight++;
+}
+
+void vn_ns_leave_flight(struct vn_ns_chan *nsc, const struct vn_req *req) {
+    leave_flight(nsc, req);
+}
+
 static void on_done_below(struct vn_req *req, void *ctx) {
     leave_flight(ctx, req);
     vn_req_complete(req, req->status);

@@ -109,6 +109,10 @@ enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req);
 /* The same of what lies behind the blocks of the namespace (VN_REQ_BELOW), or of all of them when it is formatted: it is no
  * command of a host, so that it is not counted and waits for no tokens. The caller has checked the range. */
 enum vn_submit vn_ns_submit_below(struct vn_ns_chan *nsc, struct vn_req *req);
+/* A request that waits for something else of the namespace's, as its state to be saved: it is in flight as those that a
+ * backend has, so that the channel stays. */
+void vn_ns_enter_flight(struct vn_ns_chan *nsc, struct vn_req *req);
+void vn_ns_leave_flight(struct vn_ns_chan *nsc, const struct vn_req *req);
 /* Completes req when what is kept of the zones is durable; of a zoned namespace. */
 void vn_ns_sync_zones(struct vn_ns_chan *nsc, struct vn_req *req);
 /* The request, which this namespace or its backend may have, is to end soon: see backend.h. */
