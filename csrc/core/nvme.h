@@ -514,6 +514,7 @@ enum vn_log_id {
     VN_LOG_EVENTS = 0x0d,
     VN_LOG_LBA_STATUS = 0x0e,
     VN_LOG_FEATURES = 0x12,
+    VN_LOG_MI_EFFECTS = 0x13,
     VN_LOG_RESERVATION = 0x80,
     VN_LOG_SANITIZE = 0x81,
 };
