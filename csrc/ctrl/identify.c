@@ -19,6 +19,7 @@
 #define VWC_FLUSH_BROADCAST (0x3u << 1) /* Flush with NSID FFFFFFFFh flushes all */
 #define SGLS_ANY_ALIGNMENT 0x1u
 #define SGLS_BIT_BUCKET (1u << 16)
+#define SGLS_LONGER (1u << 18) /* than the data: the rest is left alone */
 #define SGLS_OFFSET (1u << 20)    /* an offset as the address: data in the capsule */
 #define SGLS_TRANSPORT (1u << 21) /* the transport's own data block */
 #define CTRATT_HOSTID_128 (1u << 0)
@@ -174,7 +175,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
     id->awupf = 0;
-    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_BIT_BUCKET | SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
+    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_BIT_BUCKET | SGLS_MPTR_BYTE_ALIGNED | SGLS_LONGER | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
     vn_identify_subsystem(ctrl, id);

@@ -3,6 +3,7 @@
  */
 #include <stddef.h>
 
+#include "core/util.h"
 #include "guest/guest_mem.h"
 
 #define PAGE 4096u
@@ -66,24 +67,22 @@ vn_status vn_prp_map(struct vn_iov_list *list, uint64_t prp1, uint64_t prp2, uin
 }
 
 static vn_status append_block(struct vn_iov_list *list, const struct vn_sgl_desc *desc, uint64_t *left) {
-    if (desc->length > *left)
-        return VN_SC_SGL_DATA_LENGTH; /* SGLS bit 18 is clear: no longer than the data */
-    *left -= desc->length;
-    return vn_iov_append(list, desc->addr, desc->length);
+    uint64_t bytes = vn_min_u64(desc->length, *left); /* it may be longer than the data: SGLS bit 18 */
+    *left -= bytes;
+    return vn_iov_append(list, desc->addr, bytes);
 }
 
 /* Data that the host does not want. From the host there is none in it: it is passed over. */
 static vn_status append_bucket(struct vn_iov_list *list, const struct vn_sgl_desc *desc, uint64_t *left, void *bucket) {
     if (!bucket)
         return VN_SC_SGL_TYPE;
-    if (!list->write || !desc->length)
+    uint64_t bytes = vn_min_u64(desc->length, *left);
+    if (!list->write || !bytes)
         return VN_SC_SUCCESS;
-    if (desc->length > *left)
-        return VN_SC_SGL_DATA_LENGTH;
     if (list->nr == list->max)
         return VN_SC_INVALID_SGL_COUNT;
-    list->iov[list->nr++] = (struct iovec){bucket, desc->length};
-    *left -= desc->length;
+    list->iov[list->nr++] = (struct iovec){bucket, bytes};
+    *left -= bytes;
     return VN_SC_SUCCESS;
 }
 
