@@ -142,3 +142,30 @@ def test_ana_log(empty: GuestRig) -> None:
     groups = asked(empty, "ana-log {c}")["ANA DESC LIST "]
     mine = [group for group in groups if {"nsid": nsid} in group["NSIDS"]]
     assert [group["state"] for group in mine] == ["optimized"]
+
+
+def test_reservations(empty: GuestRig) -> None:
+    """Two controllers are two hosts: one holds the namespace, the other is kept out."""
+    nsid = create(empty)
+    holder, other = empty.controllers("DRIVE")
+    empty.run(f"nvme attach-ns {holder} -n {nsid} -c {numbers(empty)}")
+    empty.node("DRIVE", nsid)
+    for number, controller in enumerate((holder, other), 1):
+        empty.run(
+            f"head -c 15 /dev/zero >/tmp/id; printf '\\{number}' >>/tmp/id;"
+            f" nvme set-feature {controller} -f 0x81 -V 1 -l 16 -d /tmp/id"
+        )
+        empty.run(f"nvme resv-register {controller} -n {nsid} -k {number} --nrkey={number} -r 0")
+    empty.run(f"nvme resv-acquire {holder} -n {nsid} -c 1 -t 1 -a 0")
+    report = empty.json(f"nvme resv-report {other} -n {nsid} -e -o json")
+    assert (report["rtype"], report["regctl"]) == (1, 2)
+    assert [one["rcsts"] & 1 for one in report["regctlext"]] == [1, 0]
+    write = "io-passthru {c} -O 8 -n {n} --cdw10=0 --cdw12=0"  # Write Zeroes of block 0
+    refused = empty.run(f"nvme {write.format(c=other, n=nsid)}", check=False)
+    assert "Reservation Conflict" in refused.stdout + refused.stderr
+    empty.run(f"nvme {write.format(c=holder, n=nsid)}")
+    empty.run(f"nvme resv-release {holder} -n {nsid} -c 1 -t 1 -a 0")
+    empty.run(f"nvme {write.format(c=other, n=nsid)}")
+    empty.run(f"nvme resv-notif-log {other}")
+    empty.run(f"nvme resv-release {holder} -n {nsid} -c 1 -a 1")
+    assert empty.json(f"nvme resv-report {other} -n {nsid} -e -o json")["regctl"] == 0

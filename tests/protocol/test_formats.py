@@ -340,7 +340,8 @@ def test_a_format_that_would_be_forgotten_is_refused(serve: Serve, tmp_path: Pat
     host = serve(f"file:{disk}?state=none").connect()
     raw = host.identify(0, 1)
     assert [raw[128 + 4 * i : 131 + 4 * i] for i in range(len(FORMATS))] == [
-        bytes([0, 0, 9]), *[bytes(3)] * (len(FORMATS) - 1)
+        bytes([0, 0, 9]),
+        *[bytes(3)] * (len(FORMATS) - 1),
     ]
     assert raw[27] == 0 and raw[28] == 0  # MC, DPC
     for index in range(1, len(FORMATS)):
