@@ -191,7 +191,26 @@ int vn_drive_answer(vn_drive *drive, uint64_t id, uint32_t status, uint32_t resu
     return err ? vn_fail(err, "nothing of id %llu is asked", (unsigned long long)id) : 0;
 }
 
-/* --- ANA --- */
+/* --- Its controllers --- */
+struct identify_call {
+    struct vn_ctrl *ctrl;
+    struct vn_id_ctrl *page;
+};
+
+static int identify_on_reactor(void *arg) {
+    struct identify_call *call = arg;
+    vn_identify_ctrl(call->ctrl, call->page);
+    return 0;
+}
+
+int vn_ctrl_identify(vn_ctrl *ctrl, void *page) {
+    struct identify_call call = {ctrl, page};
+    if (!ctrl->door)
+        return vn_fail(-ENOTCONN, "the controller does not listen yet");
+    memset(page, 0, sizeof(*call.page));
+    return vn_reactor_call(ctrl->reactor, identify_on_reactor, &call);
+}
+
 struct ana_call {
     struct vn_ctrl *ctrl;
     uint32_t group, state;

@@ -8,6 +8,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/persona.h"
 #include "ns/format.h"
 
 #define NS_IN_MS 1000000ull
@@ -26,7 +27,7 @@ static vn_status look_at_create(const struct vn_req *req, struct vn_decision *ou
     struct vn_format format = vn_format_from_flbas(wanted->flbas, wanted->dps);
     if (req->cmd.cdw11 >> 24) /* CSI: the NVM command set alone */
         return VN_SC_IOCS_NOT_SUPPORTED;
-    if (!vn_format_is_valid(&format, VN_FORMAT_BLOCK_MIN))
+    if (!vn_format_is_valid(&format, VN_FORMAT_BLOCK_MIN) || !vn_persona_has_format(req->ctrl, format.index))
         return VN_SC_INVALID_FORMAT;
     if (wanted->ncap < wanted->nsze)
         return VN_SC_THIN_PROVISIONING;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ctrl/persona.h"
 #include "ns/ns_state.h"
 
 int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, struct vn_drive **out, char *error,
@@ -26,6 +27,12 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
         free(drive);
         return err;
     }
+    err = opts->persona ? vn_persona_copy(opts->persona, &drive->persona) : 0;
+    if (err) {
+        vn_keep_close(drive->keep);
+        free(drive);
+        return vn_backend_fail(error, error_size, -err, "the persona is none, or there is no memory for it");
+    }
     drive->reactor = reactor;
     drive->flags = opts->flags;
     drive->nsid_max = opts->nsid_max ? opts->nsid_max : VN_MAX_NAMESPACES;
@@ -41,6 +48,7 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
 
 void vn_drive_close(struct vn_drive *drive) {
     vn_keep_close(drive->keep);
+    vn_persona_free(drive->persona);
     free(drive);
 }
 
@@ -64,6 +72,8 @@ int vn_drive_join(struct vn_drive *drive, struct vn_ctrl *ctrl) {
         return -ENOSPC;
     *place = ctrl;
     ctrl->drive = drive;
+    ctrl->oacs_off = (uint16_t)(drive->persona ? drive->persona->oacs_off : 0);
+    ctrl->oncs_off = (uint16_t)(drive->persona ? drive->persona->oncs_off : 0);
     if (drive->flags & VN_DRIVE_ANA) {
         struct vn_ana *view = &drive->views[place - drive->ctrls];
         vn_ana_init(view);

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "core/status.h"
-#include "ctrl/fabrics.h"
+#include "ctrl/persona.h"
 
 #define SET_SAVE (1u << 31)
 #define CAP_CHANGEABLE (1u << 2)
@@ -109,7 +109,7 @@ vn_status vn_feature_set(struct vn_req *req) {
         features->arbitration = value;
         return VN_SC_SUCCESS;
     case VN_FEAT_POWER:
-        if (value & 0x1f) /* there is power state 0 only */
+        if ((value & 0x1f) > vn_persona_npss(ctrl))
             return VN_SC_INVALID_FIELD;
         features->power = value & 0xff;
         return VN_SC_SUCCESS;

@@ -10,6 +10,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/persona.h"
 #include "ns/meta.h"
 #include "ns/ns_state.h"
 
@@ -237,7 +238,8 @@ static struct vn_format_run *make_run(struct vn_ns_chan *nsc, struct vn_req *cmd
 
 static vn_status check(const struct vn_ns_chan *nsc, const struct vn_format *format) {
     const struct vn_ns *ns = nsc->ns;
-    if (!vn_format_is_valid(format, ns->backend->block_min) || !vn_format_layout(format, ns->backend->size).nr_blocks)
+    if (!vn_format_is_valid(format, ns->backend->block_min) || !vn_persona_has_format(nsc->hosts, format->index) ||
+        !vn_format_layout(format, ns->backend->size).nr_blocks)
         return VN_SC_INVALID_FORMAT;
     if (ns->state->run)
         return VN_SC_FORMAT_IN_PROGRESS;

@@ -5,7 +5,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
-#include "ctrl/log.h"
+#include "ctrl/persona.h"
 
 #define TEMPERATURE_K (273 + 37)
 #define DATA_UNIT_BYTES (1000u * 512u)
@@ -149,6 +149,8 @@ static const struct page {
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log},
 };
 
+static const struct page of_persona = {0, VN_KIND_PCI, vn_persona_log};
+
 static bool has_page(const struct vn_ctrl *ctrl, const struct page *page) {
     return (page->kinds & vn_ctrl_kind(ctrl)) && (page->lid != VN_LOG_ANA || vn_ctrl_has_ana(ctrl));
 }
@@ -157,6 +159,8 @@ static void put_supported(struct vn_log *log) {
     uint32_t *list = blank_page(log);
     for (size_t i = 0; i < VN_ARRAY_SIZE(pages); i++)
         list[pages[i].lid] = has_page(log->req->ctrl, &pages[i]) ? LID_SUPPORTED : 0;
+    for (unsigned lid = 0; lid < 256; lid++)
+        list[lid] |= vn_persona_find_log(log->req->ctrl, (uint8_t)lid) ? LID_SUPPORTED : 0;
     vn_log_put(log, list, 256 * sizeof(*list));
 }
 
@@ -166,7 +170,7 @@ static const struct page *find_page(const struct vn_ctrl *ctrl, uint8_t lid) {
         if (pages[i].lid == lid && has_page(ctrl, &pages[i]))
             return &pages[i];
     }
-    return NULL;
+    return vn_persona_find_log(ctrl, lid) ? &of_persona : NULL;
 }
 
 /* On into the host's buffer, as far as it goes. data NULL: zeros. */

@@ -63,8 +63,7 @@ class Services:
         self.drives.append(drive)
         serial = devices[0].serial or drive.serial or serial_of_socket(devices[0].socket)
         for number, options in enumerate(devices, 1):
-            model = options.model or drive.model
-            each = replace(options, number=number, serial=serial, model=model)
+            each = replace(drive.dress(options), number=number, serial=serial)
             device = Device(self.runtime, each, self.placement, drive)
             await device.start()
             self.devices.append(device)

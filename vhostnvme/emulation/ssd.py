@@ -11,14 +11,22 @@ import errno
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vhostnvme.emulation.drive import DriveSetup, EmulatedDrive, Space, check_private
+from vhostnvme.emulation.persona import block_size_of, capacity_of, native_persona
 from vhostnvme.errors import ConfigError, NoSpace, VhostNvmeError
 from vhostnvme.native import Decision, DecisionKind, Event, EventType, Namespace, Runtime
+from vhostnvme.personas.file import Persona, parse_persona
 from vhostnvme.storage.disk import open_disk, open_disk_async
 from vhostnvme.storage.spec import DiskSpec
-from vhostnvme.storage.ssd_folder import NamespaceRecord, SsdFolder, SsdSpec
+from vhostnvme.storage.ssd_folder import (
+    PERSONA_NAME,
+    RECORD_NAME,
+    NamespaceRecord,
+    SsdFolder,
+    SsdSpec,
+)
 from vhostnvme.units import format_size
 
 _log = logging.getLogger(__name__)
@@ -78,6 +86,7 @@ class EmulatedSsd(EmulatedDrive):
     def __init__(self, runtime: Runtime, setup: SsdSetup, reactor: int) -> None:
         super().__init__(runtime, setup, reactor)
         self._setup = setup
+        self._persona = setup.persona
         self._folder: SsdFolder | None = None
         self._wake = asyncio.Event()
         self._decider: asyncio.Task[None] | None = None
@@ -96,6 +105,10 @@ class EmulatedSsd(EmulatedDrive):
         return self.folder.record.model
 
     @property
+    def persona(self) -> Persona | None:
+        return self._persona
+
+    @property
     def nsid_max(self) -> int:
         return self.folder.record.max_namespaces
 
@@ -106,8 +119,7 @@ class EmulatedSsd(EmulatedDrive):
             ConfigError: the folder cannot be used, is in use, or damaged.
             NativeError: the library refused: a file, a lock, a damaged state.
         """
-        setup = self._setup
-        self._folder = SsdFolder(setup.ssd, serial=setup.serial, model=setup.model)
+        self._folder = self._open_folder()
         try:
             self._open_native(self.folder.state_path, self.folder.record.uuid)
             for record in self.folder.record.namespaces:
@@ -125,10 +137,36 @@ class EmulatedSsd(EmulatedDrive):
             raise
         self._decider = asyncio.create_task(self._decide_all())
 
+    def _open_folder(self) -> SsdFolder:
+        """With the persona that is given, else the one that it was made with."""
+        setup, spec, given = self._setup, self._setup.ssd, self._setup.persona
+        serial, model = setup.serial, setup.model
+        if given is not None:
+            native_persona(given)  # before anything is made
+            serial, model = serial or given.text("sn", 20), model or given.text("mn", 40)
+            if not (spec.folder / RECORD_NAME).exists():
+                spec = replace(
+                    spec,
+                    capacity=spec.capacity or capacity_of(given),
+                    block_size=spec.block_size or block_size_of(given),
+                    max_namespaces=spec.max_namespaces or super().nsid_max,
+                )
+                self._setup = replace(setup, ssd=spec)
+        folder = SsdFolder(spec, serial=serial, model=model)
+        try:
+            if given is not None:
+                folder.keep_persona(given.source)
+            elif (kept := folder.kept_persona()) is not None:
+                self._persona = parse_persona(kept, str(folder.path / PERSONA_NAME))
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
     async def _make_first(self) -> None:
         record = self.folder.record
         if self._setup.ssd.namespaces and not record.namespaces:
-            block = self._setup.ssd.block_size
+            block = self._setup.ssd.block_size or 512
             await self._create(_New(record.capacity, block, attached=None))
         record.complete = True
         self.folder.save()
