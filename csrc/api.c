@@ -353,7 +353,7 @@ static int detach_on_reactor(void *arg) {
         vn_drive_count_change(call->ctrl);
         vn_aer_ns_changed(call->ctrl, call->nsid);
     }
-    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc))
+    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(call->ctrl, nsc) || vn_job_leave(call->ctrl->drive, nsc->ns))
         return -EAGAIN;
     vn_ctrl_drop_ns(call->ctrl, nsc);
     return 0;
@@ -496,7 +496,9 @@ static int open_new_chans(void *arg) {
 static int leave_reactor(void *arg) {
     struct move_call *call = arg;
     struct vn_ctrl_handle *handle = call->handle;
-    int err = vn_ctrl_saves(&handle->ctrl) ? -EAGAIN : handle->listening ? vn_vfu_dev_leave(&handle->dev) : 0;
+    int err = vn_ctrl_saves(&handle->ctrl) || vn_drive_pause(handle->ctrl.drive) ? -EAGAIN : 0;
+    if (!err && handle->listening)
+        err = vn_vfu_dev_leave(&handle->dev);
     if (err)
         return err;
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
@@ -509,12 +511,17 @@ static int leave_reactor(void *arg) {
 }
 
 static int stay_on_reactor(void *arg) {
-    vn_vfu_dev_stay(arg);
+    struct vn_ctrl_handle *handle = arg;
+    vn_drive_resume(handle->ctrl.drive);
+    vn_vfu_dev_stay(&handle->dev);
     return 0;
 }
 
 static int enter_reactor(void *arg) {
-    vn_vfu_dev_enter(arg);
+    struct vn_ctrl_handle *handle = arg;
+    vn_drive_resume(handle->ctrl.drive);
+    if (handle->listening)
+        vn_vfu_dev_enter(&handle->dev);
     return 0;
 }
 
@@ -537,12 +544,12 @@ int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor) {
         err = vn_reactor_call(from, leave_reactor, &call);
     }
     if (err) {
-        vn_reactor_call(from, stay_on_reactor, &call.handle->dev);
+        vn_reactor_call(from, stay_on_reactor, call.handle);
         vn_reactor_call(call.to, close_new_chans, &call);
         return vn_fail(-EBUSY, "the controller stays on reactor %u: its commands in flight do not end",
                        vn_reactor_index(from));
     }
-    return call.handle->listening ? vn_reactor_call(call.to, enter_reactor, &call.handle->dev) : 0;
+    return vn_reactor_call(call.to, enter_reactor, call.handle);
 }
 
 /* The device first, so that no new command comes; then the namespaces, one by one. */
@@ -558,6 +565,12 @@ static int close_on_reactor(void *arg) {
     return handle->ctrl.nr_orphans ? ORPHANED : 0;
 }
 
+/* A drive of its own ends with the controller. */
+static int end_private_drive(void *arg) {
+    const struct vn_ctrl *ctrl = arg;
+    return ctrl->drive->owner ? 0 : vn_drive_pause(ctrl->drive);
+}
+
 int vn_ctrl_destroy(vn_ctrl *ctrl) {
     struct vn_ctrl_handle *handle = handle_of(ctrl);
     int err = vn_retry_on_reactor(ctrl->reactor, close_on_reactor, handle, VN_CLOSE_BOUND_MS);
@@ -571,6 +584,7 @@ int vn_ctrl_destroy(vn_ctrl *ctrl) {
     }
     vn_runtime *rt = handle->rt;
     vn_event_emit(rt->events, VN_EVENT_CTRL_DESTROYED, ctrl->id, 0, 0, "%s", "");
+    orphaned |= vn_retry_on_reactor(ctrl->reactor, end_private_drive, ctrl, VN_CLOSE_BOUND_MS) != 0;
     if (orphaned) /* some backend still holds requests of ours: their memory stays until the process ends */
         return vn_fail(-EBUSY, "commands are stuck in an SSD that does not answer: their memory is kept");
     if (handle->listening)

@@ -9,6 +9,11 @@
 
 #define ERROR_BYTES 512u
 
+static int begin_on_reactor(void *arg) {
+    vn_drive_begin(arg);
+    return 0;
+}
+
 int vn_drive_create(vn_runtime *rt, const struct vn_drive_opts *opts, vn_drive **out) {
     char error[ERROR_BYTES];
     if (opts->nsid_max > VN_MAX_NAMESPACES)
@@ -20,18 +25,11 @@ int vn_drive_create(vn_runtime *rt, const struct vn_drive_opts *opts, vn_drive *
         return vn_fail(err, "%s", error);
     (*out)->owner = rt;
     rt->nr_handles++;
-    return 0;
+    return vn_reactor_call((*out)->reactor, begin_on_reactor, *out);
 }
 
 static int end_on_reactor(void *arg) {
-    struct vn_drive *drive = arg;
-    if (vn_drive_has_ctrls(drive))
-        return -EBUSY;
-    if (drive->kept.running) {
-        drive->kept.running = 0;
-        vn_keep_save(drive->keep, drive->reactor, NULL);
-    }
-    return vn_keep_is_idle(drive->keep) ? 0 : -EAGAIN;
+    return vn_drive_end(arg);
 }
 
 int vn_drive_destroy(vn_drive *drive) {
@@ -60,6 +58,7 @@ static int add_space_on_reactor(void *arg) {
     call->drive->spaces[call->nsid] = call->ns;
     call->drive->space_flags[call->nsid] = (uint8_t)(call->flags | VN_SPACE_STAYS);
     call->drive->ana_group[call->nsid] = (uint8_t)call->group;
+    vn_drive_space_came(call->drive, call->nsid);
     return 0;
 }
 
@@ -127,6 +126,8 @@ static int drop_space_on_reactor(void *arg) {
         if (call->drive->ctrls[i] && call->drive->ctrls[i]->namespaces.by_nsid[call->nsid])
             return -EBUSY;
     }
+    if (vn_job_leave(call->drive, call->drive->spaces[call->nsid]))
+        return -EAGAIN;
     call->drive->spaces[call->nsid] = NULL;
     call->drive->space_flags[call->nsid] = 0;
     call->drive->ana_group[call->nsid] = 1;
@@ -135,7 +136,7 @@ static int drop_space_on_reactor(void *arg) {
 
 int vn_drive_drop_space(vn_drive *drive, uint32_t nsid) {
     struct space_call call = {.drive = drive, .nsid = nsid};
-    int err = is_nsid(nsid) ? vn_reactor_call(drive->reactor, drop_space_on_reactor, &call) : -ENOENT;
+    int err = is_nsid(nsid) ? vn_retry_on_reactor(drive->reactor, drop_space_on_reactor, &call, VN_CLOSE_BOUND_MS) : -ENOENT;
     if (err == -ENOENT)
         return vn_fail(err, "there is no namespace %u on this drive", nsid);
     return err ? vn_fail(err, "namespace %u is attached to a controller: detach it first", nsid) : 0;
@@ -232,6 +233,7 @@ int vn_ctrl_set_ana(vn_ctrl *ctrl, uint32_t group, uint32_t state) {
         return vn_fail(-ENOTSUP, "the controller reports no ANA: it is the only one of its drive");
     bool is_state = (state >= VN_ANA_OPTIMIZED && state <= VN_ANA_PERSISTENT_LOSS) || state == VN_ANA_CHANGE;
     if (!group || group > VN_MAX_ANA_GROUPS || !is_state)
-        return vn_fail(-EINVAL, "group %u cannot have the ANA state %u: there are groups 1 to %u", group, state, VN_MAX_ANA_GROUPS);
+        return vn_fail(-EINVAL, "group %u cannot have the ANA state %u: there are groups 1 to %u", group, state,
+                       VN_MAX_ANA_GROUPS);
     return vn_reactor_call(ctrl->reactor, set_ana_on_reactor, &call);
 }

@@ -218,6 +218,15 @@ class GuestRig:
         """The namespace's counters, as the host sees them."""
         return self.call(self._devices[disk].namespace_infos)[nsid - 1]
 
+    def controllers(self, drive: str) -> list[str]:
+        """All controllers of a drive in the guest, by their numbers (CNTLID)."""
+        script = (
+            "for n in /sys/class/nvme/nvme*; do read -r s <$n/serial;"
+            f' [ "$s" = {drive} ] && read -r id <$n/cntlid && echo $id /dev/${{n##*/}}; done'
+        )
+        found = [line.split() for line in self.output(script).splitlines()]
+        return [name for _, name in sorted((int(number), name) for number, name in found)]
+
     def controller(self, disk: str) -> str:
         """The controller in the guest: /dev/nvme0. Waits until it is there."""
         script = (
@@ -231,13 +240,15 @@ class GuestRig:
         """The block device in the guest: /dev/nvme0n1. Waits until it is there.
 
         Linux numbers the namespaces of a controller as it happens to find them, so the number in
-        the name is not the namespace's id.
+        the name is not the namespace's id. One that several controllers have is one device: its
+        ways there, as nvme0c1n1, are none.
         """
         controller = self.controller(disk).removeprefix("/dev/")
         script = (
             f"for i in $(seq 100); do for n in /sys/class/nvme/{controller}/nvme*n*; do"
             f' [ -e $n/nsid ] && read -r id <$n/nsid && [ "$id" = {nsid} ] &&'
-            " [ -b /dev/${n##*/} ] && echo /dev/${n##*/} && exit;"
+            " n=${n##*/} && case $n in *c*n*) n=${n%%c*}n${n##*n};; esac;"
+            " [ -b /dev/$n ] && echo /dev/$n && exit;"
             " done; usleep 100000; done; exit 1"
         )
         return self.output(script)

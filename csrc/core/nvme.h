@@ -255,6 +255,8 @@ enum vn_status_code {
     VN_SC_INVALID_PRP_OFFSET = VN_STATUS(0, 0x13),
     VN_SC_OPERATION_DENIED = VN_STATUS(0, 0x15),
     VN_SC_SGL_OFFSET = VN_STATUS(0, 0x16),
+    VN_SC_SANITIZE_FAILED = VN_STATUS(0, 0x1c),
+    VN_SC_SANITIZE_IN_PROGRESS = VN_STATUS(0, 0x1d),
     VN_SC_NS_WRITE_PROTECTED = VN_STATUS(0, 0x20),
     VN_SC_TRANSIENT_TRANSPORT = VN_STATUS(0, 0x22),
     VN_SC_LBA_RANGE = VN_STATUS(0, 0x80),
@@ -267,6 +269,8 @@ enum vn_status_code {
     VN_SC_QUEUE_SIZE = VN_STATUS(1, 0x02),
     VN_SC_ABORT_LIMIT = VN_STATUS(1, 0x03),
     VN_SC_AER_LIMIT = VN_STATUS(1, 0x05),
+    VN_SC_FIRMWARE_SLOT = VN_STATUS(1, 0x06),
+    VN_SC_FIRMWARE_IMAGE = VN_STATUS(1, 0x07),
     VN_SC_INVALID_VECTOR = VN_STATUS(1, 0x08),
     VN_SC_INVALID_LOG_PAGE = VN_STATUS(1, 0x09),
     VN_SC_INVALID_FORMAT = VN_STATUS(1, 0x0a),
@@ -274,6 +278,7 @@ enum vn_status_code {
     VN_SC_FEATURE_NOT_SAVEABLE = VN_STATUS(1, 0x0d),
     VN_SC_FEATURE_NOT_CHANGEABLE = VN_STATUS(1, 0x0e),
     VN_SC_FEATURE_NOT_NS_SPECIFIC = VN_STATUS(1, 0x0f),
+    VN_SC_FIRMWARE_NEEDS_RESET = VN_STATUS(1, 0x11),
     VN_SC_OVERLAPPING_RANGE = VN_STATUS(1, 0x14),
     VN_SC_INSUFFICIENT_CAPACITY = VN_STATUS(1, 0x15),
     VN_SC_NSID_UNAVAILABLE = VN_STATUS(1, 0x16),
@@ -282,6 +287,7 @@ enum vn_status_code {
     VN_SC_NS_NOT_ATTACHED = VN_STATUS(1, 0x1a),
     VN_SC_THIN_PROVISIONING = VN_STATUS(1, 0x1b),
     VN_SC_CTRL_LIST_INVALID = VN_STATUS(1, 0x1c),
+    VN_SC_SELF_TEST_IN_PROGRESS = VN_STATUS(1, 0x1d),
     VN_SC_ANA_GROUP_INVALID = VN_STATUS(1, 0x24),
     VN_SC_IOCS_NOT_SUPPORTED = VN_STATUS(1, 0x29),
     VN_SC_CONFLICTING_ATTRIBUTES = VN_STATUS(1, 0x80),
@@ -319,6 +325,7 @@ enum vn_cns {
     VN_CNS_ALLOCATED_NS = 0x11,
     VN_CNS_NS_CTRL_LIST = 0x12,
     VN_CNS_CTRL_LIST = 0x13,
+    VN_CNS_ENDURANCE_GROUPS = 0x19,
     VN_CNS_IOCS_ALLOCATED_NS_LIST = 0x1a,
     VN_CNS_IOCS_ALLOCATED_NS = 0x1b,
     VN_CNS_IOCS_LIST = 0x1c,
@@ -492,6 +499,7 @@ enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_C
 #define VN_ONCS_COPY (1u << 8)
 #define VN_FUSES_COMPARE_WRITE (1u << 0)
 #define VN_OAES_NS_ATTR (1u << 8)
+#define VN_OAES_TELEMETRY (1u << 10)
 
 /* --- Features (Base 5.27) --- */
 enum vn_feature {
@@ -509,6 +517,7 @@ enum vn_feature {
     VN_FEAT_KEEP_ALIVE = 0x0f,
     VN_FEAT_HOST_BEHAVIOR = 0x16,
     VN_FEAT_IOCS_PROFILE = 0x19,
+    VN_FEAT_WRITE_PROTECT = 0x84,
 };
 enum vn_feature_select { VN_SEL_CURRENT, VN_SEL_DEFAULT, VN_SEL_SAVED, VN_SEL_CAPABILITIES };
 
@@ -520,6 +529,14 @@ enum vn_log_id {
     VN_LOG_FIRMWARE = 0x03,
     VN_LOG_CHANGED_NS = 0x04,
     VN_LOG_EFFECTS = 0x05,
+    VN_LOG_SELF_TEST = 0x06,
+    VN_LOG_TELEMETRY_HOST = 0x07,
+    VN_LOG_TELEMETRY_CTRL = 0x08,
+    VN_LOG_ENDURANCE = 0x09,
+    VN_LOG_EVENTS = 0x0d,
+    VN_LOG_FEATURES = 0x12,
+    VN_LOG_RESERVATION = 0x80,
+    VN_LOG_SANITIZE = 0x81,
 };
 
 struct vn_log_error {
@@ -552,14 +569,6 @@ struct vn_log_smart {
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_log_smart, 512);
 
-struct vn_log_firmware {
-    uint8_t afi;
-    uint8_t rsvd1[7];
-    char frs[7][8];
-    uint8_t rsvd64[448];
-} VN_PACKED;
-VN_ASSERT_SIZE(struct vn_log_firmware, 512);
-
 struct vn_log_effects {
     uint32_t acs[256];
     uint32_t iocs[256];
@@ -574,13 +583,16 @@ VN_ASSERT_SIZE(struct vn_log_effects, 4096);
 #define VN_EFFECT_CSE_NS (1u << 16) /* no other command of the namespace meanwhile */
 
 /* --- Asynchronous events (Base 5.2.1) --- */
-enum vn_aen_type { VN_AEN_ERROR = 0, VN_AEN_SMART = 1, VN_AEN_NOTICE = 2 };
+enum vn_aen_type { VN_AEN_ERROR = 0, VN_AEN_SMART = 1, VN_AEN_NOTICE = 2, VN_AEN_IO = 6 };
+#define VN_NR_AEN_TYPES 7u
 enum vn_aen_error_info {
     VN_AEN_ERROR_DB_REGISTER = 0x00, /* write to an invalid doorbell register */
     VN_AEN_ERROR_DB_VALUE = 0x01,    /* invalid doorbell write value */
+    VN_AEN_ERROR_DIAGNOSTIC = 0x02,  /* diagnostic failure */
     VN_AEN_ERROR_PERSISTENT = 0x03,
 };
 enum vn_aen_smart_info { VN_AEN_SMART_RELIABILITY = 0x00, VN_AEN_SMART_TEMPERATURE = 0x01 };
-enum vn_aen_notice_info { VN_AEN_NOTICE_NS_ATTR = 0x00 };
+enum vn_aen_notice_info { VN_AEN_NOTICE_NS_ATTR = 0x00, VN_AEN_NOTICE_FIRMWARE = 0x01, VN_AEN_NOTICE_TELEMETRY = 0x02 };
+enum vn_aen_io_info { VN_AEN_IO_RESERVATION = 0x00, VN_AEN_IO_SANITIZED = 0x01 };
 
 #endif

@@ -118,4 +118,11 @@ static inline void vn_req_complete(struct vn_req *req, vn_status status) {
     frame->fn(req, frame->ctx);
 }
 
+/* What waited before a backend had it ends: without DNR, because later it may well succeed. The layers above are told as if a
+ * backend had it, so that they need not know. */
+static inline void vn_req_abandon(struct vn_req *req) {
+    vn_req_set_state(req, VN_REQ_TAKEN);
+    vn_req_complete(req, VN_SC_ABORT_REQUESTED);
+}
+
 #endif

@@ -67,12 +67,20 @@ static const struct command {
     {VN_ADMIN_GET_FEATURES, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_ASYNC_EVENT, VN_KIND_ANY, 0, 0},
     {VN_ADMIN_NS_MANAGEMENT, VN_KIND_PCI, VN_OACS_NS_MANAGEMENT, VN_EFFECT_NIC},
+    {VN_ADMIN_FW_COMMIT, VN_KIND_PCI, VN_OACS_FIRMWARE, 0},
+    {VN_ADMIN_FW_DOWNLOAD, VN_KIND_PCI, VN_OACS_FIRMWARE, 0},
+    {VN_ADMIN_SELF_TEST, VN_KIND_PCI, VN_OACS_SELF_TEST, 0},
     {VN_ADMIN_NS_ATTACHMENT, VN_KIND_PCI, VN_OACS_NS_MANAGEMENT, VN_EFFECT_NIC},
     {VN_ADMIN_KEEP_ALIVE, VN_KIND_FABRICS, 0, 0},
+    {VN_ADMIN_DIRECTIVE_SEND, VN_KIND_PCI, VN_OACS_DIRECTIVES, 0},
+    {VN_ADMIN_DIRECTIVE_RECEIVE, VN_KIND_PCI, VN_OACS_DIRECTIVES, 0},
     {VN_ADMIN_CROSS_RESET, VN_KIND_IO, 0, 0},
     {VN_ADMIN_DOORBELL_CONFIG, VN_KIND_PCI, VN_OACS_DBBUF, 0},
     {VN_ADMIN_GET_LBA_STATUS, VN_KIND_PCI, VN_OACS_LBA_STATUS, 0},
     {VN_ADMIN_FORMAT_NVM, VN_KIND_PCI, VN_OACS_FORMAT, VN_EFFECT_LBCC | VN_EFFECT_NCC | VN_EFFECT_CSE_NS},
+    {VN_ADMIN_SECURITY_SEND, VN_KIND_PCI, VN_OACS_SECURITY, 0},
+    {VN_ADMIN_SECURITY_RECEIVE, VN_KIND_PCI, VN_OACS_SECURITY, 0},
+    {VN_ADMIN_SANITIZE, VN_KIND_PCI, 0, VN_EFFECT_LBCC | VN_EFFECT_CSE_ALL},
 };
 
 /* NULL: this controller has no such command. */
@@ -115,7 +123,35 @@ static vn_status check(const struct vn_req *req) {
     } else if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) != VN_PSDT_PRP) {
         return VN_SC_INVALID_FIELD; /* admin commands use PRPs on PCIe (Base 4.1.1) */
     }
-    return vn_admin_offers(req->ctrl, req->cmd.opcode) ? VN_SC_SUCCESS : VN_SC_INVALID_OPCODE;
+    return vn_admin_offers(req->ctrl, req->cmd.opcode) ? vn_drive_allows(req) : VN_SC_INVALID_OPCODE;
+}
+
+/* Those that only a drive has. */
+static vn_status execute_of_drive(struct vn_req *req, bool *parked) {
+    vn_status status = VN_SC_SUCCESS;
+    switch (req->cmd.opcode) {
+    case VN_ADMIN_FW_COMMIT:
+        *parked = vn_firmware_commit(req, &status);
+        return status;
+    case VN_ADMIN_FW_DOWNLOAD:
+        return vn_firmware_download(req);
+    case VN_ADMIN_SELF_TEST:
+        *parked = vn_self_test_command(req, &status);
+        return status;
+    case VN_ADMIN_DIRECTIVE_SEND:
+        return vn_directive_send(req);
+    case VN_ADMIN_DIRECTIVE_RECEIVE:
+        return vn_directive_receive(req);
+    case VN_ADMIN_SECURITY_SEND:
+        return vn_security_send(req);
+    case VN_ADMIN_SECURITY_RECEIVE:
+        return vn_security_receive(req);
+    case VN_ADMIN_SANITIZE:
+        *parked = vn_sanitize_command(req, &status);
+        return status;
+    default:
+        return VN_SC_INVALID_OPCODE;
+    }
 }
 
 static vn_status execute(struct vn_req *req, bool *parked) {
@@ -140,7 +176,8 @@ static vn_status execute(struct vn_req *req, bool *parked) {
     case VN_ADMIN_ABORT:
         return abort_command(req, parked);
     case VN_ADMIN_SET_FEATURES:
-        return vn_feature_set(req);
+        *parked = vn_feature_set(req, &status);
+        return status;
     case VN_ADMIN_GET_FEATURES:
         return vn_feature_get(req);
     case VN_ADMIN_ASYNC_EVENT:
@@ -164,11 +201,12 @@ static vn_status execute(struct vn_req *req, bool *parked) {
         *parked = vn_format_nvm(req, &status);
         return status;
     default:
-        return VN_SC_INVALID_OPCODE;
+        return execute_of_drive(req, parked);
     }
 }
 
 void vn_admin_execute(struct vn_req *req) {
+    req->start_ns = vn_reactor_now_ns(req->ctrl->reactor);
     bool parked = false;
     vn_status status = execute(req, &parked);
     if (!parked)

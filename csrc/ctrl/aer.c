@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/fabrics.h"
+#include "core/nvme_admin.h"
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/ctrl.h"
@@ -16,12 +17,16 @@ static const struct {
 } kinds[] = {
     {VN_AEN_ERROR, VN_AEN_ERROR_DB_REGISTER, VN_LOG_ERROR, 0},
     {VN_AEN_ERROR, VN_AEN_ERROR_DB_VALUE, VN_LOG_ERROR, 0},
+    {VN_AEN_ERROR, VN_AEN_ERROR_DIAGNOSTIC, VN_LOG_ERROR, 0},
     {VN_AEN_ERROR, VN_AEN_ERROR_PERSISTENT, VN_LOG_ERROR, 0},
     {VN_AEN_SMART, VN_AEN_SMART_RELIABILITY, VN_LOG_SMART, 0}, /* log_page.c looks at the bits of these two */
     {VN_AEN_SMART, VN_AEN_SMART_TEMPERATURE, VN_LOG_SMART, 0},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS, VN_OAES_NS_ATTR},
+    {VN_AEN_NOTICE, VN_AEN_NOTICE_FIRMWARE, VN_LOG_FIRMWARE, VN_OAES_FIRMWARE},
+    {VN_AEN_NOTICE, VN_AEN_NOTICE_TELEMETRY, VN_LOG_TELEMETRY_CTRL, VN_OAES_TELEMETRY},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_ANA, VN_LOG_ANA, VN_OAES_ANA},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_DISCOVERY, VN_LOG_DISCOVERY, VN_OAES_DISCOVERY},
+    {VN_AEN_IO, VN_AEN_IO_SANITIZED, VN_LOG_SANITIZE, 0},
 };
 
 static bool is_enabled(const struct vn_ctrl *ctrl, uint32_t kind) {

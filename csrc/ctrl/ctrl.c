@@ -71,7 +71,6 @@ static int init(struct vn_ctrl *ctrl, const struct vn_ctrl_opts *opts, struct vn
         snprintf(ctrl->subnqn, sizeof(ctrl->subnqn), "nqn.2026-11.io.vhostnvme:%s", ctrl->serial);
     ctrl->drain_timer.fn = on_drain_timeout;
     vn_ns_throttle_ctrl(&ctrl->throttle, reactor, ctrl->limit_marks, &ctrl->counters.waits);
-    ctrl->power_cycles = 1;
     vn_ctrl_reset_regs(ctrl);
     vn_queue_reset_all(ctrl);
     vn_feature_reset(ctrl);
@@ -276,6 +275,8 @@ static void on_command_done(struct vn_req *req, void *arg) {
     struct vn_req *abort_req = req->abort_req;
     if (req->cancelled)
         settle_cancelled(req);
+    if (__builtin_expect(req->status || !sq->sqid, 0) && ctrl->drive)
+        vn_recent_add(ctrl->drive, req);
     if (req->status)
         on_error(ctrl, req);
     count_command(ctrl, req);
@@ -375,7 +376,7 @@ bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
 static bool offer_again(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     if (req->cancelled) {
-        vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
+        vn_req_abandon(req);
         return false;
     }
     if (req->limits & VN_REQ_RESUMES) {
@@ -434,7 +435,8 @@ vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length) {
 
 void vn_ctrl_cancel(struct vn_req *req) {
     req->cancelled = true;
-    vn_ns_cancel(req);
+    if (req->ns) /* else it waits for something of the drive's, which ends by itself */
+        vn_ns_cancel(req);
 }
 
 /* Cancel what backends hold, end what waits for a busy one or for tokens. */

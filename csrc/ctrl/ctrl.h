@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "core/event.h"
+#include "core/keep.h"
 #include "core/nvme.h"
 #include "core/reactor.h"
 #include "core/req.h"
@@ -39,6 +40,7 @@
 struct vn_door_ops;
 struct vn_fabrics; /* fabrics.h */
 struct vn_drive;   /* drive.h */
+struct vn_ctrl_kept; /* kept.h */
 struct vn_ana;     /* fabrics.h */
 struct vn_discovery_cursor;
 struct vn_discovery_entry;
@@ -127,6 +129,7 @@ struct vn_ctrl {
     enum vn_ctrl_state state;
     bool paused;   /* quiesced: nothing is fetched */
     bool shutdown;       /* a flush for CC.SHN is under way */
+    bool shutdown_again; /* ... and another is asked for meanwhile */
     bool shutdown_waits; /* ... and its backend was BUSY */
     struct vn_timer drain_timer;
     void (*on_drained)(struct vn_ctrl *ctrl); /* told once when nothing is in flight; NULL: nobody waits */
@@ -161,7 +164,7 @@ struct vn_ctrl {
     struct vn_req *aers[VN_MAX_AERS];
     uint32_t nr_aers;
     uint32_t events_pending; /* to be told: bits by aer.c */
-    uint8_t event_told[3];   /* by enum vn_aen_type: which one, until its log page is read; 0: none */
+    uint8_t event_told[VN_NR_AEN_TYPES]; /* by enum vn_aen_type: which one, until its log page is read; 0: none */
     uint8_t told_warnings; /* bits of the SMART log's critical warning that an event was raised for */
     bool changed_ns[VN_MAX_NAMESPACES + 1];
 
@@ -170,7 +173,13 @@ struct vn_ctrl {
     uint64_t error_specific; /* command specific information of the next entry: set just before the command ends */
     struct vn_ctrl_counters counters;
     uint64_t busy_since_ns, created_ns;
-    uint64_t unsafe_shutdowns, power_cycles;
+    struct vn_ctrl_counters folded; /* as far as the drive's SMART log has them */
+    struct vn_ctrl_kept *kept;      /* its part of what the drive keeps; NULL: fabrics */
+    struct vn_keep_wait shutdown_save;
+    uint64_t timestamp_ms, timestamp_ns; /* feature 0Eh: it was timestamp_ms when the monotonic clock was timestamp_ns */
+    uint8_t timestamp_attributes;
+    uint8_t host_acre;              /* feature 16h */
+    uint64_t reset_ns;              /* since when it is enabled */
     uint64_t last_backend_error_ns;
     uint8_t *page; /* one page for building what a log or identify command answers */
 };
@@ -301,9 +310,10 @@ uint16_t vn_io_oncs(const struct vn_ctrl *ctrl);                      /* ONCS, *
 uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode);   /* and the effects log: what this controller has */
 vn_status vn_identify(struct vn_req *req);
 void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id); /* id: zeros */
+void vn_identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id); /* capacity, CMIC */
 vn_status vn_get_lba_status(struct vn_req *req); /* uncorrectable.c */
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl); /* the optional events that it can raise */
-vn_status vn_feature_set(struct vn_req *req);
+bool vn_feature_set(struct vn_req *req, vn_status *status); /* true: parked; else *status is its outcome */
 vn_status vn_feature_get(struct vn_req *req);
 void vn_feature_reset(struct vn_ctrl *ctrl);
 vn_status vn_log_page(struct vn_req *req);

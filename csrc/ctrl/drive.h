@@ -1,5 +1,5 @@
-/* A drive: the NVM subsystem that controllers on PCI belong to. What they share: the namespaces allocated in it, and the kept state
- * (SMART, saved features, logs). Controllers of fabrics targets have none.
+/* A drive: the NVM subsystem that controllers on PCI belong to. What they share: the namespaces allocated in it, and the kept
+ * state (SMART, saved features, logs). Controllers of fabrics targets have none.
  * Owner: one reactor, home of all its controllers; made and freed on the control thread.
  */
 #ifndef VN_CTRL_DRIVE_H
@@ -7,15 +7,12 @@
 
 #include "core/keep.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/job.h"
+#include "ctrl/kept.h"
+#include "ctrl/recent.h"
 
-#define VN_DRIVE_KEPT_VERSION 1u
-
-/* The payload of its file, docs/state.md. New fields come at the end; a shorter payload of an older file leaves them zero. */
-struct vn_drive_kept {
-    uint64_t power_cycles, unsafe_shutdowns;
-    uint32_t running; /* 1: written at the start, 0 at an orderly end */
-    uint32_t rsvd20[11];
-};
+#define VN_DRIVE_BUFFER_BYTES (1u << 20) /* of a step of a job */
+#define VN_FIRMWARE_BYTES (4u << 20)     /* an image has that many at most */
 
 /* Commands that are decided by Python: they wait in order, and the first of them is asked about. decision.c. */
 struct vn_decisions {
@@ -41,6 +38,31 @@ struct vn_drive {
     struct vn_keep *keep;
     struct vn_drive_kept kept;
     vn_runtime *owner; /* control thread only; NULL: it is a controller's own */
+
+    uint64_t folded_ns;           /* when the SMART counters were last summed up */
+    struct vn_smart_kept saved_smart; /* as it was last saved */
+    struct vn_timer save_timer;   /* something that nobody waits for is to be saved */
+    struct vn_timer smart_timer;
+    struct vn_job job;            /* the self-test or sanitize operation under way */
+    uint8_t *buffer;              /* of jobs, VN_DRIVE_BUFFER_BYTES; then of a firmware image, VN_FIRMWARE_BYTES */
+    struct vn_keep_wait sanitize_save;
+    bool started;                 /* a host has enabled one of its controllers */
+    struct vn_download {
+        uint32_t bytes;           /* up to the end of what came last */
+        uint64_t units[VN_FIRMWARE_BYTES / 4096 / 64]; /* of 4 KiB that came: bits */
+    } download;
+    struct vn_recent recent;
+    struct vn_telemetry_copy {    /* what a host has asked to be captured */
+        uint8_t generation;
+        uint16_t last1, last2;
+        char reason[128];
+        char data[VN_TELEMETRY_BYTES];
+    } telemetry;
+    struct vn_events_copy {       /* the context of the persistent event log */
+        const struct vn_ctrl *holder; /* whose it is; NULL: there is none */
+        uint32_t bytes, nr;
+        uint8_t data[VN_EVENTS_BYTES];
+    } context;
 };
 
 /* Control thread. opts NULL: one for a single controller, in memory. -errno, and error holds a sentence. */
@@ -72,6 +94,72 @@ bool vn_decision_park(struct vn_req *req, vn_status *status);
 /* The controller's commands need not wait any longer: they end as aborted. */
 void vn_decision_drop(struct vn_ctrl *ctrl);
 int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, uint32_t result, uint64_t specific);
+
+/* --- Keeping. Reactor. --- */
+/* Ends the command as a success when what is kept is durable; else with an internal error. */
+void vn_drive_save_for(struct vn_req *req);
+/* All that is kept. wait: as of vn_keep_save, or NULL. */
+void vn_drive_save(struct vn_drive *drive, struct vn_keep_wait *wait);
+/* Something has changed that nobody waits for: it is saved within a second. */
+void vn_drive_touch(struct vn_drive *drive);
+/* A controller has been enabled, disabled or shut down. wait: as of vn_keep_save, or NULL. */
+void vn_drive_look(struct vn_drive *drive, struct vn_keep_wait *wait);
+/* The counters of all its controllers, summed up until now: they are in drive->kept.smart. */
+void vn_drive_fold(struct vn_drive *drive);
+/* A host has gone without a shutdown. */
+void vn_drive_lost(struct vn_ctrl *ctrl);
+/* An owned drive begins, when its reactor may be used; and ends: -EBUSY, it has controllers; -EAGAIN, not yet. */
+void vn_drive_begin(struct vn_drive *drive);
+int vn_drive_end(struct vn_drive *drive);
+/* Before it is freed or moved to another reactor: nothing of it runs on this one any more. -EAGAIN: not yet. */
+int vn_drive_pause(struct vn_drive *drive);
+void vn_drive_resume(struct vn_drive *drive);
+/* A namespace was allocated in it. */
+void vn_drive_space_came(struct vn_drive *drive, uint32_t nsid);
+
+/* --- Identify Controller: what follows from being part of a drive. identify_drive.c --- */
+void vn_drive_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id);
+
+/* --- Commands. True: the command is parked; else *status is its outcome. --- */
+vn_status vn_drive_allows(const struct vn_req *req); /* 0, or why not now: a sanitize operation (Base 8.21.1) */
+bool vn_self_test_command(struct vn_req *req, vn_status *status);
+bool vn_sanitize_command(struct vn_req *req, vn_status *status);
+bool vn_firmware_commit(struct vn_req *req, vn_status *status);
+vn_status vn_firmware_download(struct vn_req *req);
+vn_status vn_directive_send(struct vn_req *req);
+vn_status vn_directive_receive(struct vn_req *req);
+vn_status vn_security_send(struct vn_req *req);
+vn_status vn_security_receive(struct vn_req *req);
+/* Features that a drive keeps or that need more than a register: feature_kept.c. */
+bool vn_write_protect_set(struct vn_req *req, vn_status *status);
+
+/* self_test.c */
+uint16_t vn_self_test_minutes(const struct vn_drive *drive); /* EDSTT */
+void vn_self_test_resume(struct vn_drive *drive); /* one that was under way when the program ended */
+/* It ends so, unless it is none of it: of a namespace (nsid), a controller (ctrl) or at all (0, NULL). */
+void vn_self_test_end(struct vn_drive *drive, enum vn_self_test_outcome outcome, uint32_t nsid, const struct vn_ctrl *ctrl);
+/* sanitize.c */
+#define VN_SANICAP (VN_SANICAP_CRYPTO | VN_SANICAP_BLOCK | VN_SANICAP_OVERWRITE | VN_SANICAP_NOT_MODIFIED)
+void vn_sanitize_resume(struct vn_drive *drive);
+vn_status vn_sanitize_refusal(const struct vn_drive *drive); /* how I/O ends now because of it; 0: it does not */
+static inline bool vn_drive_is_sanitized(const struct vn_drive *drive) {
+    return drive && drive->kept.sanitize.status == VN_SANITIZE_RUNS;
+}
+/* firmware.c */
+const char *vn_firmware_revision(const struct vn_ctrl *ctrl, char out[9]); /* of what runs, without padding */
+bool vn_firmware_activate(struct vn_drive *drive); /* at a reset: what was committed for then. True: another one runs. */
+
+/* log_events.c: the persistent event log. data: what follows the event's header. */
+void vn_events_add(struct vn_drive *drive, const struct vn_ctrl *ctrl, enum vn_event_log_type type, const void *data,
+                   uint32_t bytes);
+void vn_events_power_on(struct vn_ctrl *ctrl, bool firmware_activated);
+void vn_events_set_feature(const struct vn_req *req);
+void vn_events_snapshot(struct vn_ctrl *ctrl);
+void vn_events_drop_context(const struct vn_ctrl *ctrl);
+/* log_telemetry.c: the controller captures its state by itself. */
+void vn_telemetry_capture(struct vn_ctrl *ctrl, const char *reason);
+/* timestamp, feature 0Eh */
+struct vn_timestamp vn_timestamp_now(const struct vn_ctrl *ctrl);
 
 /* Reactor: something kept, of the controller's drive or its namespaces, is being saved, or one of them formatted: it cannot move
  * now. */

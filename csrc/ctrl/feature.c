@@ -1,13 +1,15 @@
-/* Get and Set Features (Base 5.27, 5.14). Values go back to their defaults on a controller reset; none is
- * saveable. Called by admin_cmd.c.
+/* Get and Set Features (Base 5.27, 5.14): which there are, what may be saved, and those that are a value of the controller. The
+ * values go back to the saved ones, or to their defaults, on a controller reset. Others are in feature_kept.c.
+ * Called by admin_cmd.c.
  */
 #include <string.h>
 
 #include "core/status.h"
+#include "core/util.h"
+#include "ctrl/feature.h"
 #include "ctrl/persona.h"
 
 #define SET_SAVE (1u << 31)
-#define CAP_CHANGEABLE (1u << 2)
 #define TEMP_OVER_DEFAULT (273 + 70) /* Kelvin: the warning threshold of Identify */
 #define AEN_CRITICAL_WARNINGS 0x1fu
 
@@ -16,19 +18,38 @@ static uint32_t aen_config_mask(const struct vn_ctrl *ctrl) {
     return vn_identify_oaes(ctrl) | (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY ? 0 : AEN_CRITICAL_WARNINGS);
 }
 
-/* Which controllers have a feature. */
-static bool offers(const struct vn_ctrl *ctrl, uint8_t feature) {
-    switch (feature) {
-    case VN_FEAT_ASYNC_EVENT:
-        return true;
-    case VN_FEAT_KEEP_ALIVE:
-        return ctrl->fabrics;
-    case VN_FEAT_IRQ_COALESCING: /* there are interrupts on PCI only */
-    case VN_FEAT_IRQ_VECTOR:
-        return !ctrl->fabrics;
-    default:
-        return vn_ctrl_kind(ctrl) != VN_KIND_DISCOVERY;
+/* --- Which features there are: dispatch, capabilities and the log of features say the same --- */
+#define HAS_IO ((unsigned)VN_KIND_PCI | VN_KIND_IO)
+static const struct vn_feature_row rows[] = {
+    {VN_FEAT_ARBITRATION, HAS_IO, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_POWER, HAS_IO, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_TEMP_THRESHOLD, HAS_IO, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_ERROR_RECOVERY, HAS_IO, VN_CAP_SAVEABLE | VN_CAP_NS | VN_CAP_CHANGEABLE, VN_FID_SCOPE_NS},
+    {VN_FEAT_VWC, HAS_IO, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_NUM_QUEUES, HAS_IO, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_IRQ_COALESCING, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL}, /* interrupts: PCI only */
+    {VN_FEAT_IRQ_VECTOR, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_WRITE_ATOMICITY, HAS_IO, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_ASYNC_EVENT, VN_KIND_ANY, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_TIMESTAMP, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_KEEP_ALIVE, VN_KIND_FABRICS, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_HOST_BEHAVIOR, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_WRITE_PROTECT, VN_KIND_PCI, VN_CAP_NS | VN_CAP_CHANGEABLE, VN_FID_SCOPE_NS},
+};
+
+const struct vn_feature_row *vn_feature_find(const struct vn_ctrl *ctrl, uint8_t fid) {
+    for (size_t i = 0; i < VN_ARRAY_SIZE(rows); i++) {
+        if (fid == VN_FEAT_TIMESTAMP && (ctrl->oncs_off & VN_ONCS_TIMESTAMP))
+            return NULL;
+        if (rows[i].fid == fid)
+            return rows[i].kinds & vn_ctrl_kind(ctrl) ? &rows[i] : NULL;
     }
+    return NULL;
+}
+
+/* What is saved is kept by the drive. */
+uint32_t vn_feature_capabilities(const struct vn_ctrl *ctrl, const struct vn_feature_row *row) {
+    return row->capabilities & (ctrl->kept && !(ctrl->oncs_off & VN_ONCS_SAVE_SELECT) ? UINT32_MAX : ~VN_CAP_SAVEABLE);
 }
 
 static struct vn_features default_features(const struct vn_ctrl *ctrl) {
@@ -36,14 +57,24 @@ static struct vn_features default_features(const struct vn_ctrl *ctrl) {
         .arbitration = 3, /* burst of 8 */
         .vwc = 1,
         .async_event = aen_config_mask(ctrl),
-        .temp_over = TEMP_OVER_DEFAULT,
+        .temp_over = vn_persona_wctemp(ctrl, TEMP_OVER_DEFAULT),
         .nr_sqs = (uint16_t)ctrl->max_queues,
         .nr_cqs = (uint16_t)ctrl->max_queues,
     };
 }
 
+/* Those a reset brings back. */
+static struct vn_features saved_features(const struct vn_ctrl *ctrl) {
+    struct vn_features features = default_features(ctrl);
+    if (ctrl->kept)
+        vn_feature_load(ctrl->kept, &features);
+    features.async_event &= aen_config_mask(ctrl);
+    return features;
+}
+
 void vn_feature_reset(struct vn_ctrl *ctrl) {
-    ctrl->features = default_features(ctrl);
+    ctrl->features = saved_features(ctrl);
+    vn_feature_reset_kept(ctrl);
 }
 
 static vn_status set_temperature(struct vn_ctrl *ctrl, uint32_t cdw11) {
@@ -81,32 +112,30 @@ static vn_status set_irq_vector(struct vn_ctrl *ctrl, uint32_t cdw11) {
     return VN_SC_SUCCESS;
 }
 
-/* All but error recovery are the controller's own: a namespace has no say in them. */
-static vn_status check_scope(const struct vn_req *req) {
+/* What is refused of any Set Features. */
+static vn_status check_set(struct vn_req *req, const struct vn_feature_row *row) {
     uint32_t nsid = req->cmd.nsid;
-    if (nsid == 0 || nsid == VN_NSID_BROADCAST)
-        return VN_SC_SUCCESS;
-    if (!vn_ns_table_get(&req->ctrl->namespaces, nsid))
-        return VN_SC_INVALID_NS;
-    return (req->cmd.cdw10 & 0xff) == VN_FEAT_ERROR_RECOVERY ? VN_SC_SUCCESS : VN_SC_FEATURE_NOT_NS_SPECIFIC;
-}
-
-vn_status vn_feature_set(struct vn_req *req) {
-    struct vn_ctrl *ctrl = req->ctrl;
-    struct vn_features *features = &ctrl->features;
-    uint32_t value = req->cmd.cdw11;
-    if (req->cmd.cdw10 & SET_SAVE)
-        return VN_SC_FEATURE_NOT_SAVEABLE;
-    vn_status status = check_scope(req);
-    if (status)
-        return status;
-    if (!offers(ctrl, (uint8_t)req->cmd.cdw10)) {
+    if (!row) {
         req->error_location = 40; /* CDW10 */
         return VN_SC_INVALID_FIELD;
     }
+    if (nsid != 0 && nsid != VN_NSID_BROADCAST && !vn_ns_table_get(&req->ctrl->namespaces, nsid))
+        return VN_SC_INVALID_NS;
+    uint32_t capabilities = vn_feature_capabilities(req->ctrl, row);
+    if (nsid != 0 && nsid != VN_NSID_BROADCAST && !(capabilities & VN_CAP_NS))
+        return VN_SC_FEATURE_NOT_NS_SPECIFIC;
+    if ((req->cmd.cdw10 & SET_SAVE) && !(capabilities & VN_CAP_SAVEABLE))
+        return VN_SC_FEATURE_NOT_SAVEABLE;
+    return VN_SC_SUCCESS;
+}
+
+static vn_status set_value(struct vn_req *req) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    struct vn_features *features = &ctrl->features;
+    uint32_t value = req->cmd.cdw11;
     switch (req->cmd.cdw10 & 0xff) {
     case VN_FEAT_ARBITRATION:
-        features->arbitration = value;
+        features->arbitration = value & 0xffffff07;
         return VN_SC_SUCCESS;
     case VN_FEAT_POWER:
         if ((value & 0x1f) > vn_persona_npss(ctrl))
@@ -141,9 +170,27 @@ vn_status vn_feature_set(struct vn_req *req) {
         ctrl->door->kato_changed(ctrl);
         return VN_SC_SUCCESS;
     default:
-        req->error_location = 40; /* CDW10 */
-        return VN_SC_INVALID_FIELD;
+        return vn_feature_set_kept(req);
     }
+}
+
+bool vn_feature_set(struct vn_req *req, vn_status *status) {
+    struct vn_ctrl *ctrl = req->ctrl;
+    uint8_t fid = (uint8_t)req->cmd.cdw10;
+    *status = check_set(req, vn_feature_find(ctrl, fid));
+    if (*status)
+        return false;
+    if (fid == VN_FEAT_WRITE_PROTECT)
+        return vn_write_protect_set(req, status);
+    *status = set_value(req);
+    if (*status || !ctrl->drive)
+        return false;
+    vn_events_set_feature(req);
+    if (!(req->cmd.cdw10 & SET_SAVE))
+        return false;
+    vn_feature_save(ctrl->kept, &ctrl->features, fid);
+    vn_drive_save_for(req);
+    return true;
 }
 
 /* The value of a feature in `features`, or a refusal. */
@@ -193,28 +240,23 @@ static vn_status read_value(const struct vn_features *features, const struct vn_
 
 vn_status vn_feature_get(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
+    uint8_t fid = (uint8_t)req->cmd.cdw10;
     uint32_t select = (req->cmd.cdw10 >> 8) & 0x7;
-    struct vn_features defaults = default_features(ctrl);
-    uint32_t value = 0;
-    if (!offers(ctrl, (uint8_t)req->cmd.cdw10))
+    const struct vn_feature_row *row = vn_feature_find(ctrl, fid);
+    if (!row || select > VN_SEL_CAPABILITIES)
         return VN_SC_INVALID_FIELD;
-    vn_status status = VN_SC_SUCCESS;
-    if ((uint8_t)req->cmd.cdw10 == VN_FEAT_KEEP_ALIVE) /* Connect sets it: a reset of the controller leaves it alone */
-        value = select == VN_SEL_CURRENT ? ctrl->fabrics->kato_ms : 0;
-    else
-        status = read_value(select == VN_SEL_CURRENT ? &ctrl->features : &defaults, &req->cmd, &value);
-    if (status)
-        return status;
-    switch (select) {
-    case VN_SEL_CURRENT:
-    case VN_SEL_DEFAULT:
-    case VN_SEL_SAVED: /* nothing is saveable: the default is what a reset brings back */
-        req->result = value;
+    if (select == VN_SEL_CAPABILITIES) {
+        req->result = vn_feature_capabilities(ctrl, row);
         return VN_SC_SUCCESS;
-    case VN_SEL_CAPABILITIES:
-        req->result = CAP_CHANGEABLE;
-        return VN_SC_SUCCESS;
-    default:
-        return VN_SC_INVALID_FIELD;
     }
+    if (fid == VN_FEAT_KEEP_ALIVE) { /* Connect sets it: a reset of the controller leaves it alone */
+        req->result = select == VN_SEL_CURRENT ? ctrl->fabrics->kato_ms : 0;
+        return VN_SC_SUCCESS;
+    }
+    if (vn_feature_is_kept(fid))
+        return vn_feature_get_kept(req, select);
+    struct vn_features features = select == VN_SEL_CURRENT   ? ctrl->features
+                                  : select == VN_SEL_DEFAULT ? default_features(ctrl)
+                                                             : saved_features(ctrl);
+    return read_value(&features, &req->cmd, &req->result);
 }

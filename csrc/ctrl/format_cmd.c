@@ -88,6 +88,9 @@ static void go_on(struct vn_format_run *run, void (*step)(struct vn_format_run *
 static void end_run(struct vn_format_run *run, vn_status status) {
     struct vn_ns *ns = run->ns;
     struct vn_req *cmd = run->cmd;
+    const struct vn_ctrl *ctrl = run->nsc->hosts;
+    struct vn_pel_format_end event = {.nsid = run->nsc->nsid, .status = status != VN_SC_SUCCESS, .status_field = status};
+    vn_events_add(ctrl->drive, ctrl, VN_PEL_FORMAT_END, &event, sizeof(event));
     ns->state->run = NULL;
     vn_ns_state_look(ns);
     free(run);
@@ -127,6 +130,8 @@ static void change(struct vn_format_run *run) {
         return;
     }
     kept->in_progress = 0;
+    run->ns->state->kept.marks = (struct vn_marks){0}; /* of blocks that were */
+    vn_ns_state_look(run->ns);
     vn_keep_save(run->ns->state->keep, run->nsc->chan->reactor, &run->wait);
 }
 
@@ -276,6 +281,10 @@ static vn_status begin(struct vn_ns_chan *nsc, const struct vn_format *format, s
                                                      .pi_type = format->pi_type,
                                                      .pi_first = format->pi_first,
                                                      .size = ns->backend->size};
+    const struct vn_ctrl *ctrl = nsc->hosts;
+    struct vn_pel_format_start event = {.nsid = nsc->nsid, .cdw10 = cmd ? cmd->cmd.cdw10 : 0};
+    vn_self_test_end(ctrl->drive, VN_TEST_FORMAT, nsc->nsid, NULL);
+    vn_events_add(ctrl->drive, ctrl, VN_PEL_FORMAT_START, &event, sizeof(event));
     run->wait.fn = on_saved_begin;
     vn_keep_save(ns->state->keep, nsc->chan->reactor, &run->wait);
     return VN_SC_SUCCESS;

@@ -21,6 +21,8 @@ static bool changes_data(uint8_t opcode) {
 
 vn_status vn_gate_check(struct vn_req *req) {
     uint32_t special = req->ns->ns->special;
+    if (special & VN_NS_SPECIAL_REFUSES)
+        return req->ns->ns->state->refusal;
     if (special & VN_NS_SPECIAL_BUSY)
         return VN_SC_FORMAT_IN_PROGRESS;
     if ((special & VN_NS_SPECIAL_PROTECTED) && changes_data(req->cmd.opcode))

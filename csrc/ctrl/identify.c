@@ -15,8 +15,6 @@
 
 #define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
-#define LPA_EFFECTS 0x02
-#define LPA_EXTENDED 0x04
 #define VWC_PRESENT 0x1u
 #define VWC_FLUSH_BROADCAST (0x3u << 1) /* Flush with NSID FFFFFFFFh flushes all */
 #define SGLS_ANY_ALIGNMENT 0x1u
@@ -49,9 +47,9 @@ static void put_u128(uint8_t field[16], uint64_t value) {
     memcpy(field, &value, sizeof(value));
 }
 
-/* The firmware revision is our version: its first eight characters. */
-static void put_firmware(char field[8]) {
-    put_ascii(field, 8, VN_VERSION);
+static void put_firmware(const struct vn_ctrl *ctrl, char field[8]) {
+    char revision[9];
+    put_ascii(field, 8, vn_firmware_revision(ctrl, revision));
 }
 
 static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
@@ -64,12 +62,13 @@ static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
         return VN_OAES_DISCOVERY;
-    return VN_OAES_NS_ATTR | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0);
+    uint32_t of_drive = ctrl->drive ? VN_OAES_FIRMWARE | VN_OAES_TELEMETRY : 0;
+    return VN_OAES_NS_ATTR | of_drive | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0);
 }
 
 /* What controllers on fabrics of either kind say. */
 static void identify_fabrics(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
-    put_firmware(id->fr);
+    put_firmware(ctrl, id->fr);
     id->mdts = (uint8_t)ctrl->mdts;
     id->cntlid = ctrl->cntlid;
     id->ver = VN_VS_2_0;
@@ -78,7 +77,7 @@ static void identify_fabrics(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) 
     id->cntrltype = ctrl->fabrics->kind;
     id->acl = VN_MAX_ABORTS - 1;
     id->aerl = VN_MAX_AERS - 1;
-    id->lpa = LPA_EFFECTS | LPA_EXTENDED;
+    id->lpa = VN_LPA_EFFECTS | VN_LPA_EXTENDED;
     id->elpe = VN_MAX_ERROR_LOG - 1;
     id->kas = 1; /* in units of 100 ms: VN_KAS_MS */
     id->maxcmd = (uint16_t)vn_min_u64(ctrl->max_entries, UINT16_MAX);
@@ -121,7 +120,7 @@ static uint64_t bytes_of(const struct vn_ns *ns) {
 }
 
 /* Capacity, and what other controllers there are (Base 5.17.2.1). On fabrics the namespaces attached are all there is to know. */
-static void identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+void vn_identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     const struct vn_drive *drive = ctrl->drive;
     uint64_t total = 0;
     for (uint32_t nsid = 0; !drive && (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));)
@@ -142,7 +141,7 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     }
     put_ascii(id->sn, sizeof(id->sn), ctrl->serial);
     put_ascii(id->mn, sizeof(id->mn), ctrl->model);
-    put_firmware(id->fr);
+    put_firmware(ctrl, id->fr);
     id->vid = VN_PCI_VENDOR;
     id->ssvid = VN_PCI_SUBVENDOR;
     id->rab = 3; /* a burst of 8 commands */
@@ -155,7 +154,7 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->acl = VN_MAX_ABORTS - 1;
     id->aerl = VN_MAX_AERS - 1;
     id->frmw = FRMW_ONE_SLOT_READ_ONLY;
-    id->lpa = LPA_EFFECTS | LPA_EXTENDED;
+    id->lpa = VN_LPA_EFFECTS | VN_LPA_EXTENDED;
     id->elpe = VN_MAX_ERROR_LOG - 1;
     id->wctemp = KELVIN_0C + 70;
     id->cctemp = KELVIN_0C + 85;
@@ -175,16 +174,18 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
-    identify_subsystem(ctrl, id);
+    vn_identify_subsystem(ctrl, id);
+    if (ctrl->drive)
+        vn_drive_identify(ctrl, id);
     if (ctrl->fabrics)
         identify_fabrics_io(ctrl, id);
     put_ana(ctrl, id);
     vn_persona_identify(ctrl, id);
 }
 
-/* By the user, or since a flush failed: what was acknowledged before may be lost, so no more is taken. */
+/* By the user or the host, or since a flush failed: what was acknowledged before may be lost, so no more is taken. */
 static bool is_write_protected(const struct vn_ns *ns) {
-    return ns->read_only || vn_backend_latched(ns->backend);
+    return ns->read_only || vn_backend_latched(ns->backend) || (ns->special & VN_NS_SPECIAL_PROTECTED);
 }
 
 static uint32_t ana_group_of(const struct vn_ctrl *ctrl, uint32_t nsid) {
@@ -236,6 +237,7 @@ static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint
     put_u128(id->nvmcap, ns->meta ? ns->state->kept.format.size : bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     vn_io_copy_limits(ns, id);
+    id->endgid = ctrl->drive ? VN_ENDURANCE_GROUP : 0;
     id->nmic = is_shared(ctrl, nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsid);
     memcpy(id->nguid, ns->uuid, sizeof(id->nguid)); /* unique and stable as the UUID is */
@@ -280,6 +282,7 @@ static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_
     id->nmic = is_shared(ctrl, nsc->nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsc->nsid);
     id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
+    id->endgid = ctrl->drive ? VN_ENDURANCE_GROUP : 0;
     id->fpi = ctrl->drive ? vn_format_fpi(nsc->ns) : 0;
     id->nstat = 0x1; /* ready */
 }
@@ -387,6 +390,12 @@ static vn_status identify_list(struct vn_req *req, uint8_t cns) {
     return send_page(req);
 }
 
+/* There is one, which holds all. */
+static void list_endurance_groups(uint16_t from, uint16_t *list) {
+    if (from <= VN_ENDURANCE_GROUP)
+        list[++list[0]] = VN_ENDURANCE_GROUP;
+}
+
 vn_status vn_identify(struct vn_req *req) {
     struct vn_ctrl *ctrl = req->ctrl;
     uint8_t cns = (uint8_t)req->cmd.cdw10, csi = (uint8_t)(req->cmd.cdw11 >> 24);
@@ -403,6 +412,11 @@ vn_status vn_identify(struct vn_req *req) {
         if (csi != CSI_NVM)
             return VN_SC_INVALID_FIELD;
         identify_ctrl_nvm((struct vn_id_ctrl_nvm *)ctrl->page);
+        return send_page(req);
+    case VN_CNS_ENDURANCE_GROUPS:
+        if (!ctrl->drive)
+            return VN_SC_INVALID_FIELD;
+        list_endurance_groups((uint16_t)req->cmd.cdw11, (uint16_t *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_LIST:
         ctrl->page[0] = 0x1; /* combination 0: the NVM command set */

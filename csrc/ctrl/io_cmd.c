@@ -5,6 +5,7 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
 #include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
@@ -107,12 +108,12 @@ static void on_flush_all(struct vn_req *req, void *arg) {
     vn_io_submit(req);
 }
 
-/* Not one of all the namespaces may be out of reach over this path. */
+/* Not one of all the namespaces may be out of reach over this path, or be erased. */
 static vn_status check_all(const struct vn_ctrl *ctrl) {
     vn_status status = VN_SC_SUCCESS;
     for (uint32_t nsid = 0; !status && (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));)
         status = vn_ana_check(ctrl, nsid);
-    return status;
+    return status || !ctrl->drive ? status : vn_sanitize_refusal(ctrl->drive);
 }
 
 static vn_status flush(struct vn_req *req) {

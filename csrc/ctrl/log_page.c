@@ -1,19 +1,16 @@
-/* Get Log Page (Base 5.16): supported pages, errors, SMART, firmware, changed namespaces, effects; those of fabrics are
- * in ana.c and discovery.c. A page is put together twice: to learn its size, then to copy what was asked for.
+/* Get Log Page (Base 5.16): which pages there are, errors, changed namespaces, effects; the others are in log_*.c and with what
+ * they tell of, those of fabrics in ana.c and discovery.c. A page is put together twice: to learn its size, then to copy what
+ * was asked for.
  */
 #include <string.h>
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/drive.h"
+#include "ctrl/feature.h"
 #include "ctrl/persona.h"
 
-#define TEMPERATURE_K (273 + 37)
-#define DATA_UNIT_BYTES (1000u * 512u)
-#define NS_PER_MINUTE 60000000000ull
-#define NS_PER_HOUR 3600000000000ull
 #define LID_SUPPORTED 0x1u /* LSUPP */
-#define WARNING_TEMPERATURE (1u << 1)
-#define WARNING_READ_ONLY (1u << 3)
 
 static void add_error(struct vn_ctrl *ctrl, struct vn_log_error entry) {
     vn_status status = VN_STATUS_CODE(entry.status_field >> 1);
@@ -54,63 +51,6 @@ static void put_error(struct vn_log *log) {
     }
 }
 
-static uint64_t data_units(uint64_t bytes) {
-    return (bytes + DATA_UNIT_BYTES - 1) / DATA_UNIT_BYTES;
-}
-
-/* Critical Warning, as things are (Base 5.16.1.3). */
-static uint8_t critical_warning(const struct vn_ctrl *ctrl) {
-    uint8_t warning = 0;
-    if (TEMPERATURE_K >= ctrl->features.temp_over || TEMPERATURE_K <= ctrl->features.temp_under)
-        warning |= WARNING_TEMPERATURE;
-    const struct vn_ns_table *table = &ctrl->namespaces;
-    for (uint32_t nsid = vn_ns_table_next(table, 0); nsid; nsid = vn_ns_table_next(table, nsid)) {
-        if (vn_backend_latched(table->by_nsid[nsid]->ns->backend))
-            warning |= WARNING_READ_ONLY;
-    }
-    return warning;
-}
-
-void vn_log_check_warnings(struct vn_ctrl *ctrl) {
-    uint8_t warning = critical_warning(ctrl);
-    uint8_t fresh = warning & (uint8_t)~ctrl->told_warnings;
-    ctrl->told_warnings = warning;
-    fresh &= (uint8_t)ctrl->features.async_event; /* feature 0Bh, bits 7:0 */
-    if (fresh)
-        vn_aer_raise(ctrl, VN_AEN_SMART, fresh & WARNING_READ_ONLY ? VN_AEN_SMART_RELIABILITY : VN_AEN_SMART_TEMPERATURE);
-}
-
-static void put_smart(struct vn_log *log) {
-    const struct vn_ctrl *ctrl = log->req->ctrl;
-    const struct vn_ctrl_counters *counters = &ctrl->counters;
-    uint64_t now = vn_reactor_now_ns(ctrl->reactor);
-    struct vn_log_smart page = {
-        .critical_warning = critical_warning(ctrl),
-        .temperature = TEMPERATURE_K,
-        .avail_spare = 100,
-        .spare_thresh = 10,
-        .data_units_read = {data_units(counters->read_bytes)},
-        .data_units_written = {data_units(counters->write_bytes)},
-        .host_reads = {counters->reads},
-        .host_writes = {counters->writes},
-        .ctrl_busy_time = {counters->busy_ns / NS_PER_MINUTE},
-        .power_cycles = {ctrl->power_cycles},
-        .power_on_hours = {(now - ctrl->created_ns) / NS_PER_HOUR},
-        .unsafe_shutdowns = {ctrl->unsafe_shutdowns},
-        .media_errors = {counters->media_errors},
-        .num_err_log_entries = {ctrl->error_count},
-        .temp_sensor = {TEMPERATURE_K},
-    };
-    vn_log_put(log, &page, sizeof(page));
-}
-
-static void put_firmware(struct vn_log *log) {
-    struct vn_log_firmware page = {.afi = 1}; /* slot 1 */
-    memset(page.frs[0], ' ', sizeof(page.frs[0]));
-    memcpy(page.frs[0], VN_VERSION, vn_min_u64(strlen(VN_VERSION), sizeof(page.frs[0])));
-    vn_log_put(log, &page, sizeof(page));
-}
-
 static uint32_t *blank_page(const struct vn_log *log) {
     return memset(log->req->ctrl->page, 0, VN_PAGE_SIZE);
 }
@@ -134,22 +74,41 @@ static void put_effects(struct vn_log *log) {
     vn_log_put(log, page, sizeof(*page));
 }
 
+/* Feature Identifiers Supported and Effects (Base 5.16.1.18). */
+static void put_features(struct vn_log *log) {
+    const struct vn_ctrl *ctrl = log->req->ctrl;
+    uint32_t *page = blank_page(log);
+    for (unsigned fid = 0; fid < 256; fid++) {
+        const struct vn_feature_row *row = vn_feature_find(ctrl, (uint8_t)fid);
+        page[fid] = row ? VN_FID_SUPPORTED | row->scope : 0;
+    }
+    vn_log_put(log, page, 256 * sizeof(*page));
+}
+
 static const struct page {
     uint8_t lid;
     unsigned kinds; /* of controllers that have it */
     void (*put)(struct vn_log *log);
+    vn_status (*begin)(struct vn_req *req); /* what is asked of it before it is read; NULL: nothing */
 } pages[] = {
-    {VN_LOG_SUPPORTED, VN_KIND_ANY, put_supported},
-    {VN_LOG_ERROR, VN_KIND_ANY, put_error},
-    {VN_LOG_SMART, VN_KIND_PCI | VN_KIND_IO, put_smart},
-    {VN_LOG_FIRMWARE, VN_KIND_PCI | VN_KIND_IO, put_firmware},
-    {VN_LOG_CHANGED_NS, VN_KIND_PCI | VN_KIND_IO, put_changed_ns},
-    {VN_LOG_EFFECTS, VN_KIND_ANY, put_effects},
-    {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log},
-    {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log},
+    {VN_LOG_SUPPORTED, VN_KIND_ANY, put_supported, NULL},
+    {VN_LOG_ERROR, VN_KIND_ANY, put_error, NULL},
+    {VN_LOG_SMART, VN_KIND_PCI | VN_KIND_IO, vn_smart_log, vn_smart_begin},
+    {VN_LOG_FIRMWARE, VN_KIND_PCI | VN_KIND_IO, vn_firmware_log, NULL},
+    {VN_LOG_CHANGED_NS, VN_KIND_PCI | VN_KIND_IO, put_changed_ns, NULL},
+    {VN_LOG_EFFECTS, VN_KIND_ANY, put_effects, NULL},
+    {VN_LOG_SELF_TEST, VN_KIND_PCI, vn_self_test_log, NULL},
+    {VN_LOG_TELEMETRY_HOST, VN_KIND_PCI, vn_telemetry_host_log, vn_telemetry_begin},
+    {VN_LOG_TELEMETRY_CTRL, VN_KIND_PCI, vn_telemetry_ctrl_log, vn_telemetry_begin},
+    {VN_LOG_ENDURANCE, VN_KIND_PCI, vn_endurance_log, vn_endurance_begin},
+    {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log, NULL},
+    {VN_LOG_EVENTS, VN_KIND_PCI, vn_events_log, vn_events_begin},
+    {VN_LOG_FEATURES, VN_KIND_PCI | VN_KIND_IO, put_features, NULL},
+    {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log, NULL},
+    {VN_LOG_SANITIZE, VN_KIND_PCI, vn_sanitize_log, NULL},
 };
 
-static const struct page of_persona = {0, VN_KIND_PCI, vn_persona_log};
+static const struct page of_persona = {0, VN_KIND_PCI, vn_persona_log, NULL};
 
 static bool has_page(const struct vn_ctrl *ctrl, const struct page *page) {
     return (page->kinds & vn_ctrl_kind(ctrl)) && (page->lid != VN_LOG_ANA || vn_ctrl_has_ana(ctrl));
@@ -237,15 +196,16 @@ vn_status vn_log_page(struct vn_req *req) {
         req->error_location = 40; /* CDW10 */
         return VN_SC_INVALID_LOG_PAGE;
     }
-    /* Every page here is of the controller; the SMART log takes NSID 0 or FFFFFFFFh (LPA bit 0 is clear). */
-    if (lid == VN_LOG_SMART && cmd->nsid != 0 && cmd->nsid != VN_NSID_BROADCAST)
-        return VN_SC_INVALID_FIELD;
-    vn_status status = send_part(req, page, offset, nr_dwords);
+    vn_status status = page->begin ? page->begin(req) : VN_SC_SUCCESS;
+    if (!status)
+        status = send_part(req, page, offset, nr_dwords);
     if (status)
         return status;
     if (!retain) {
         if (lid == VN_LOG_CHANGED_NS)
             memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns));
+        if (lid == VN_LOG_TELEMETRY_CTRL)
+            vn_telemetry_was_read(ctrl);
         vn_aer_log_read(ctrl, lid);
     }
     return VN_SC_SUCCESS;

@@ -9,6 +9,9 @@
 #include "ctrl/drive.h"
 #include "ns/format.h"
 
+#define DATA_UNIT_BYTES 512000ull
+#define NS_PER_MINUTE 60000000000ull
+#define NS_PER_HOUR 3600000000000ull
 #define VENDOR_LOGS 0xc0u /* from that LID on */
 
 void vn_persona_free(struct vn_persona *persona) {
@@ -96,6 +99,40 @@ void vn_persona_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
         id->npss = (uint8_t)(persona->nr_power_states - 1);
         memcpy(id->psd, persona->power_states, persona->nr_power_states * sizeof(id->psd[0]));
     }
+}
+
+const char *vn_persona_revision(const struct vn_drive *drive) {
+    return drive->persona && drive->persona->firmware ? drive->persona->firmware : VN_VERSION;
+}
+
+void vn_persona_begin(struct vn_drive *drive) {
+    const struct vn_persona *persona = drive->persona;
+    if (!persona || vn_keep_was_found(drive->keep))
+        return;
+    struct vn_smart_kept *smart = &drive->kept.smart;
+    smart->read_bytes = persona->data_units_read * DATA_UNIT_BYTES;
+    smart->write_bytes = persona->data_units_written * DATA_UNIT_BYTES;
+    smart->reads = persona->host_reads;
+    smart->writes = persona->host_writes;
+    smart->busy_ns = persona->busy_minutes * NS_PER_MINUTE;
+    smart->on_ns = persona->power_on_hours * NS_PER_HOUR;
+    smart->media_errors = persona->media_errors;
+    drive->kept.power_cycles = persona->power_cycles;
+    drive->kept.unsafe_shutdowns = persona->unsafe_shutdowns;
+}
+
+void vn_persona_smart(const struct vn_ctrl *ctrl, struct vn_log_smart *page) {
+    const struct vn_persona *persona = vn_persona_of(ctrl);
+    if (!persona)
+        return;
+    page->percent_used = (uint8_t)persona->percent_used;
+    put(&page->avail_spare, persona->avail_spare, sizeof(page->avail_spare));
+    put(&page->spare_thresh, persona->spare_thresh, sizeof(page->spare_thresh));
+}
+
+uint16_t vn_persona_wctemp(const struct vn_ctrl *ctrl, uint16_t otherwise) {
+    const struct vn_persona *persona = vn_persona_of(ctrl);
+    return persona && persona->wctemp ? (uint16_t)persona->wctemp : otherwise;
 }
 
 bool vn_persona_has_format(const struct vn_ctrl *ctrl, uint32_t index) {

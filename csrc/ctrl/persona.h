@@ -14,6 +14,14 @@ void vn_persona_free(struct vn_persona *persona); /* NULL: nothing */
 const struct vn_persona *vn_persona_of(const struct vn_ctrl *ctrl);
 /* At the end of Identify Controller. */
 void vn_persona_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id);
+/* The revision of the program itself, as it is told. */
+const char *vn_persona_revision(const struct vn_drive *drive);
+/* A drive whose state was not kept begins with these counters. */
+void vn_persona_begin(struct vn_drive *drive);
+/* At the end of the SMART log. */
+void vn_persona_smart(const struct vn_ctrl *ctrl, struct vn_log_smart *page);
+/* The temperature that is too high, Kelvin, or otherwise. */
+uint16_t vn_persona_wctemp(const struct vn_ctrl *ctrl, uint16_t otherwise);
 /* Whether it lets namespaces have that LBA format. */
 bool vn_persona_has_format(const struct vn_ctrl *ctrl, uint32_t index);
 /* The highest power state. */

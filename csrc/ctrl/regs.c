@@ -4,6 +4,8 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "core/util.h"
+#include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
 
 #define CAP_TO 20u /* 10 s, in units of 500 ms */
@@ -42,6 +44,8 @@ void vn_ctrl_set_state(struct vn_ctrl *ctrl, enum vn_ctrl_state state) {
     case VN_CTRL_FATAL:
         break;
     }
+    if (ctrl->drive && (state == VN_CTRL_READY || state == VN_CTRL_DISABLED))
+        vn_drive_look(ctrl->drive, NULL);
 }
 
 void vn_ctrl_fatal(struct vn_ctrl *ctrl, const char *why) {
@@ -49,6 +53,8 @@ void vn_ctrl_fatal(struct vn_ctrl *ctrl, const char *why) {
         return;
     ctrl->csts |= VN_CSTS_CFS;
     vn_ctrl_set_state(ctrl, VN_CTRL_FATAL);
+    if (ctrl->drive)
+        vn_telemetry_capture(ctrl, why);
     vn_event_emit(ctrl->events, VN_EVENT_CTRL_FATAL, ctrl->id, 0, 0, "%s", why);
 }
 
@@ -122,14 +128,23 @@ static void try_enable(struct vn_ctrl *ctrl) {
         return;
     }
     ctrl->csts &= ~VN_CSTS_SHST_MASK; /* of a shutdown while disabled: it is over */
+    ctrl->reset_ns = vn_reactor_now_ns(ctrl->reactor);
     vn_ctrl_set_state(ctrl, VN_CTRL_READY);
+    if (ctrl->drive)
+        vn_self_test_resume(ctrl->drive);
     vn_log_check_warnings(ctrl);
 }
 
 static void finish_disable(struct vn_ctrl *ctrl) {
     vn_queue_reset_all(ctrl);
+    bool activated = ctrl->drive && vn_firmware_activate(ctrl->drive);
     vn_feature_reset(ctrl);
     ctrl->door->disabled(ctrl);
+    if (ctrl->drive) {
+        vn_events_power_on(ctrl, activated);
+        vn_events_drop_context(ctrl);
+        vn_self_test_end(ctrl->drive, VN_TEST_RESET, 0, ctrl);
+    }
     vn_ctrl_set_state(ctrl, VN_CTRL_DISABLED);
     if (ctrl->cc & VN_CC_EN) /* the host did not wait for RDY = 0 */
         try_enable(ctrl);
@@ -146,6 +161,8 @@ void vn_ctrl_disable(struct vn_ctrl *ctrl) {
 
 /* --- Shutdown (Base 3.6): flush every namespace, one after the other, then report --- */
 static void shutdown_step(struct vn_ctrl *ctrl);
+static void end_shutdown(struct vn_ctrl *ctrl, bool wanted);
+static void on_shutdown_saved(struct vn_keep_wait *wait, int err);
 
 static void on_shutdown_flush(struct vn_req *req, void *arg) {
     vn_req_set_state(req, VN_REQ_DONE);
@@ -156,6 +173,8 @@ static void on_shutdown_flush(struct vn_req *req, void *arg) {
 static void shutdown_step(struct vn_ctrl *ctrl) {
     struct vn_req *req = &ctrl->shutdown_req;
     bool wanted = (ctrl->csts & VN_CSTS_SHST_MASK) == VN_CSTS_SHST_OCCURRING; /* else a reset has ended it */
+    if (!ctrl->shutdown_nsid)
+        ctrl->shutdown_again = false;
     while (wanted && (ctrl->shutdown_nsid = vn_ns_table_next(&ctrl->namespaces, ctrl->shutdown_nsid))) {
         struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, ctrl->shutdown_nsid);
         *req = (struct vn_req){.op = VN_OP_FLUSH, .ctrl = ctrl, .ns = nsc, .limits = VN_REQ_PAID}; /* no limit holds it up */
@@ -170,13 +189,34 @@ static void shutdown_step(struct vn_ctrl *ctrl) {
         }
         return; /* goes on in on_shutdown_flush */
     }
+    if (wanted && ctrl->drive) {
+        ctrl->shutdown_save.fn = on_shutdown_saved;
+        vn_drive_look(ctrl->drive, &ctrl->shutdown_save);
+    } else {
+        end_shutdown(ctrl, wanted);
+    }
+}
+
+static void end_shutdown(struct vn_ctrl *ctrl, bool wanted) {
     ctrl->shutdown = false;
     if (!wanted && ctrl->door->busy) /* who waits for this to be over looks again */
         ctrl->door->busy(ctrl);
-    if (wanted) {
-        ctrl->csts = (ctrl->csts & ~VN_CSTS_SHST_MASK) | VN_CSTS_SHST_COMPLETE;
-        tell(ctrl, VN_EVENT_CTRL_SHUTDOWN);
+    if (!wanted)
+        return;
+    ctrl->csts = (ctrl->csts & ~VN_CSTS_SHST_MASK) | VN_CSTS_SHST_COMPLETE;
+    tell(ctrl, VN_EVENT_CTRL_SHUTDOWN);
+}
+
+/* What the drive keeps is as durable as the data. A failure to save is told nowhere: the host has no way to hear of it. */
+static void on_shutdown_saved(struct vn_keep_wait *wait, int err) {
+    struct vn_ctrl *ctrl = vn_container_of(wait, struct vn_ctrl, shutdown_save);
+    (void)err;
+    if (ctrl->shutdown_again) {
+        ctrl->shutdown_again = false;
+        shutdown_step(ctrl);
+        return;
     }
+    end_shutdown(ctrl, (ctrl->csts & VN_CSTS_SHST_MASK) == VN_CSTS_SHST_OCCURRING);
 }
 
 void vn_ctrl_continue_shutdown(struct vn_ctrl *ctrl) {
@@ -189,7 +229,8 @@ static void begin_shutdown(struct vn_ctrl *ctrl) {
         return;
     ctrl->csts |= VN_CSTS_SHST_OCCURRING;
     ctrl->shutdown_nsid = 0;
-    if (ctrl->shutdown) /* an earlier one, before a reset, is still flushing: it goes on for us from the start */
+    ctrl->shutdown_again = ctrl->shutdown; /* an earlier one, before a reset, goes on: for us from the start */
+    if (ctrl->shutdown)
         return;
     ctrl->shutdown = true;
     shutdown_step(ctrl);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "ctrl/persona.h"
 #include "guest/sigbus.h"
 
@@ -159,7 +160,7 @@ static int on_reset(vfu_ctx_t *ctx, vfu_reset_type_t type) {
     struct vn_ctrl *ctrl = dev->ctrl;
     dev->lost |= type == VFU_RESET_LOST_CONN;
     if (dev->lost && ctrl->state == VN_CTRL_READY && !(ctrl->csts & VN_CSTS_SHST_MASK))
-        ctrl->unsafe_shutdowns++;
+        vn_drive_lost(ctrl);
     ctrl->cc = 0;
     vn_ctrl_disable(ctrl); /* nothing is in flight: done at once */
     vn_ctrl_reset_regs(ctrl);

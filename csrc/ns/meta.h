@@ -14,6 +14,7 @@
 #define VN_META_DATA_BYTES (1u << 20) /* of one slot: the longest transfer, see VN_MAX_MDTS */
 #define VN_META_BYTES (VN_META_DATA_BYTES / 512 * VN_FORMAT_MS_MAX)
 #define VN_META_SPAN_BYTES (VN_META_BYTES + 2 * VN_FORMAT_ALIGN)
+#define VN_META_LIST_BYTES 5120u
 #define VN_META_IOVECS 64u /* of the host's metadata buffer: 128 KiB in pieces */
 
 /* Owner: the command that has it, from vn_meta_lock to vn_meta_unlock. */
@@ -23,6 +24,7 @@ struct vn_meta_slot {
     uint8_t *span; /* their metadata as it is kept, in whole units of the backend */
     uint64_t slba; /* the blocks in it ... */
     uint32_t nr;   /* ... and how many */
+    uint32_t first; /* from which block of data and meta on they lie there */
     uint64_t begin, end; /* the blocks that are locked */
     bool used, exclusive;
 
@@ -34,8 +36,10 @@ struct vn_meta_slot {
     uint32_t io_flags;                     /* of the command's writes */
     uint64_t at;                           /* next block of a command that takes several rounds */
     bool without_data, zeros;              /* store: metadata alone; fill: with what is kept as zeros */
+    vn_status status;                      /* of Copy: what stopped its reads */
     void (*next)(struct vn_req *req);      /* after the operation under way */
     void (*then)(struct vn_req *req);      /* after all of load or store */
+    uint8_t list[VN_META_LIST_BYTES];      /* of Copy: its source ranges */
 };
 
 struct vn_meta {

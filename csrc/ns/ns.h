@@ -24,6 +24,7 @@ struct vn_ns_counters { /* one writer: the channel's reactor */
 #define VN_NS_SPECIAL_PROTECTED (1u << 4) /* write protected by the host */
 #define VN_NS_SPECIAL_ZONES (1u << 5)    /* it is a zoned namespace */
 #define VN_NS_SPECIAL_LOCKED (1u << 6)   /* a fused command has some of it to itself */
+#define VN_NS_SPECIAL_REFUSES (1u << 7)  /* its drive is being sanitized, or could not be */
 
 struct vn_ns_state; /* ns_state.h */
 struct vn_meta;     /* meta.h */

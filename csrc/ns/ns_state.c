@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "core/nvme_admin.h"
 #include "ns/meta.h"
 
 int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
@@ -26,6 +27,8 @@ int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
         return err;
     }
     ns->state = state;
+    if (state->kept.write_protect == VN_WP_UNTIL_POWER_CYCLE) /* which this is */
+        state->kept.write_protect = VN_WP_NONE;
     err = vn_ns_apply_format(ns, error, error_size);
     if (err) {
         vn_ns_state_close(ns);
@@ -49,6 +52,7 @@ void vn_ns_state_look(struct vn_ns *ns) {
     special |= ns->state->kept.format.in_progress ? VN_NS_SPECIAL_BUSY : 0;
     special |= ns->meta ? VN_NS_SPECIAL_META : 0;
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
+    special |= ns->state->refusal ? VN_NS_SPECIAL_REFUSES : 0;
     special |= ns->state->kept.marks.nr ? VN_NS_SPECIAL_MARKS : 0;
     special |= ns->state->locks.nr ? VN_NS_SPECIAL_LOCKED : 0;
     ns->special = special;

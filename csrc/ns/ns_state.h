@@ -31,6 +31,7 @@ struct vn_ns_kept {
 struct vn_ns_state {
     struct vn_keep *keep;
     struct vn_ns_kept kept;
+    vn_status refusal; /* how every I/O command ends: its drive is being sanitized, or could not be; 0: it does not */
     struct vn_range_locks locks;
     struct vn_format_run *run; /* of a format operation under way: ctrl/format_cmd.c; NULL: none */
 };

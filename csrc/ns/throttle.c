@@ -126,7 +126,7 @@ static bool pass_first(struct vn_throttle *throttle, struct vn_waiting *queue, b
         pay(throttle, req);
     leave(throttle, req);
     if (req->cancelled) {
-        vn_req_complete(req, VN_SC_ABORT_REQUESTED); /* without DNR: later it may well succeed */
+        vn_req_abandon(req);
         return true;
     }
     if (throttle->pass(req) == VN_TAKEN)
@@ -205,7 +205,7 @@ void vn_throttle_end_cancelled(struct vn_throttle *throttle) {
             if (!req->cancelled)
                 continue;
             leave(throttle, req);
-            vn_req_complete(req, VN_SC_ABORT_REQUESTED);
+            vn_req_abandon(req);
         }
     }
     arm(throttle);

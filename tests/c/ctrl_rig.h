@@ -55,6 +55,15 @@ static inline vn_status rig_map(struct vn_req *req, uint32_t length) {
     return status;
 }
 
+static inline vn_status rig_map_meta(struct vn_req *req, struct vn_meta_map *map, uint32_t length) {
+    bool to_host = (req->cmd.opcode & 3) == 2;
+    struct vn_iov_list list = {
+        .mem = &rig_of(req->ctrl)->mem, .iov = map->iov, .max = map->max, .write = to_host};
+    vn_status status = vn_mptr_map(&list, req->cmd.mptr, VN_SQE_PSDT(req->cmd.flags), length);
+    map->nr = list.nr;
+    return status;
+}
+
 static inline void rig_post(struct vn_req *req) {
     struct ctrl_rig *rig = rig_of(req->ctrl);
     struct vn_cq *cq = req->sq->cq;
@@ -94,6 +103,7 @@ static inline void rig_irq_mask_changed(struct vn_ctrl *ctrl) {
 static const struct vn_door_ops rig_door = {
     .name = "test",
     .map = rig_map,
+    .map_meta = rig_map_meta,
     .post = rig_post,
     .sq_open = rig_sq_open,
     .cq_open = rig_cq_open,

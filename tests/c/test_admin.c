@@ -23,6 +23,8 @@ static void test_dispatch(struct ctrl_rig *rig) {
     static const uint8_t known[] = {
         VN_ADMIN_DELETE_SQ, VN_ADMIN_CREATE_SQ, VN_ADMIN_GET_LOG_PAGE, VN_ADMIN_DELETE_CQ, VN_ADMIN_CREATE_CQ,
         VN_ADMIN_IDENTIFY, VN_ADMIN_ABORT, VN_ADMIN_SET_FEATURES, VN_ADMIN_GET_FEATURES, VN_ADMIN_ASYNC_EVENT,
+        VN_ADMIN_FW_COMMIT, VN_ADMIN_FW_DOWNLOAD, VN_ADMIN_SELF_TEST, VN_ADMIN_DIRECTIVE_SEND, VN_ADMIN_DIRECTIVE_RECEIVE,
+        VN_ADMIN_SECURITY_SEND, VN_ADMIN_SECURITY_RECEIVE, VN_ADMIN_SANITIZE,
         VN_ADMIN_GET_LBA_STATUS, VN_ADMIN_FORMAT_NVM,
     };
     rig_enable(rig);
@@ -44,7 +46,7 @@ static void test_dispatch(struct ctrl_rig *rig) {
 static void test_status_bits(struct ctrl_rig *rig) {
     uint64_t before = rig->ctrl.error_count;
     rig->nr_done = 0;
-    rig_submit(rig, 0, (struct vn_sqe){.opcode = VN_ADMIN_SANITIZE});
+    rig_submit(rig, 0, (struct vn_sqe){.opcode = 0x38});
     CHECK_EQ(rig->done[0].status, VN_SC_INVALID_OPCODE | VN_STATUS_DNR | VN_STATUS_MORE);
     CHECK_EQ(rig->ctrl.error_count, before + 1);
     rig_submit(rig, 0, (struct vn_sqe){.opcode = VN_ADMIN_GET_FEATURES, .cdw10 = VN_FEAT_VWC});
@@ -98,7 +100,7 @@ static void test_identify(struct ctrl_rig *rig) {
     CHECK_EQ(identify(rig, VN_CNS_IOCS_CTRL, 0, 0), VN_SC_SUCCESS);
     CHECK_EQ(identify(rig, VN_CNS_IOCS_CTRL, 0, 1), VN_SC_INVALID_FIELD);
     CHECK_EQ(identify(rig, VN_CNS_IOCS_NS, 1, 2), VN_SC_INVALID_FIELD);
-    static const uint8_t known[] = {0, 1, 2, 3, 5, 6, 7, 8, 0x10, 0x11, 0x12, 0x13, 0x1a, 0x1b, 0x1c};
+    static const uint8_t known[] = {0, 1, 2, 3, 5, 6, 7, 8, 0x10, 0x11, 0x12, 0x13, 0x19, 0x1a, 0x1b, 0x1c};
     for (unsigned cns = 0; cns < 256; cns++) {
         if (!memchr(known, (int)cns, sizeof(known)))
             CHECK_EQ(identify(rig, cns, 1, 0), VN_SC_INVALID_FIELD);

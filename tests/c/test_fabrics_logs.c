@@ -151,10 +151,10 @@ static void check_truth(struct ctrl_rig *rig, const uint8_t *lids, size_t nr_lid
 }
 
 static void test_io_truth(struct ctrl_rig *rig) {
-    check_truth(rig, (const uint8_t[]){0, 1, 2, 3, 4, 5, VN_LOG_ANA}, 7);
+    check_truth(rig, (const uint8_t[]){0, 1, 2, 3, 4, 5, VN_LOG_ANA, VN_LOG_FEATURES}, 8);
     rig->ctrl.ana = NULL; /* without it, nothing speaks of it */
     CHECK_EQ(fab_log(rig, VN_LOG_ANA, 16, 0, true), VN_SC_INVALID_LOG_PAGE);
-    check_truth(rig, (const uint8_t[]){0, 1, 2, 3, 4, 5}, 6);
+    check_truth(rig, (const uint8_t[]){0, 1, 2, 3, 4, 5, VN_LOG_FEATURES}, 7);
     CHECK_EQ(fab_identify(rig, VN_CNS_CTRL, 0), VN_SC_SUCCESS);
     const struct vn_id_ctrl *id = (const struct vn_id_ctrl *)fab_data(rig);
     CHECK(!id->anacap && !id->nanagrpid && !(id->cmic & VN_CMIC_ANA) && !(id->oaes & VN_OAES_ANA));

@@ -35,13 +35,11 @@ static void test_each(struct ctrl_rig *rig) {
         uint32_t before = get(rig, fid, VN_SEL_DEFAULT, bits);
         CHECK_EQ(get(rig, fid, VN_SEL_CURRENT, bits), before);
         CHECK_EQ(get(rig, fid, VN_SEL_SAVED, bits), before);
-        CHECK_EQ(get(rig, fid, VN_SEL_CAPABILITIES, bits) & ~0x7u, 0);
-        CHECK(get(rig, fid, VN_SEL_CAPABILITIES, bits) & 0x4); /* changeable */
+        CHECK_EQ(get(rig, fid, VN_SEL_CAPABILITIES, bits) & ~0x2u, 0x5); /* saveable, changeable */
         CHECK(before != value);
         CHECK_EQ(set(rig, fid, settable[i].value, NULL), VN_SC_SUCCESS);
         CHECK_EQ(get(rig, fid, VN_SEL_CURRENT, bits), value);
         CHECK_EQ(get(rig, fid, VN_SEL_DEFAULT, bits), before);
-        CHECK_EQ(set(rig, fid | 1u << 31, settable[i].value, NULL), VN_SC_FEATURE_NOT_SAVEABLE);
         for (uint32_t select = 4; select < 8; select++)
             CHECK_EQ(get_status(rig, fid, select, bits), VN_SC_INVALID_FIELD);
     }
@@ -53,8 +51,33 @@ static void test_each(struct ctrl_rig *rig) {
     }
 }
 
+/* What is saved is what a reset brings back; what is set without that is not. */
+static void test_saved(struct ctrl_rig *rig) {
+    for (size_t i = 0; i < VN_ARRAY_SIZE(settable); i++) {
+        uint32_t fid = settable[i].fid, bits = settable[i].select_bits;
+        uint32_t value = fid == VN_FEAT_TEMP_THRESHOLD ? settable[i].value & 0xffff : settable[i].value;
+        CHECK_EQ(set(rig, fid | 1u << 31, settable[i].value, NULL), VN_SC_SUCCESS);
+        CHECK_EQ(get(rig, fid, VN_SEL_SAVED, bits), value);
+        CHECK(get(rig, fid, VN_SEL_DEFAULT, bits) != value);
+    }
+    CHECK_EQ(set(rig, VN_FEAT_ARBITRATION, 2, NULL), VN_SC_SUCCESS);
+    CHECK_EQ(get(rig, VN_FEAT_ARBITRATION, VN_SEL_SAVED, 0), settable[0].value);
+    vn_ctrl_reg_write(&rig->ctrl, VN_REG_CC, 0, 4);
+    rig_enable(rig);
+    for (size_t i = 0; i < VN_ARRAY_SIZE(settable); i++) {
+        uint32_t bits = settable[i].select_bits;
+        CHECK_EQ(get(rig, settable[i].fid, VN_SEL_CURRENT, bits), get(rig, settable[i].fid, VN_SEL_SAVED, bits));
+    }
+    for (size_t i = 0; i < VN_ARRAY_SIZE(settable); i++) { /* back to the defaults, for the tests after this */
+        uint32_t fid = settable[i].fid, bits = settable[i].select_bits;
+        CHECK_EQ(set(rig, fid | 1u << 31, get(rig, fid, VN_SEL_DEFAULT, bits) | bits, NULL), VN_SC_SUCCESS);
+    }
+    CHECK_EQ(set(rig, VN_FEAT_NUM_QUEUES | 1u << 31, 0, NULL), VN_SC_FEATURE_NOT_SAVEABLE);
+    CHECK_EQ(get(rig, VN_FEAT_NUM_QUEUES, VN_SEL_CAPABILITIES, 0), 0x4);
+}
+
 static void test_refusals(struct ctrl_rig *rig) {
-    static const uint32_t known[] = {1, 2, 4, 5, 6, 7, 8, 9, 0xa, 0xb};
+    static const uint32_t known[] = {1, 2, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xe, 0x16, 0x84};
     for (uint32_t fid = 0, at = 0; fid < 256; fid++) {
         if (at < VN_ARRAY_SIZE(known) && fid == known[at]) {
             at++;
@@ -90,6 +113,7 @@ static void test_nr_queues(struct ctrl_rig *rig) {
 int main(void) {
     struct ctrl_rig *rig = rig_make(NULL);
     rig_on(rig, test_each);
+    rig_on(rig, test_saved);
     rig_on(rig, test_refusals);
     rig_on(rig, test_nr_queues);
     rig_free(rig);

@@ -11,12 +11,15 @@ import pytest
 import pytest_asyncio
 from tests_guest import FullDiskServer, GuestRig
 
+from vhostnvme.emulation.ssd import SsdSetup
 from vhostnvme.guest.provision import Artifacts, provision
 from vhostnvme.guest.vm import Guest
+from vhostnvme.storage.ssd_folder import SsdSpec
 
 HERE = Path(__file__).parent
 SCRATCH_BYTES = 512 << 20
 DISK_BYTES = 320 << 20
+DRIVE_BYTES = 64 << 20
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -99,12 +102,17 @@ def rig(disk_folder: Path, full_disk: FullDiskServer) -> Iterator[GuestRig]:
 
 @pytest.fixture(scope="session")
 def cli(disk_folder: Path) -> Iterator[GuestRig]:
-    """The guest of nvme-cli's tests: FULL has all that a drive can have."""
+    """The guest of nvme-cli's tests: FULL for commands, FORMAT for formats, DRIVE for namespaces.
+
+    DRIVE has two controllers and one namespace, over its whole capacity, that both have.
+    """
     disks = {
         "FULL": ["mem:64M", f"file:{disk_folder}/full2.img?size=64M"],
         "FORMAT": ["mem:64M"],
     }
-    with GuestRig(disks, kernel_args=["iomem=relaxed"]) as running:
+    ssd = SsdSpec(folder=disk_folder / "drive", capacity=DRIVE_BYTES)
+    drives = {"DRIVE": SsdSetup(ssd=ssd, controllers=2)}
+    with GuestRig(disks, drives=drives, kernel_args=["iomem=relaxed"]) as running:
         yield running
 
 

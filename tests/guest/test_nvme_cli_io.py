@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from tests_guest import GuestRig
 
@@ -91,3 +92,34 @@ def test_io_passthru(cli: GuestRig) -> None:
     assert said.strip() == "raw"
     refused = cli.run(f"nvme io-passthru {cli.node('FULL')} -O 0x7f -n 1", check=False)
     assert "Invalid Command Opcode" in refused.stdout + refused.stderr
+
+
+def test_write_uncor(cli: GuestRig) -> None:
+    """A marked block cannot be read, Verify finds it, and a write heals it."""
+    start = SPARE + 448
+    node = cli.node("FULL")
+    put(cli, start, "good", 8)
+    cli.run(f"nvme write-uncor {node} -s {start + 2} -c 1")
+    refused = cli.run(f"nvme read {node} -s {start + 3} -c 0 -z 512", check=False)
+    assert "Unrecovered Read Error" in refused.stdout + refused.stderr
+    found = cli.run(f"nvme verify {node} -s {start} -c 7", check=False)
+    assert "Unrecovered Read Error" in found.stdout + found.stderr
+    assert word(cli, start + 1) == "good"
+    put(cli, start + 2, "healed", 2)
+    assert word(cli, start + 3) == "healed"
+    cli.run(f"nvme verify {node} -s {start} -c 7")
+
+
+def test_get_lba_status(cli: GuestRig) -> None:
+    """The marked blocks are the ones that it tells of. (With entries, nvme-cli has no JSON.)"""
+    start = SPARE + 512
+    node = cli.node("FULL")
+    command = f"nvme get-lba-status {node} -n 1 -s {start} -m 63 -a 0x11 -l 64"
+    assert "(NLSD): 0" in cli.output(command)
+    cli.run(f"nvme write-uncor {node} -s {start + 5} -c 2")
+    told = cli.output(command)
+    assert "(NLSD): 1" in told
+    found = re.search(r"DSLBA: 0x0*([0-9a-f]+), NLB: 0x0*([0-9a-f]+)", told)
+    assert found and (int(found[1], 16), int(found[2], 16)) == (start + 5, 2), told
+    put(cli, start + 5, "healed", 3)
+    assert "(NLSD): 0" in cli.output(command)

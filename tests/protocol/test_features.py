@@ -36,7 +36,8 @@ def test_mandatory_features_have_values(host: NvmeHost, fid: int, select: int) -
 @pytest.mark.parametrize("fid", MANDATORY)
 def test_features_tell_their_capabilities(host: NvmeHost, fid: int) -> None:
     capabilities = host.get_feature(fid, CAPABILITIES)
-    assert capabilities & 1 == 0  # not saveable
+    assert capabilities & 1 == (fid != 0x07)  # saveable: all but the number of queues
+    assert capabilities & 2 == (2 if fid == 0x05 else 0)  # of a namespace
     assert capabilities & 4  # changeable
 
 
@@ -45,10 +46,9 @@ def test_a_reserved_selection_is_refused(host: NvmeHost, select: int) -> None:
     refused(host.admin(nvme.get_features(1, select)), Status.INVALID_FIELD)
 
 
-@pytest.mark.parametrize("fid", MANDATORY)
-def test_nothing_can_be_saved(host: NvmeHost, fid: int) -> None:
-    value = host.get_feature(fid)
-    refused(host.admin(nvme.set_features(fid, value, save=True)), Status.FEATURE_NOT_SAVEABLE)
+def test_the_number_of_queues_cannot_be_saved(host: NvmeHost) -> None:
+    value = host.get_feature(0x07)
+    refused(host.admin(nvme.set_features(0x07, value, save=True)), Status.FEATURE_NOT_SAVEABLE)
 
 
 @pytest.mark.parametrize("fid", [0x00, 0x03, 0x0C, 0x0D, 0x10, 0x7F, 0x80, 0xC0, 0xFF])
@@ -107,7 +107,7 @@ def test_interrupt_vectors_are_configured_one_by_one(host: NvmeHost) -> None:
 # --- log pages ---
 
 
-@pytest.mark.parametrize("lid", [0x06, 0x09, 0x0C, 0x70, 0x80, 0xC0, 0xFF])
+@pytest.mark.parametrize("lid", [0x0A, 0x0F, 0x70, 0xC0, 0xFF])
 def test_an_unknown_log_is_refused(host: NvmeHost, lid: int) -> None:
     refused(host.admin(nvme.get_log_page(lid, 512), host.alloc(512)), Status.INVALID_LOG_PAGE)
 
@@ -115,9 +115,10 @@ def test_an_unknown_log_is_refused(host: NvmeHost, lid: int) -> None:
 def test_the_supported_logs_are_those_that_answer(host: NvmeHost) -> None:
     page = host.log_page(0, 1024)
     listed = [lid for lid in range(256) if struct.unpack_from("<I", page, 4 * lid)[0] & 1]
-    assert listed == [0, 1, 2, 3, 4, 5]
-    for lid in listed:
-        assert len(host.log_page(lid, 512)) == 512
+    assert set(listed) >= {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0x0D, 0x12, 0x81}
+    for lid in range(256):
+        completion = host.admin(nvme.get_log_page(lid, 512), host.alloc(512))
+        assert (completion.code == Status.INVALID_LOG_PAGE) == (lid not in listed), f"log {lid:#x}"
 
 
 @pytest.mark.parametrize("lid", [ERROR_LOG, SMART_LOG, FIRMWARE_LOG, EFFECTS_LOG])
@@ -223,7 +224,7 @@ def test_the_effects_log_agrees_with_what_is_offered(host: NvmeHost) -> None:
     admin = [op for op in range(256) if struct.unpack_from("<I", page, 4 * op)[0] & 1]
     io = [op for op in range(256) if struct.unpack_from("<I", page, 1024 + 4 * op)[0] & 1]
     assert set(admin) >= {0, 1, 2, 4, 5, 6, 8, 9, 0xA, 0xC}
-    assert io == [0, 1, 2, 5, 8, 9]
+    assert set(io) >= {0, 1, 2, 5, 8, 9}
     queue = host.create_queue_pair()
     for opcode in range(256):
         if opcode not in io:
@@ -264,7 +265,7 @@ def test_admin_data_at_a_bad_offset_is_refused(host: NvmeHost) -> None:
 
 @pytest.mark.parametrize(
     "opcode",
-    [Admin.NS_MANAGEMENT, Admin.NS_ATTACHMENT, Admin.SANITIZE, 0x10, 0x7F, 0x38],
+    [Admin.NS_MANAGEMENT, Admin.NS_ATTACHMENT, 0x7F, 0x38],
 )
 def test_commands_that_are_not_offered_are_refused(host: NvmeHost, opcode: int) -> None:
     refused(host.admin(Sqe(opcode, nsid=1)), Status.INVALID_OPCODE)

@@ -38,6 +38,7 @@ COMMANDS = (
     ("perf", "vhostnvme.cli.perf", "put load on NVMe servers, by vfio-user or NVMe/TCP"),
     ("lab", "vhostnvme.cli.lab", "make several hosts on this machine, each with a card"),
     ("simulate", "vhostnvme.cli.simulate", "run seeded histories of a cluster, with faults"),
+    ("firmware", "vhostnvme.cli.firmware", "make a firmware image for an emulated SSD"),
     ("bench", "vhostnvme.cli.bench", "compare with QEMU's own devices in one guest"),
 )
 

@@ -204,7 +204,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _drive(args: argparse.Namespace) -> DriveSetup:
     from vhostnvme.emulation.drive import DriveSetup
-    from vhostnvme.emulation.ssd import SsdSetup
+    from vhostnvme.emulation.ssd_opening import SsdSetup
     from vhostnvme.personas import load_persona
 
     controllers = len(args.socket) or 1

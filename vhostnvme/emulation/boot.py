@@ -23,7 +23,7 @@ from vhostnvme.emulation.console import attach_console
 from vhostnvme.emulation.device import SOCKET_PATH_BYTES_MAX, Device, DeviceOptions
 from vhostnvme.emulation.drive import DriveSetup
 from vhostnvme.emulation.server import services
-from vhostnvme.emulation.ssd import SsdSetup
+from vhostnvme.emulation.ssd_opening import SsdSetup
 from vhostnvme.errors import ConfigError, GuestError
 from vhostnvme.guest.accel import Accel, choose_accel
 from vhostnvme.guest.debian import say

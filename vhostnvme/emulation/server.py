@@ -14,7 +14,8 @@ from vhostnvme.emulation.drive import DriveSetup, EmulatedDrive
 from vhostnvme.emulation.events import HOST_EVENTS, HOST_LINES_MAX, LineBound, sentence_of
 from vhostnvme.emulation.mirrors import keep_mirrors
 from vhostnvme.emulation.placement import Placement
-from vhostnvme.emulation.ssd import EmulatedSsd, SsdSetup
+from vhostnvme.emulation.ssd import EmulatedSsd
+from vhostnvme.emulation.ssd_opening import SsdSetup
 from vhostnvme.fabric.options import TargetOptions
 from vhostnvme.fabric.target import FabricTarget
 from vhostnvme.native import Event, Runtime, RuntimeOptions

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from vhostnvme.crc32c import crc32c
 from vhostnvme.errors import PeerError, ProtocolError
 from vhostnvme.testing import nvme
 from vhostnvme.testing.nvme import CommandFailed, Io, Sqe, Status
@@ -29,7 +30,7 @@ from vhostnvme.testing.nvmetcp_pdu import R2T, C2HData, Command, H2CData, IcReq,
 from vhostnvme.testing.nvmetcp_queue import Ended, Silent, TcpQueue
 from vhostnvme.testing.nvmetcp_rules import fabrics_of, io, pdus
 from vhostnvme.testing.nvmetcp_target import ScriptedTarget
-from vhostnvme.testing.nvmetcp_wire import Crooked, Wire, crc32c, encode, read_pdu
+from vhostnvme.testing.nvmetcp_wire import Crooked, Wire, encode, read_pdu
 
 
 @pytest.fixture

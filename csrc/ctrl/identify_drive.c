@@ -1,0 +1,24 @@
+/* What Identify Controller says of a controller because it belongs to a drive (Base 5.17.2.1). Called by identify.c. */
+#include "ctrl/drive.h"
+
+#define FRMW_SLOT1_READ_ONLY 0x1u
+#define FRMW_SLOTS (VN_FIRMWARE_SLOTS << 1)
+#define FRMW_WITHOUT_RESET (1u << 4)
+#define FWUG_4K 1u
+#define DSTO_ONE_AT_A_TIME 0x1u
+#define NWPC_ALL 0x7u /* protected; until a power cycle; for ever */
+#define PELS_64K 1u
+
+void vn_drive_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+    id->ctratt |= VN_CTRATT_ENDURANCE_GROUPS;
+    id->endgidmax = 1;
+    id->frmw = FRMW_SLOT1_READ_ONLY | FRMW_SLOTS | FRMW_WITHOUT_RESET;
+    id->fwug = FWUG_4K;
+    id->lpa |= VN_LPA_TELEMETRY | VN_LPA_EVENTS | VN_LPA_SUPPORTED_PAGES;
+    id->pels = PELS_64K;
+    id->edstt = vn_self_test_minutes(ctrl->drive);
+    id->dsto = DSTO_ONE_AT_A_TIME;
+    id->sanicap = VN_SANICAP;
+    id->nwpc = NWPC_ALL;
+    id->oncs |= VN_ONCS_SAVE_SELECT | VN_ONCS_TIMESTAMP;
+}
