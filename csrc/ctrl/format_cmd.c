@@ -193,6 +193,8 @@ static void erase_next(struct vn_format_run *run) {
 /* Of the commands that came before the gate was closed. */
 static bool is_in_use(const struct vn_format_run *run) {
     const struct vn_ctrl *own = run->nsc->hosts;
+    if (!vn_keep_is_idle(run->ns->state->keep)) /* a command may wait for that */
+        return true;
     for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
         const struct vn_ctrl *ctrl = own->drive->ctrls[i];
         struct vn_ns_chan *nsc = ctrl ? ctrl->namespaces.by_nsid[run->nsc->nsid] : NULL;

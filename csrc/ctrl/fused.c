@@ -6,6 +6,7 @@
 #include "core/util.h"
 #include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
+#include "ctrl/meta_io.h"
 #include "ns/ns_state.h"
 
 #define FUSE_LOCATION 1u /* the byte of the command that has FUSE */
@@ -38,6 +39,18 @@ static void end_second(struct vn_req *second, vn_status status) {
     vn_req_complete(second, second->cancelled ? VN_SC_ABORT_REQUESTED : status);
 }
 
+/* Blocks with metadata are locked by the slot that holds them (ns/meta.h). */
+static bool uses_meta(const struct vn_req *req) {
+    return req->ns && (req->ns->ns->special & VN_NS_SPECIAL_META);
+}
+
+/* The first of the two completions is that of the compare, so the write must not end before that. */
+static void pass_on_with_meta(struct vn_req *first, struct vn_req *second) {
+    struct vn_meta_slot *slot = first->slot;
+    vn_req_complete(first, VN_SC_SUCCESS);
+    vn_meta_write_second(slot, second);
+}
+
 /* The compare has ended, or was never begun. The first of the two completions is always its. */
 static void on_first(struct vn_req *first, void *arg) {
     struct vn_req *second = first->fused;
@@ -46,8 +59,11 @@ static void on_first(struct vn_req *first, void *arg) {
     if (first->sq)
         first->sq->lacks_second = false;
     part(first);
+    bool has_meta = !first->status && uses_meta(first); /* then its slot is still locked */
     if (status || !second || second->cancelled) {
         unlock(first);
+        if (has_meta)
+            vn_meta_end_fused(first);
         vn_req_complete(first, status);
         if (second)
             end_second(second, VN_SC_ABORT_FAILED_FUSED); /* without DNR: another time it may be equal */
@@ -55,6 +71,10 @@ static void on_first(struct vn_req *first, void *arg) {
     }
     second->step = first->step;
     second->limits &= (uint8_t)~VN_REQ_HELD;
+    if (has_meta) {
+        pass_on_with_meta(first, second);
+        return;
+    }
     vn_req_complete(first, VN_SC_SUCCESS);
     vn_gate_pass(second);
 }
@@ -63,6 +83,11 @@ static void start(struct vn_req *first) {
     struct vn_ns *ns = first->ns->ns;
     if (!first->fused) {
         vn_req_complete(first, VN_SC_ABORT_REQUESTED);
+        return;
+    }
+    if (uses_meta(first)) {
+        if (!vn_meta_compare_first(first))
+            vn_ctrl_resume_later(first, start);
         return;
     }
     if (!first->step) {
@@ -80,6 +105,10 @@ static bool name_the_same(const struct vn_sqe *first, const struct vn_sqe *secon
            VN_RW_NLB(first->cdw12) == VN_RW_NLB(second->cdw12);
 }
 
+static vn_status prepare(struct vn_req *req, enum vn_op op) {
+    return uses_meta(req) ? vn_meta_prepare(req) : vn_io_prepare(req, op);
+}
+
 /* What is wrong with either is found before anything is compared. */
 static bool check(struct vn_req *first, struct vn_req *second, vn_status *first_status, vn_status *second_status) {
     *first_status = *second_status = VN_SC_ABORT_FAILED_FUSED;
@@ -90,15 +119,13 @@ static bool check(struct vn_req *first, struct vn_req *second, vn_status *first_
         return false;
     }
     vn_status status = vn_io_enter(first);
-    if (!status && (first->ns->ns->special & VN_NS_SPECIAL_META)) /* not of data and metadata at once: docs/nvme.md */
-        status = VN_SC_INVALID_FIELD;
-    status = status ? status : vn_io_prepare(first, VN_OP_COMPARE);
+    status = status ? status : prepare(first, VN_OP_COMPARE);
     if (status) {
         *first_status = vn_status_dnr(status);
         return false;
     }
     status = vn_io_enter(second);
-    status = status ? status : vn_io_prepare(second, VN_OP_WRITE);
+    status = status ? status : prepare(second, VN_OP_WRITE);
     if (status)
         *second_status = vn_status_dnr(status);
     return !status;

@@ -51,12 +51,21 @@ static void on_read(struct vn_req *req) {
     vn_meta_finish(req, vn_status_dnr(status));
 }
 
+static bool is_first_of_two(const struct vn_req *req) {
+    return VN_SQE_FUSE(req->cmd.flags) == VN_FUSE_FIRST;
+}
+
 static void on_compare(struct vn_req *req) {
     vn_status status = vn_status_dnr(check_loaded(req));
     struct vn_meta_move move = move_of(req);
     if (!status && !vn_meta_is_hosts(&move, req->slot))
         status = VN_SC_COMPARE_FAILURE;
-    vn_meta_finish(req, status);
+    if (status || !is_first_of_two(req))
+        vn_meta_finish(req, status);
+    else if (req->cancelled)
+        vn_meta_finish(req, VN_SC_ABORT_REQUESTED);
+    else
+        vn_req_complete(vn_meta_lend(req), VN_SC_SUCCESS);
 }
 
 static void on_write(struct vn_req *req) {
@@ -77,14 +86,9 @@ static vn_status take_written(struct vn_req *req) {
     return VN_SC_SUCCESS;
 }
 
-static void transfer(struct vn_req *req) {
+static void transfer_in_slot(struct vn_req *req) {
     bool writes = req->cmd.opcode == VN_IO_WRITE;
-    uint32_t nr = VN_RW_NLB(req->cmd.cdw12);
-    if (!vn_meta_take(req, vn_io_slba(&req->cmd), nr, writes)) {
-        vn_ctrl_resume_later(req, transfer);
-        return;
-    }
-    req->slot->nr = nr;
+    req->slot->nr = VN_RW_NLB(req->cmd.cdw12);
     vn_status status = map(req);
     if (!status && writes)
         status = take_written(req);
@@ -94,6 +98,33 @@ static void transfer(struct vn_req *req) {
         vn_meta_store(req, on_write);
     else
         vn_meta_load(req, req->cmd.opcode == VN_IO_READ ? on_read : on_compare);
+}
+
+static void transfer(struct vn_req *req) {
+    if (vn_meta_take(req, vn_io_slba(&req->cmd), VN_RW_NLB(req->cmd.cdw12), req->cmd.opcode == VN_IO_WRITE))
+        transfer_in_slot(req);
+    else
+        vn_ctrl_resume_later(req, transfer);
+}
+
+bool vn_meta_compare_first(struct vn_req *first) {
+    if (!vn_meta_take(first, vn_io_slba(&first->cmd), VN_RW_NLB(first->cmd.cdw12), true))
+        return false;
+    transfer_in_slot(first);
+    return true;
+}
+
+void vn_meta_write_second(struct vn_meta_slot *slot, struct vn_req *second) {
+    second->slot = slot;
+    slot->host_iov = second->iov;
+    slot->nr_host_iov = 0;
+    slot->io_flags = vn_io_write_flags(second);
+    transfer_in_slot(second);
+}
+
+void vn_meta_end_fused(struct vn_req *first) {
+    vn_meta_unlock(first->slot);
+    first->slot = NULL;
 }
 
 /* --- Verify: as much as a slot holds at a time --- */
@@ -148,6 +179,11 @@ static vn_status check_transfer(struct vn_req *req) {
     bool interleaved = vn_meta_of(req)->layout.extended && transfers_meta(req);
     uint64_t length = (uint64_t)VN_RW_NLB(req->cmd.cdw12) * (pi->block_bytes + (interleaved ? pi->ms : 0));
     return length > vn_ctrl_max_transfer(req->ctrl) ? VN_SC_INVALID_FIELD : VN_SC_SUCCESS;
+}
+
+vn_status vn_meta_prepare(struct vn_req *req) {
+    vn_status status = check_range(req);
+    return status ? status : check_transfer(req);
 }
 
 bool vn_meta_takes(uint8_t opcode) {

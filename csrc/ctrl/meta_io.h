@@ -11,4 +11,11 @@
 bool vn_meta_takes(uint8_t opcode);
 /* SUCCESS: it is under way or has ended; else how it is to end. */
 vn_status vn_meta_execute(struct vn_req *req);
+
+/* Fused Compare and Write: one slot for both, from before the compare until the write has ended. */
+vn_status vn_meta_prepare(struct vn_req *req); /* what is wrong with either */
+bool vn_meta_compare_first(struct vn_req *first); /* false: there is no slot now, or somebody has the blocks */
+/* The compare has ended with SUCCESS: the write goes on with the slot, or nobody does. */
+void vn_meta_write_second(struct vn_meta_slot *slot, struct vn_req *second);
+void vn_meta_end_fused(struct vn_req *first);
 #endif

@@ -26,19 +26,23 @@ bool vn_meta_take(struct vn_req *req, uint64_t slba, uint64_t nr, bool writes) {
     return true;
 }
 
-/* What the host's pointers were is what they are again. */
-void vn_meta_give(struct vn_req *req) {
-    struct vn_meta_slot *slot = req->slot;
-    req->iov = slot->host_iov;
-    req->nr_iov = slot->nr_host_iov;
+/* What the host's pointers were is what they are again; and what the counters look at. */
+struct vn_req *vn_meta_lend(struct vn_req *req) {
+    req->iov = req->slot->host_iov;
+    req->nr_iov = req->slot->nr_host_iov;
     req->io_flags = 0;
+    req->length = (uint64_t)VN_RW_NLB(req->cmd.cdw12) * vn_meta_pi(req)->block_bytes;
+    return req;
+}
+
+void vn_meta_give(struct vn_req *req) {
+    vn_meta_lend(req);
+    vn_meta_unlock(req->slot);
     req->slot = NULL;
-    vn_meta_unlock(slot);
 }
 
 void vn_meta_finish(struct vn_req *req, vn_status status) {
     vn_meta_give(req);
-    req->length = (uint64_t)VN_RW_NLB(req->cmd.cdw12) * vn_meta_pi(req)->block_bytes; /* for the counters */
     vn_req_complete(req, status);
 }
 

@@ -23,6 +23,8 @@ struct vn_pi_tags vn_meta_tags(const struct vn_req *req, uint64_t nr_before);
 /* A slot with these blocks locked; false: there is none now, or somebody has them. */
 bool vn_meta_take(struct vn_req *req, uint64_t slba, uint64_t nr, bool writes);
 void vn_meta_give(struct vn_req *req);
+/* The command is over, but its slot stays locked. Answers req. */
+struct vn_req *vn_meta_lend(struct vn_req *req);
 /* The end of every command that has a slot. */
 void vn_meta_finish(struct vn_req *req, vn_status status);
 

@@ -102,13 +102,15 @@ def rig(disk_folder: Path, full_disk: FullDiskServer) -> Iterator[GuestRig]:
 
 @pytest.fixture(scope="session")
 def cli(disk_folder: Path) -> Iterator[GuestRig]:
-    """The guest of nvme-cli's tests: FULL for commands, FORMAT for formats, DRIVE for namespaces.
+    """The guest of nvme-cli's tests: FULL for commands, FORMAT for formats, ADMIN for
+    what concerns a whole drive, DRIVE for namespaces.
 
     DRIVE has two controllers and one namespace, over its whole capacity, that both have.
     """
     disks = {
         "FULL": ["mem:64M", f"file:{disk_folder}/full2.img?size=64M"],
         "FORMAT": ["mem:64M"],
+        "ADMIN": ["mem:64M"],
     }
     ssd = SsdSpec(folder=disk_folder / "drive", capacity=DRIVE_BYTES)
     drives = {"DRIVE": SsdSetup(ssd=ssd, controllers=2)}

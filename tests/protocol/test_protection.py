@@ -271,3 +271,44 @@ def test_bad_metadata_pointers(disk: NvmeHost, mptr: int) -> None:
 
 def test_the_guard_of_the_catalogue() -> None:
     assert crc16(b"123456789") == 0xD0DB
+
+
+@pytest.mark.parametrize("form", [Format(1, pi_type=1), Format(5), Format(4, True, 2)], ids=name_of)
+def test_fused_compare_and_write(disk: NvmeHost, form: Format) -> None:
+    """Both, of data and metadata; the write only when both are equal."""
+    rng = dice(name_of(form))
+    queue = formatted(disk, form).queue
+    nr, lba = 3, 40
+    old, new = content(form, rng, lba, nr), content(form, rng, lba, nr)
+    blocks_of = Protected(queue, form)
+    assert blocks_of.write(lba, *old, checks(form) if form.pi_type else 0, tags(form, lba)).ok
+
+    def pair(data: bytes, meta: bytes) -> tuple[int, int]:
+        prinfo = checks(form) if form.pi_type else 0
+        with disk.alloc(64 << 10) as first, disk.alloc(64 << 10) as second:
+            cids = []
+            for buffer, opcode, (d, m) in (
+                (first, Io.COMPARE, (data, meta)),
+                (second, Io.WRITE, new),
+            ):
+                both = blocks_of._interleave(d, m) if form.extended else d
+                buffer.put(both)
+                buffer.put(m, 32 << 10)
+                sqe = blocks_of._sqe(opcode, lba, nr, prinfo, tags(form, lba))
+                sqe = buffer.point(sqe, len(both)).with_fields(mptr=buffer.iova + (32 << 10))
+                sqe = sqe.with_fields(flags=1 if opcode == Io.COMPARE else 2)
+                cids.append(queue.submit(sqe, doorbell=opcode == Io.WRITE))
+            done = [queue.wait(cid).code for cid in cids]
+            return done[0], done[1]
+
+    wrong = old[0][:-1] + bytes([old[0][-1] ^ 1])
+    assert pair(wrong, old[1]) == (Status.COMPARE_FAILURE, Status.ABORT_FAILED_FUSED)
+    assert blocks_of.read(lba, nr)[1:] == old
+    assert pair(*old) == (0, 0)
+    assert blocks_of.read(lba, nr)[1:] == new
+    if form.ms > 8:
+        wrong = new[1][:20] + bytes([new[1][20] ^ 1]) + new[1][21:]
+        assert pair(new[0], wrong) == (Status.COMPARE_FAILURE, Status.ABORT_FAILED_FUSED)
+    assert pair(*new) == (0, 0)
+    for _ in range(40):  # every slot has come back
+        assert blocks_of.read(lba, nr)[1:] == new
