@@ -192,40 +192,8 @@ struct vn_dsm_range {
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_dsm_range, 16);
 
-/* Copy (NVM Command Set 3.2.2) */
-#define VN_COPY_NR(cdw12) (((cdw12) & 0xffu) + 1u)
-#define VN_COPY_FORMAT(cdw12) (((cdw12) >> 8) & 0xfu)
-#define VN_COPY_PRINFOR_MASK (0xfu << 12)
-struct vn_copy_range { /* a source range entry, descriptor format 0h */
-    uint64_t rsvd0, slba;
-    uint16_t nlb; /* 0's based */
-    uint8_t rsvd18[6];
-    uint32_t eilbrt;
-    uint16_t elbat, elbatm;
-} VN_PACKED;
-VN_ASSERT_SIZE(struct vn_copy_range, 32);
-
-struct vn_copy_range_long { /* 1h: with the tags of a 64-bit guard */
-    uint64_t rsvd0, slba;
-    uint16_t nlb;
-    uint8_t rsvd18[8];
-    uint8_t elbt[10];
-    uint16_t elbat, elbatm;
-} VN_PACKED;
-VN_ASSERT_SIZE(struct vn_copy_range_long, 40);
-
-/* Get LBA Status (NVM Command Set 4.2.1) */
-struct vn_lba_status {
-    uint64_t dslba;
-    uint32_t nlb; /* 0's based */
-    uint8_t rsvd12, status;
-    uint8_t rsvd14[2];
-} VN_PACKED;
-VN_ASSERT_SIZE(struct vn_lba_status, 16);
-#define VN_LBA_STATUS_BAD (1u << 0)    /* reading it fails */
-#define VN_LBA_STATUS_MARKED (1u << 1) /* by Write Uncorrectable */
-#define VN_LBA_STATUS_FULL 1 /* CMPC: as much as the host has room for; */
-#define VN_LBA_STATUS_ALL 2  /* all that there is */
+/* --- Copy, reservations, Get LBA Status --- */
+#include "core/nvme_io.h"
 
 /* --- Status: the 15-bit status field of a CQE, without the phase bit (Base 3.3.3.2.1) --- */
 typedef uint16_t vn_status;
@@ -255,6 +223,8 @@ enum vn_status_code {
     VN_SC_INVALID_PRP_OFFSET = VN_STATUS(0, 0x13),
     VN_SC_OPERATION_DENIED = VN_STATUS(0, 0x15),
     VN_SC_SGL_OFFSET = VN_STATUS(0, 0x16),
+    VN_SC_HOSTID_FORMAT = VN_STATUS(0, 0x18),
+    VN_SC_ABORT_PREEMPTED = VN_STATUS(0, 0x1b),
     VN_SC_SANITIZE_FAILED = VN_STATUS(0, 0x1c),
     VN_SC_SANITIZE_IN_PROGRESS = VN_STATUS(0, 0x1d),
     VN_SC_NS_WRITE_PROTECTED = VN_STATUS(0, 0x20),
@@ -262,6 +232,7 @@ enum vn_status_code {
     VN_SC_LBA_RANGE = VN_STATUS(0, 0x80),
     VN_SC_CAPACITY_EXCEEDED = VN_STATUS(0, 0x81),
     VN_SC_NS_NOT_READY = VN_STATUS(0, 0x82),
+    VN_SC_RESERVATION_CONFLICT = VN_STATUS(0, 0x83),
     VN_SC_FORMAT_IN_PROGRESS = VN_STATUS(0, 0x84),
 
     VN_SC_CQ_INVALID = VN_STATUS(1, 0x00),
@@ -495,6 +466,7 @@ enum vn_nidt { VN_NIDT_EUI64 = 1, VN_NIDT_NGUID = 2, VN_NIDT_UUID = 3, VN_NIDT_C
 #define VN_ONCS_DSM (1u << 2)
 #define VN_ONCS_WRITE_ZEROES (1u << 3)
 #define VN_ONCS_SAVE_SELECT (1u << 4)
+#define VN_ONCS_RESERVATIONS (1u << 5)
 #define VN_ONCS_VERIFY (1u << 7)
 #define VN_ONCS_COPY (1u << 8)
 #define VN_FUSES_COMPARE_WRITE (1u << 0)
@@ -517,6 +489,9 @@ enum vn_feature {
     VN_FEAT_KEEP_ALIVE = 0x0f,
     VN_FEAT_HOST_BEHAVIOR = 0x16,
     VN_FEAT_IOCS_PROFILE = 0x19,
+    VN_FEAT_HOST_ID = 0x81,
+    VN_FEAT_RESV_MASK = 0x82,
+    VN_FEAT_RESV_PERSISTENCE = 0x83,
     VN_FEAT_WRITE_PROTECT = 0x84,
 };
 enum vn_feature_select { VN_SEL_CURRENT, VN_SEL_DEFAULT, VN_SEL_SAVED, VN_SEL_CAPABILITIES };

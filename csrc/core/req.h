@@ -32,6 +32,7 @@ enum vn_op {
 #define VN_REQ_FUA (1u << 0)       /* durable before it completes */
 #define VN_REQ_MAY_UNMAP (1u << 1) /* Write Zeroes may give the space back */
 #define VN_REQ_ERROR_LBA (1u << 3) /* the controller's: error_lba says where it failed */
+#define VN_REQ_PREEMPTED (1u << 4) /* the controller's: its host lost its registration by Preempt and Abort */
 #define VN_REQ_BELOW (1u << 2)     /* offset is the backend's: metadata, which has no block addresses (vn_ns_submit_below) */
 
 /* FREE -> FETCHED (controller) -> TAKEN (backend) -> DONE (controller) -> FREE */

@@ -5,6 +5,8 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
+#include "ctrl/gate.h"
+#include "ctrl/reserve_cmd.h"
 #include "ctrl/format_cmd.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
@@ -157,6 +159,7 @@ static vn_status execute_of_drive(struct vn_req *req, bool *parked) {
 static vn_status execute(struct vn_req *req, bool *parked) {
     struct vn_ctrl *ctrl = req->ctrl;
     vn_status status = check(req);
+    status = status ? status : vn_gate_check_admin(req);
     if (status)
         return status;
     switch (req->cmd.opcode) {

@@ -10,6 +10,7 @@ void vn_bounce_init(struct vn_ctrl *ctrl, uint8_t *memory) {
         bounce->next = ctrl->bounces;
         ctrl->bounces = bounce;
     }
+    ctrl->bucket = memory;
 }
 
 static void give_back(struct vn_req *req, void *arg) {

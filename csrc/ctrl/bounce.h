@@ -9,7 +9,7 @@
 #define VN_NR_BOUNCES 4u
 #define VN_BOUNCE_BYTES (VN_PAGE_SIZE << VN_MAX_MDTS)
 #define VN_BOUNCE_LIST_BYTES 8192u /* before them: what the host sent along, as Copy's list of ranges */
-#define VN_BOUNCES_BYTES (VN_NR_BOUNCES * (size_t)(VN_BOUNCE_BYTES + VN_BOUNCE_LIST_BYTES))
+#define VN_BOUNCES_BYTES (VN_NR_BOUNCES * (size_t)(VN_BOUNCE_BYTES + VN_BOUNCE_LIST_BYTES) + VN_BOUNCE_BYTES) /* and the bucket */
 
 struct vn_bounce {
     struct vn_bounce *next; /* of the free ones */

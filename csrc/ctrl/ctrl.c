@@ -257,6 +257,8 @@ static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
 static void settle_cancelled(struct vn_req *req) {
     if (req->sq->sqid && req->cmd.opcode == VN_IO_READ && !req->status)
         req->status = VN_SC_ABORT_REQUESTED;
+    if ((req->io_flags & VN_REQ_PREEMPTED) && VN_STATUS_CODE(req->status) == VN_SC_ABORT_REQUESTED)
+        req->status = VN_SC_ABORT_PREEMPTED;
     if (req->sq->deleting && VN_STATUS_CODE(req->status) == VN_SC_ABORT_REQUESTED)
         req->status = VN_SC_ABORT_SQ_DELETED;
 }

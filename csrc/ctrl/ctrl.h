@@ -102,6 +102,18 @@ struct vn_features {
     uint16_t nr_sqs, nr_cqs;            /* granted I/O queues */
 };
 
+#define VN_RESV_NOTICES 64u
+
+/* What the host has told of itself, and is told of reservations. */
+struct vn_ctrl_host {
+    uint8_t id[16]; /* feature 81h: all zero: none */
+    bool extended;  /* it has 128 bits */
+    uint8_t masks[VN_MAX_NAMESPACES + 1]; /* feature 82h, by NSID: bit 1 << enum vn_resv_notice_type: it is not told */
+    struct vn_log_reservation notices[VN_RESV_NOTICES]; /* a ring of those not read yet */
+    uint32_t first_notice, nr_notices;
+    uint64_t count; /* of all there have been */
+};
+
 struct vn_ctrl_counters { /* one writer: the reactor */
     uint64_t commands, admin_commands, errors, interrupts, doorbell_writes;
     uint64_t busy_ns;      /* time with at least one I/O command in flight */
@@ -150,6 +162,7 @@ struct vn_ctrl {
     uint64_t limit_marks[VN_NR_LIMITS];
     struct vn_limits limits;     /* control thread only */
     struct vn_features features;
+    struct vn_ctrl_host host;
 
     struct vn_req *io_pool, *admin_pool; /* free requests; on fabrics each queue has its own */
     struct vn_req *busy_first, *busy_last; /* fetched, but the backend was BUSY */
@@ -158,6 +171,7 @@ struct vn_ctrl {
     void *arena;
     size_t arena_bytes;
     struct vn_bounce *bounces; /* free ones */
+    uint8_t *bucket; /* as large as a transfer can be: what goes there, no host sees */
     struct vn_req shutdown_req;
     uint32_t shutdown_nsid;
 

@@ -8,6 +8,7 @@
 #include "core/util.h"
 #include "ctrl/feature.h"
 #include "ctrl/persona.h"
+#include "ctrl/reserve_cmd.h"
 
 #define SET_SAVE (1u << 31)
 #define TEMP_OVER_DEFAULT (273 + 70) /* Kelvin: the warning threshold of Identify */
@@ -34,6 +35,9 @@ static const struct vn_feature_row rows[] = {
     {VN_FEAT_TIMESTAMP, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_KEEP_ALIVE, VN_KIND_FABRICS, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_HOST_BEHAVIOR, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_HOST_ID, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_RESV_MASK, VN_KIND_PCI, VN_CAP_NS | VN_CAP_CHANGEABLE, VN_FID_SCOPE_NS},
+    {VN_FEAT_RESV_PERSISTENCE, VN_KIND_PCI, VN_CAP_NS | VN_CAP_CHANGEABLE, VN_FID_SCOPE_NS},
     {VN_FEAT_WRITE_PROTECT, VN_KIND_PCI, VN_CAP_NS | VN_CAP_CHANGEABLE, VN_FID_SCOPE_NS},
 };
 
@@ -75,6 +79,7 @@ static struct vn_features saved_features(const struct vn_ctrl *ctrl) {
 void vn_feature_reset(struct vn_ctrl *ctrl) {
     ctrl->features = saved_features(ctrl);
     vn_feature_reset_kept(ctrl);
+    vn_resv_forget(ctrl);
 }
 
 static vn_status set_temperature(struct vn_ctrl *ctrl, uint32_t cdw11) {
@@ -182,6 +187,8 @@ bool vn_feature_set(struct vn_req *req, vn_status *status) {
         return false;
     if (fid == VN_FEAT_WRITE_PROTECT)
         return vn_write_protect_set(req, status);
+    if (vn_resv_is_feature(ctrl, fid))
+        return vn_resv_set_feature(req, status);
     *status = set_value(req);
     if (*status || !ctrl->drive)
         return false;
@@ -253,6 +260,8 @@ vn_status vn_feature_get(struct vn_req *req) {
         req->result = select == VN_SEL_CURRENT ? ctrl->fabrics->kato_ms : 0;
         return VN_SC_SUCCESS;
     }
+    if (vn_resv_is_feature(ctrl, fid))
+        return vn_resv_get_feature(req, select);
     if (vn_feature_is_kept(fid))
         return vn_feature_get_kept(req, select);
     struct vn_features features = select == VN_SEL_CURRENT   ? ctrl->features

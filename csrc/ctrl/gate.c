@@ -4,6 +4,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/reserve_cmd.h"
 #include "ns/ns_state.h"
 
 static bool changes_data(uint8_t opcode) {
@@ -19,10 +20,71 @@ static bool changes_data(uint8_t opcode) {
     }
 }
 
+/* --- Reservations (Base 8.19, NVM Command Set figure 136). Fabrics hosts cannot register: they are outsiders --- */
+static bool conflicts(const struct vn_ctrl *ctrl, const struct vn_ns *ns, enum vn_resv_group group) {
+    struct vn_resv_host host = vn_resv_host_of(ctrl);
+    return ns->state && vn_resv_conflicts(&ns->state->kept.reservation, &host, group);
+}
+
+static bool command_conflicts(const struct vn_req *req) {
+    switch (req->cmd.opcode) {
+    case VN_IO_READ:
+    case VN_IO_COMPARE:
+    case VN_IO_VERIFY:
+        return conflicts(req->ctrl, req->ns->ns, VN_RESV_READS);
+    case VN_IO_COPY:
+        if (conflicts(req->ctrl, req->ns->ns, VN_RESV_READS))
+            return true;
+        return conflicts(req->ctrl, req->ns->ns, VN_RESV_WRITES);
+    case VN_IO_FLUSH:
+        return conflicts(req->ctrl, req->ns->ns, VN_RESV_WRITES);
+    default: /* the reservation commands judge for themselves */
+        return changes_data(req->cmd.opcode) && conflicts(req->ctrl, req->ns->ns, VN_RESV_WRITES);
+    }
+}
+
+bool vn_gate_flush_conflicts(const struct vn_ctrl *ctrl, const struct vn_ns *ns) {
+    return (ns->special & VN_NS_SPECIAL_RESERVED) && conflicts(ctrl, ns, VN_RESV_WRITES);
+}
+
+static bool any_conflicts(const struct vn_req *req, uint32_t nsid, enum vn_resv_group group) {
+    const struct vn_drive *drive = req->ctrl->drive;
+    if (nsid != VN_NSID_BROADCAST)
+        return nsid && nsid <= VN_MAX_NAMESPACES && drive->spaces[nsid] && conflicts(req->ctrl, drive->spaces[nsid], group);
+    for (nsid = 0; (nsid = vn_drive_next_space(drive, nsid));) {
+        if (conflicts(req->ctrl, drive->spaces[nsid], group))
+            return true;
+    }
+    return false;
+}
+
+vn_status vn_gate_check_admin(const struct vn_req *req) {
+    bool conflict = false;
+    if (!req->ctrl->drive)
+        return VN_SC_SUCCESS;
+    switch (req->cmd.opcode) {
+    case VN_ADMIN_FORMAT_NVM:
+    case VN_ADMIN_NS_MANAGEMENT: /* the NSID of a new one is 0 */
+    case VN_ADMIN_NS_ATTACHMENT:
+    case VN_ADMIN_SECURITY_SEND:
+        conflict = any_conflicts(req, req->cmd.nsid, VN_RESV_WRITES);
+        break;
+    case VN_ADMIN_SANITIZE:
+        conflict = any_conflicts(req, VN_NSID_BROADCAST, VN_RESV_WRITES);
+        break;
+    case VN_ADMIN_SECURITY_RECEIVE:
+        conflict = any_conflicts(req, req->cmd.nsid, VN_RESV_READS);
+        break;
+    }
+    return conflict ? VN_SC_RESERVATION_CONFLICT : VN_SC_SUCCESS;
+}
+
 vn_status vn_gate_check(struct vn_req *req) {
     uint32_t special = req->ns->ns->special;
     if (special & VN_NS_SPECIAL_REFUSES)
         return req->ns->ns->state->refusal;
+    if ((special & VN_NS_SPECIAL_RESERVED) && command_conflicts(req))
+        return VN_SC_RESERVATION_CONFLICT;
     if (special & VN_NS_SPECIAL_BUSY)
         return VN_SC_FORMAT_IN_PROGRESS;
     if ((special & VN_NS_SPECIAL_PROTECTED) && changes_data(req->cmd.opcode))

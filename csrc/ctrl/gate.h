@@ -8,6 +8,10 @@
 
 /* SUCCESS: it may; else how it ends. req->ns is set. */
 vn_status vn_gate_check(struct vn_req *req);
+/* The same of an admin command, on any controller. */
+vn_status vn_gate_check_admin(const struct vn_req *req);
+/* Whether a flush of all namespaces may not flush this one. */
+bool vn_gate_flush_conflicts(const struct vn_ctrl *ctrl, const struct vn_ns *ns);
 /* One operation on the namespace, in place of vn_ns_submit: it waits as long as its range is locked. */
 void vn_gate_submit(struct vn_req *req);
 /* The same for who has the lock: reads of marked blocks fail, writes remove the marks. */

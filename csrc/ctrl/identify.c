@@ -11,6 +11,7 @@
 #include "ctrl/format_cmd.h"
 #include "ctrl/io_cmd.h"
 #include "ctrl/persona.h"
+#include "ctrl/reserve_cmd.h"
 #include "ns/ns_state.h"
 
 #define CSI_NVM 0x00
@@ -18,6 +19,7 @@
 #define VWC_PRESENT 0x1u
 #define VWC_FLUSH_BROADCAST (0x3u << 1) /* Flush with NSID FFFFFFFFh flushes all */
 #define SGLS_ANY_ALIGNMENT 0x1u
+#define SGLS_BIT_BUCKET (1u << 16)
 #define SGLS_OFFSET (1u << 20)    /* an offset as the address: data in the capsule */
 #define SGLS_TRANSPORT (1u << 21) /* the transport's own data block */
 #define CTRATT_HOSTID_128 (1u << 0)
@@ -149,6 +151,7 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->cntlid = ctrl->cntlid;
     id->ver = VN_VS_2_0;
     id->oaes = vn_identify_oaes(ctrl);
+    id->ctratt = ctrl->drive ? CTRATT_HOSTID_128 : 0;
     id->cntrltype = VN_CNTRLTYPE_IO;
     id->oacs = vn_admin_oacs(ctrl);
     id->acl = VN_MAX_ABORTS - 1;
@@ -171,7 +174,7 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->vwc = VWC_FLUSH_BROADCAST | (has_volatile_cache(ctrl) ? VWC_PRESENT : 0);
     id->awun = 0; /* one block: the backends promise no more */
     id->awupf = 0;
-    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
+    id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_BIT_BUCKET | SGLS_MPTR_BYTE_ALIGNED | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
     id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
     vn_identify_subsystem(ctrl, id);
@@ -237,6 +240,7 @@ static void identify_ns(const struct vn_ctrl *ctrl, const struct vn_ns *ns, uint
     put_u128(id->nvmcap, ns->meta ? ns->state->kept.format.size : bytes_of(ns));
     id->nsattr = is_write_protected(ns) ? 0x1 : 0;
     vn_io_copy_limits(ns, id);
+    id->rescap = ctrl->drive ? vn_resv_capabilities(ns) : 0;
     id->endgid = ctrl->drive ? VN_ENDURANCE_GROUP : 0;
     id->nmic = is_shared(ctrl, nsid) ? VN_NMIC_SHARED : 0;
     id->anagrpid = ana_group_of(ctrl, nsid);
@@ -284,6 +288,7 @@ static void identify_ns_independent(const struct vn_ctrl *ctrl, const struct vn_
     id->nsattr = is_write_protected(nsc->ns) ? 0x1 : 0;
     id->endgid = ctrl->drive ? VN_ENDURANCE_GROUP : 0;
     id->fpi = ctrl->drive ? vn_format_fpi(nsc->ns) : 0;
+    id->rescap = ctrl->drive ? vn_resv_capabilities(nsc->ns) : 0;
     id->nstat = 0x1; /* ready */
 }
 

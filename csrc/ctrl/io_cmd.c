@@ -111,8 +111,11 @@ static void on_flush_all(struct vn_req *req, void *arg) {
 /* Not one of all the namespaces may be out of reach over this path, or be erased. */
 static vn_status check_all(const struct vn_ctrl *ctrl) {
     vn_status status = VN_SC_SUCCESS;
-    for (uint32_t nsid = 0; !status && (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));)
+    for (uint32_t nsid = 0; !status && (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));) {
         status = vn_ana_check(ctrl, nsid);
+        if (!status && vn_gate_flush_conflicts(ctrl, ctrl->namespaces.by_nsid[nsid]->ns))
+            status = VN_SC_RESERVATION_CONFLICT;
+    }
     return status || !ctrl->drive ? status : vn_sanitize_refusal(ctrl->drive);
 }
 
@@ -215,6 +218,10 @@ static const struct io_command {
     {VN_IO_WRITE_ZEROES, VN_ONCS_WRITE_ZEROES, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, false, write_zeroes},
     {VN_IO_DSM, VN_ONCS_DSM, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, false, dataset_management},
     {VN_IO_VERIFY, VN_ONCS_VERIFY, VN_EFFECT_CSUPP, false, vn_io_verify},
+    {VN_IO_RESV_REGISTER, VN_ONCS_RESERVATIONS, VN_EFFECT_CSUPP, true, vn_io_resv_register},
+    {VN_IO_RESV_REPORT, VN_ONCS_RESERVATIONS, VN_EFFECT_CSUPP, true, vn_io_resv_report},
+    {VN_IO_RESV_ACQUIRE, VN_ONCS_RESERVATIONS, VN_EFFECT_CSUPP, true, vn_io_resv_acquire},
+    {VN_IO_RESV_RELEASE, VN_ONCS_RESERVATIONS, VN_EFFECT_CSUPP, true, vn_io_resv_release},
     {VN_IO_COPY, VN_ONCS_COPY, VN_EFFECT_CSUPP | VN_EFFECT_LBCC, false, vn_io_copy},
 };
 

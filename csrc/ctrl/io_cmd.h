@@ -25,6 +25,12 @@ vn_status vn_io_fused(struct vn_req *req);
 /* uncorrectable.c */
 vn_status vn_io_write_uncorrectable(struct vn_req *req);
 
+/* reserve_cmd.c */
+vn_status vn_io_resv_register(struct vn_req *req);
+vn_status vn_io_resv_report(struct vn_req *req);
+vn_status vn_io_resv_acquire(struct vn_req *req);
+vn_status vn_io_resv_release(struct vn_req *req);
+
 /* verify.c */
 vn_status vn_io_verify(struct vn_req *req);
 

@@ -9,6 +9,7 @@
 #include "ctrl/drive.h"
 #include "ctrl/feature.h"
 #include "ctrl/persona.h"
+#include "ctrl/reserve_cmd.h"
 
 #define LID_SUPPORTED 0x1u /* LSUPP */
 
@@ -105,6 +106,7 @@ static const struct page {
     {VN_LOG_EVENTS, VN_KIND_PCI, vn_events_log, vn_events_begin},
     {VN_LOG_FEATURES, VN_KIND_PCI | VN_KIND_IO, put_features, NULL},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log, NULL},
+    {VN_LOG_RESERVATION, VN_KIND_PCI, vn_resv_log, NULL},
     {VN_LOG_SANITIZE, VN_KIND_PCI, vn_sanitize_log, NULL},
 };
 
@@ -207,6 +209,8 @@ vn_status vn_log_page(struct vn_req *req) {
         if (lid == VN_LOG_TELEMETRY_CTRL)
             vn_telemetry_was_read(ctrl);
         vn_aer_log_read(ctrl, lid);
+        if (lid == VN_LOG_RESERVATION)
+            vn_resv_log_read(ctrl);
     }
     return VN_SC_SUCCESS;
 }

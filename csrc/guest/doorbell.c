@@ -337,7 +337,7 @@ vn_status vn_doorbell_map(struct vn_req *req, uint32_t length) {
     struct vn_iov_list list = {.mem = &dev->mem, .iov = req->iov, .max = req->iov_max, .write = to_host};
     vn_status status = VN_SQE_PSDT(req->cmd.flags) == VN_PSDT_PRP
                            ? vn_prp_map(&list, req->cmd.prp1, req->cmd.prp2, length)
-                           : vn_sgl_map(&list, &req->cmd.sgl1, length);
+                           : vn_sgl_map_bucket(&list, &req->cmd.sgl1, length, req->ctrl->bucket);
     req->nr_iov = list.nr;
     return status;
 }

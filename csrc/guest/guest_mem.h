@@ -48,6 +48,8 @@ vn_status vn_iov_append(struct vn_iov_list *list, uint64_t gpa, uint64_t len);
 /* prp.c: data pointers to iovecs; length > 0. Every list is read once, entry by entry; every walk is bounded. */
 vn_status vn_prp_map(struct vn_iov_list *list, uint64_t prp1, uint64_t prp2, uint32_t length);
 vn_status vn_sgl_map(struct vn_iov_list *list, const struct vn_sgl_desc *sgl1, uint32_t length);
+/* The same with bit buckets (Base 4.1.2): data for one goes to the bucket, which is as large as length can be. */
+vn_status vn_sgl_map_bucket(struct vn_iov_list *list, const struct vn_sgl_desc *sgl1, uint32_t length, void *bucket);
 vn_status vn_mptr_map(struct vn_iov_list *list, uint64_t mptr, uint32_t psdt, uint32_t length);
 
 #endif

@@ -1,6 +1,8 @@
 /* PRP lists and SGLs (Base 4.1.1, 4.1.2) turned into iovecs. Pure: no state but the list being made.
  * The guest may change its lists while we read: each entry is read once, then judged.
  */
+#include <stddef.h>
+
 #include "guest/guest_mem.h"
 
 #define PAGE 4096u
@@ -70,6 +72,21 @@ static vn_status append_block(struct vn_iov_list *list, const struct vn_sgl_desc
     return vn_iov_append(list, desc->addr, desc->length);
 }
 
+/* Data that the host does not want. From the host there is none in it: it is passed over. */
+static vn_status append_bucket(struct vn_iov_list *list, const struct vn_sgl_desc *desc, uint64_t *left, void *bucket) {
+    if (!bucket)
+        return VN_SC_SGL_TYPE;
+    if (!list->write || !desc->length)
+        return VN_SC_SUCCESS;
+    if (desc->length > *left)
+        return VN_SC_SGL_DATA_LENGTH;
+    if (list->nr == list->max)
+        return VN_SC_INVALID_SGL_COUNT;
+    list->iov[list->nr++] = (struct iovec){bucket, desc->length};
+    *left -= desc->length;
+    return VN_SC_SUCCESS;
+}
+
 /* Our copy of a descriptor is the one we judge. A segment may lie in two regions, and so may a descriptor. */
 static bool read_descriptor(struct vn_guest_mem *mem, uint64_t gpa, struct vn_sgl_desc *desc) {
     uint8_t *to = (uint8_t *)desc;
@@ -83,7 +100,7 @@ static bool read_descriptor(struct vn_guest_mem *mem, uint64_t gpa, struct vn_sg
 }
 
 /* Walks segments from the descriptor that points to the first one. */
-static vn_status map_segments(struct vn_iov_list *list, struct vn_sgl_desc segment, uint64_t *left) {
+static vn_status map_segments(struct vn_iov_list *list, struct vn_sgl_desc segment, uint64_t *left, void *bucket) {
     uint32_t budget = MAX_DESCRIPTORS;
     for (;;) {
         bool last = segment.type >> 4 == VN_SGL_LAST_SEGMENT;
@@ -104,6 +121,12 @@ static vn_status map_segments(struct vn_iov_list *list, struct vn_sgl_desc segme
                     return status;
                 continue;
             }
+            if (desc.type == VN_SGL_BIT_BUCKET << 4) {
+                vn_status status = append_bucket(list, &desc, left, bucket);
+                if (status)
+                    return status;
+                continue;
+            }
             bool is_segment = desc.type == VN_SGL_SEGMENT << 4 || desc.type == VN_SGL_LAST_SEGMENT << 4;
             if (!is_segment)
                 return VN_SC_SGL_TYPE;
@@ -119,16 +142,19 @@ static vn_status map_segments(struct vn_iov_list *list, struct vn_sgl_desc segme
     }
 }
 
-vn_status vn_sgl_map(struct vn_iov_list *list, const struct vn_sgl_desc *sgl1, uint32_t length) {
+vn_status vn_sgl_map_bucket(struct vn_iov_list *list, const struct vn_sgl_desc *sgl1, uint32_t length, void *bucket) {
     uint64_t left = length;
     vn_status status;
     switch (sgl1->type) {
     case VN_SGL_DATA_BLOCK << 4:
         status = append_block(list, sgl1, &left);
         break;
+    case VN_SGL_BIT_BUCKET << 4:
+        status = append_bucket(list, sgl1, &left, bucket);
+        break;
     case VN_SGL_SEGMENT << 4:
     case VN_SGL_LAST_SEGMENT << 4:
-        status = map_segments(list, *sgl1, &left);
+        status = map_segments(list, *sgl1, &left, bucket);
         break;
     default:
         return VN_SC_SGL_TYPE;
@@ -136,6 +162,10 @@ vn_status vn_sgl_map(struct vn_iov_list *list, const struct vn_sgl_desc *sgl1, u
     if (status)
         return status;
     return left ? VN_SC_SGL_DATA_LENGTH : VN_SC_SUCCESS;
+}
+
+vn_status vn_sgl_map(struct vn_iov_list *list, const struct vn_sgl_desc *sgl1, uint32_t length) {
+    return vn_sgl_map_bucket(list, sgl1, length, NULL);
 }
 
 /* Of metadata in a buffer of its own (Base 3.3.3.1, MPTR): one piece of guest memory, or where one SGL descriptor is. */

@@ -17,11 +17,13 @@ int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size) {
                                 .payload = &state->kept,
                                 .bytes = sizeof(state->kept)};
     int err = vn_keep_open(&opts, &state->keep, error, error_size);
-    if (!err && !vn_marks_are_sane(&state->kept.marks)) {
+    if (!err && (!vn_marks_are_sane(&state->kept.marks) || !vn_resv_is_sane(&state->kept.reservation))) {
         vn_keep_close(state->keep);
-        err = vn_backend_fail(error, error_size, EBADMSG, "%s: its list of marked blocks is no such list; move the file away",
+        err = vn_backend_fail(error, error_size, EBADMSG, "%s: its marks and reservations are none; move the file away",
                               ns->state_path);
     }
+    if (!err)
+        vn_resv_lose_power(&state->kept.reservation);
     if (err) {
         free(state);
         return err;
@@ -54,6 +56,7 @@ void vn_ns_state_look(struct vn_ns *ns) {
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
     special |= ns->state->refusal ? VN_NS_SPECIAL_REFUSES : 0;
     special |= ns->state->kept.marks.nr ? VN_NS_SPECIAL_MARKS : 0;
+    special |= ns->state->kept.reservation.type ? VN_NS_SPECIAL_RESERVED : 0;
     special |= ns->state->locks.nr ? VN_NS_SPECIAL_LOCKED : 0;
     ns->special = special;
 }

@@ -9,6 +9,7 @@
 #include "ns/marks.h"
 #include "ns/ns.h"
 #include "ns/range_lock.h"
+#include "ns/reservation.h"
 
 #define VN_NS_KEPT_VERSION 1u
 
@@ -26,6 +27,7 @@ struct vn_ns_kept {
     } format;
     uint32_t rsvd32[8];
     struct vn_marks marks; /* of Write Uncorrectable */
+    struct vn_reservation reservation;
 };
 
 struct vn_ns_state {
@@ -35,7 +37,7 @@ struct vn_ns_state {
     struct vn_range_locks locks;
     struct vn_format_run *run; /* of a format operation under way: ctrl/format_cmd.c; NULL: none */
 };
-_Static_assert(sizeof(struct vn_ns_kept) == 64 + 8 + 16 * VN_NR_MARKS, "as docs/state.md has it");
+_Static_assert(sizeof(struct vn_ns_kept) == 64 + 8 + 16 * VN_NR_MARKS + 8 + 32 * VN_RESV_REGISTRANTS, "as docs/state.md has it");
 
 /* Control thread; once. With a state_path it reads what is there. */
 int vn_ns_state_open(struct vn_ns *ns, char *error, uint32_t error_size);

@@ -71,7 +71,7 @@ def test_the_controller_says_what_it_can(three: NvmeHost) -> None:
     assert u16(page, 522) == 1  # FUSES: Compare and Write
     assert page[525] & 6 == 6  # VWC: Flush to FFFFFFFFh flushes all
     assert u32(page, 536) & 3  # SGLS
-    assert u32(page, 536) >> 16 & 1 == 0  # no bit bucket
+    assert u32(page, 536) >> 16 & 1  # bit buckets
     assert page[76] == 0 and page[343] == 0  # CMIC, ANACAP: neither shared nor asymmetric
     assert u64(page, 280) == 4 << 20  # TNVMCAP
     assert page[2048:2050] != b"\0\0"  # power state 0

@@ -5,8 +5,10 @@ Layouts from NVMe Base 2.0c section 7 and NVM Command Set 1.0c section 3.2.
 
 from __future__ import annotations
 
+import enum
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from vhostnvme.testing.nvme import Io, Sqe, compare, write
 
@@ -63,3 +65,87 @@ def lba_status(data: bytes) -> tuple[int, list[tuple[int, int, int]]]:
     count, condition = struct.unpack_from("<IB", data)
     entries = [struct.unpack_from("<QIxB", data, 8 + 16 * at) for at in range(count)]
     return condition, [(lba, blocks + 1, status) for lba, blocks, status in entries]
+
+
+HOST_IDENTIFIER = 0x81  # features
+RESERVATION_MASK = 0x82
+RESERVATION_PERSISTENCE = 0x83
+RESERVATION_LOG = 0x80
+IGNORE_KEY = 1 << 3
+
+
+class Kind(enum.IntEnum):
+    """Reservation types."""
+
+    WRITE_EXCLUSIVE = 1
+    EXCLUSIVE_ACCESS = 2
+    WRITE_EXCLUSIVE_REGISTRANTS = 3
+    EXCLUSIVE_ACCESS_REGISTRANTS = 4
+    WRITE_EXCLUSIVE_ALL = 5
+    EXCLUSIVE_ACCESS_ALL = 6
+
+
+class Notice(enum.IntEnum):
+    """What a reservation notification tells."""
+
+    REGISTRATION_PREEMPTED = 1
+    RESERVATION_RELEASED = 2
+    RESERVATION_PREEMPTED = 3
+
+
+def register(nsid: int, action: int, *, persist: int = 0, flags: int = 0) -> Sqe:
+    """Action 0 registers, 1 unregisters, 2 replaces; its data: `keys(current, new)`."""
+    return Sqe(Io.RESERVATION_REGISTER, nsid=nsid, cdw10=action | flags | persist << 30)
+
+
+def acquire(nsid: int, action: int, kind: int, *, flags: int = 0) -> Sqe:
+    """Action 0 acquires, 1 preempts, 2 preempts and aborts; its data: `keys(current, theirs)`."""
+    return Sqe(Io.RESERVATION_ACQUIRE, nsid=nsid, cdw10=action | flags | kind << 8)
+
+
+def release(nsid: int, action: int, kind: int, *, flags: int = 0) -> Sqe:
+    """Action 0 releases, 1 clears; its data: `keys(current)`."""
+    return Sqe(Io.RESERVATION_RELEASE, nsid=nsid, cdw10=action | flags | kind << 8)
+
+
+def report(nsid: int, length: int, *, extended: bool = False) -> Sqe:
+    """Reservation Report of `length` bytes."""
+    return Sqe(Io.RESERVATION_REPORT, nsid=nsid, cdw10=length // 4 - 1, cdw11=int(extended))
+
+
+def keys(current: int, other: int = 0) -> bytes:
+    return struct.pack("<QQ", current, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A registered controller, of a report."""
+
+    cntlid: int
+    holds: bool
+    key: int
+    host: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What Reservation Report says."""
+
+    generation: int
+    kind: int
+    persists: bool
+    controllers: list[Registered]
+
+    @classmethod
+    def of(cls, data: bytes, *, extended: bool = False) -> Report:
+        """Of the bytes that the command has answered."""
+        generation, kind, count, persists = struct.unpack_from("<IBH2xB", data)
+        controllers = []
+        for at in range(count):
+            if extended:
+                cntlid, status, key = struct.unpack_from("<HB5xQ", data, 64 + 64 * at)
+                host = data[64 + 64 * at + 16 :][:16]
+            else:
+                cntlid, status, host, key = struct.unpack_from("<HB5x8sQ", data, 24 + 24 * at)
+            controllers.append(Registered(cntlid, bool(status & 1), key, host))
+        return cls(generation, kind, bool(persists), controllers)
