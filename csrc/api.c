@@ -325,9 +325,12 @@ int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
     if (shared && !vn_ns_hold(ns))
         return vn_fail(-EBUSY, "namespace %u cannot be attached: it is being formatted or sanitized, or its blocks have "
                                "metadata; one SSD alone can have it", nsid);
+    vn_ns_expect(ns, ctrl->drive);
     err = vn_reactor_call(ctrl->reactor, attach_on_reactor, &call);
     if (!err)
         err = vn_ns_add_chan(ns, call.nsc);
+    else
+        vn_ns_expect(ns, NULL);
     if (shared)
         vn_ns_unhold(ns);
     if (err == -EEXIST)

@@ -193,6 +193,21 @@ struct vn_pel_thermal {
     uint8_t over, threshold;
 } VN_PACKED;
 
+struct vn_log_lba_status { /* 0Eh; its elements follow */
+    uint32_t bytes, nr; /* bytes: of the log */
+    uint32_t estimate;
+    uint16_t rsvd12, generation;
+} VN_PACKED;
+struct vn_lba_status_ns {
+    uint32_t nsid, nr; /* descriptors that follow */
+    uint8_t action;    /* of Get LBA Status that tells the same */
+    uint8_t rsvd9[7];
+} VN_PACKED;
+struct vn_lba_status_range {
+    uint64_t slba;
+    uint32_t nlb, rsvd12; /* nlb: not zero-based */
+} VN_PACKED;
+
 struct vn_log_sanitize { /* 81h */
     uint16_t progress, status; /* progress: of 65536; FFFFh: none is under way */
     uint32_t cdw10;

@@ -15,6 +15,7 @@
 #include "ctrl/drive.h"
 #include "ctrl/fabrics.h"
 #include "ctrl/format_cmd.h"
+#include "ctrl/meta_io.h"
 
 #define NR_REQS (VN_NR_IO_REQS + VN_NR_ADMIN_REQS)
 #define BACKEND_ERROR_EVENT_NS 1000000000ull /* tell Python of backend errors at most once a second */
@@ -242,6 +243,10 @@ static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
     unsigned code = VN_STATUS_CODE(req->status);
     if (req->sq->sqid == 0 || code == VN_SC_COMPARE_FAILURE || (type != 2 && code != VN_SC_CAPACITY_EXCEEDED))
         return;
+    if (code >= VN_SC_GUARD_CHECK && code <= VN_SC_REF_TAG_CHECK) { /* what the host sent, or asked for, is not the SSD's fault */
+        vn_count(&ctrl->counters.media_errors, req->cmd.opcode != VN_IO_WRITE);
+        return;
+    }
     vn_count(&ctrl->counters.media_errors, type == 2);
     vn_log_check_warnings(ctrl); /* a failed flush leaves the namespace read-only */
     uint64_t now = vn_reactor_now_ns(ctrl->reactor);
@@ -367,7 +372,7 @@ bool vn_ctrl_has_busy(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) 
         if (req->ns == nsc)
             return true;
     }
-    return false;
+    return vn_meta_has_waiting(nsc);
 }
 
 bool vn_ctrl_uses_ns(const struct vn_ctrl *ctrl, const struct vn_ns_chan *nsc) {
@@ -437,7 +442,9 @@ vn_status vn_ctrl_receive(struct vn_req *req, void *data, uint32_t length) {
 
 void vn_ctrl_cancel(struct vn_req *req) {
     req->cancelled = true;
-    if (req->ns) /* else it waits for something of the drive's, which ends by itself */
+    if (req->limits & VN_REQ_WAITS_META)
+        vn_meta_cancel(req);
+    else if (req->ns) /* else it waits for something of the drive's, which ends by itself */
         vn_ns_cancel(req);
 }
 

@@ -66,9 +66,13 @@ struct vn_cq {
     uint32_t *event_idx;        /* shadow doorbells: wake us beyond this value; NULL: none */
 };
 
+enum vn_sq_priority { VN_SQ_URGENT, VN_SQ_HIGH, VN_SQ_MEDIUM, VN_SQ_LOW }; /* QPRIO of Create I/O SQ */
+#define VN_NR_SQ_PRIORITIES 4u
+
 /* A submission queue, with the requests fetched from it. */
 struct vn_sq {
     bool exists;
+    uint8_t priority; /* enum vn_sq_priority: heeded when the controller's queues are weighted */
     union { /* what keeps the door from fetching on: any of these */
         struct {
             bool deleting;
@@ -140,6 +144,7 @@ struct vn_ctrl {
     uint32_t cc, csts, aqa, intms;
     enum vn_ctrl_state state;
     bool paused;   /* quiesced: nothing is fetched */
+    bool weighted; /* CC.AMS: weighted round robin, as it was enabled */
     bool shutdown;       /* a flush for CC.SHN is under way */
     bool shutdown_again; /* ... and another is asked for meanwhile */
     bool shutdown_waits; /* ... and its backend was BUSY */

@@ -31,7 +31,8 @@ static vn_status look_at_create(const struct vn_req *req, struct vn_decision *ou
         return VN_SC_INVALID_FORMAT;
     if (wanted->ncap < wanted->nsze)
         return VN_SC_THIN_PROVISIONING;
-    if (!wanted->nsze || wanted->ncap > wanted->nsze || (wanted->nmic & ~VN_NMIC_SHARED) || wanted->nvmsetid || wanted->endgid)
+    if (!wanted->nsze || wanted->ncap > wanted->nsze || (wanted->nmic & ~VN_NMIC_SHARED) || wanted->nvmsetid ||
+        wanted->endgid > VN_ENDURANCE_GROUP)
         return VN_SC_INVALID_FIELD;
     if (wanted->anagrpid > (req->ctrl->ana ? VN_MAX_ANA_GROUPS : 0))
         return VN_SC_ANA_GROUP_INVALID;
@@ -226,6 +227,8 @@ int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, ui
         if (!status)
             record(drive, req, result ? result : req->cmd.nsid);
         req->ctrl->error_specific = status ? specific : 0;
+        if (!status && req->cmd.opcode == VN_ADMIN_NS_MANAGEMENT)
+            vn_events_change_ns(req);
         vn_ctrl_end(req, status);
     }
     decisions->asked.id = 0;

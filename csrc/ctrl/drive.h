@@ -155,6 +155,7 @@ void vn_events_add(struct vn_drive *drive, const struct vn_ctrl *ctrl, enum vn_e
 void vn_events_power_on(struct vn_ctrl *ctrl, bool firmware_activated);
 void vn_events_set_feature(const struct vn_req *req);
 void vn_events_snapshot(struct vn_ctrl *ctrl);
+void vn_events_change_ns(const struct vn_req *req); /* Namespace Management that went well; its result is set */
 void vn_events_drop_context(const struct vn_ctrl *ctrl);
 /* log_telemetry.c: the controller captures its state by itself. */
 void vn_telemetry_capture(struct vn_ctrl *ctrl, const char *reason);

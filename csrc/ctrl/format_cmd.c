@@ -55,21 +55,26 @@ static void count_down(struct vn_req *cmd, vn_status status) {
     end_command(cmd, status);
 }
 
-void vn_format_drop(struct vn_ctrl *ctrl) {
-    struct vn_req *dropped = NULL;
-    for (uint32_t nsid = 0; (nsid = vn_ns_table_next(&ctrl->namespaces, nsid));) {
-        const struct vn_ns_state *state = ctrl->namespaces.by_nsid[nsid]->ns->state;
+/* A cancelled command of that controller, which nothing waits for any more; NULL: there is none. Its namespaces may have left the
+ * controller meanwhile. */
+static struct vn_req *forget_cancelled(const struct vn_ctrl *ctrl) {
+    struct vn_req *found = NULL;
+    for (uint32_t nsid = 0; (nsid = vn_drive_next_space(ctrl->drive, nsid));) {
+        const struct vn_ns_state *state = ctrl->drive->spaces[nsid]->state;
         struct vn_format_run *run = state ? state->run : NULL;
-        if (!run || !run->cmd || run->cmd->ctrl != ctrl || !run->cmd->cancelled)
+        if (!run || !run->cmd || run->cmd->ctrl != ctrl || !run->cmd->cancelled || (found && run->cmd != found))
             continue;
-        if (dropped && dropped != run->cmd) /* another one: by the next call of whoever drains */
-            continue;
-        dropped = run->cmd;
+        found = run->cmd;
         run->cmd = NULL;
     }
-    if (dropped) {
-        dropped->result_high = 0;
-        end_command(dropped, VN_SC_ABORT_REQUESTED);
+    return found;
+}
+
+void vn_format_drop(struct vn_ctrl *ctrl) {
+    struct vn_req *cmd;
+    while (ctrl->drive && (cmd = forget_cancelled(ctrl))) {
+        cmd->result_high = 0;
+        end_command(cmd, VN_SC_ABORT_REQUESTED);
     }
 }
 

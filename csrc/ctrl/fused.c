@@ -87,7 +87,7 @@ static void start(struct vn_req *first) {
     }
     if (uses_meta(first)) {
         if (!vn_meta_compare_first(first))
-            vn_ctrl_resume_later(first, start);
+            vn_meta_wait(first, start);
         return;
     }
     if (!first->step) {
@@ -119,6 +119,8 @@ static bool check(struct vn_req *first, struct vn_req *second, vn_status *first_
         return false;
     }
     vn_status status = vn_io_enter(first);
+    if (!status && !vn_ns_may_change(first->ns->ns)) /* nothing is atomic over two drives */
+        status = VN_SC_OPERATION_DENIED;
     status = status ? status : prepare(first, VN_OP_COMPARE);
     if (status) {
         *first_status = vn_status_dnr(status);

@@ -35,6 +35,7 @@ void vn_endurance_log(struct vn_log *log);
 vn_status vn_events_begin(struct vn_req *req);
 void vn_events_log(struct vn_log *log);
 void vn_sanitize_log(struct vn_log *log);
+void vn_lba_status_log(struct vn_log *log);
 
 /* log_smart.c: the page's fields, for other logs too. */
 struct vn_log_smart vn_smart_page(const struct vn_ctrl *ctrl);

@@ -89,6 +89,21 @@ void vn_events_set_feature(const struct vn_req *req) {
     vn_events_add(req->ctrl->drive, req->ctrl, VN_PEL_SET_FEATURE, &event, sizeof(event));
 }
 
+void vn_events_change_ns(const struct vn_req *req) {
+    struct vn_pel_change_ns event = {.cdw10 = req->cmd.cdw10, .nsid = req->cmd.nsid};
+    if ((req->cmd.cdw10 & 0xf) == VN_NS_MANAGE_CREATE) {
+        const struct vn_ns_create *wanted = req->buffer;
+        event.nsid = req->result;
+        event.nsze = wanted->nsze;
+        event.ncap = wanted->ncap;
+        event.flbas = wanted->flbas;
+        event.dps = wanted->dps;
+        event.nmic = wanted->nmic;
+        event.anagrpid = wanted->anagrpid;
+    }
+    vn_events_add(req->ctrl->drive, req->ctrl, VN_PEL_CHANGE_NS, &event, sizeof(event));
+}
+
 /* --- The log --- */
 void vn_events_drop_context(const struct vn_ctrl *ctrl) {
     if (ctrl->drive->context.holder == ctrl)

@@ -104,6 +104,7 @@ static const struct page {
     {VN_LOG_ENDURANCE, VN_KIND_PCI, vn_endurance_log, vn_endurance_begin},
     {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log, NULL},
     {VN_LOG_EVENTS, VN_KIND_PCI, vn_events_log, vn_events_begin},
+    {VN_LOG_LBA_STATUS, VN_KIND_PCI, vn_lba_status_log, NULL},
     {VN_LOG_FEATURES, VN_KIND_PCI | VN_KIND_IO, put_features, NULL},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log, NULL},
     {VN_LOG_RESERVATION, VN_KIND_PCI, vn_resv_log, NULL},

@@ -86,8 +86,8 @@ static vn_status protect(struct vn_req *req) {
 static void write_ranges(struct vn_req *req) {
     struct vn_meta_slot *slot = req->slot;
     uint64_t to = vn_io_slba(&req->cmd);
-    if (!vn_meta_relock(vn_meta_of(req), slot, to, to + slot->at, true)) {
-        vn_ctrl_resume_later(req, write_ranges);
+    if (!vn_meta_move_lock(req, to, to + slot->at, true)) {
+        vn_meta_wait(req, write_ranges);
         return;
     }
     slot->slba = to;
@@ -132,8 +132,8 @@ static void on_read(struct vn_req *req) {
 static void read_next(struct vn_req *req) {
     struct vn_meta_slot *slot = req->slot;
     const struct vn_copy_range *range = range_at(req, req->step);
-    if (!vn_meta_relock(vn_meta_of(req), slot, range->slba, range->slba + blocks_of(range), false)) {
-        vn_ctrl_resume_later(req, read_next);
+    if (!vn_meta_move_lock(req, range->slba, range->slba + blocks_of(range), false)) {
+        vn_meta_wait(req, read_next);
         return;
     }
     slot->slba = range->slba;
@@ -144,7 +144,7 @@ static void read_next(struct vn_req *req) {
 
 static void begin(struct vn_req *req) {
     if (!vn_meta_take(req, 0, 0, false)) { /* no blocks yet */
-        vn_ctrl_resume_later(req, begin);
+        vn_meta_wait(req, begin);
         return;
     }
     size_t entry = VN_COPY_FORMAT(req->cmd.cdw12) == FORMAT_LONG ? sizeof(struct vn_copy_range_long)

@@ -82,7 +82,7 @@ static void clear_data(struct vn_req *req, enum vn_op op, uint32_t flags) {
  * else it is zeros (NVM Command Set 3.2.8) --- */
 void vn_meta_zeroes(struct vn_req *req) {
     if (!vn_meta_take(req, vn_io_slba(&req->cmd), VN_RW_NLB(req->cmd.cdw12), true)) {
-        vn_ctrl_resume_later(req, vn_meta_zeroes);
+        vn_meta_wait(req, vn_meta_zeroes);
         return;
     }
     req->slot->zeros = !vn_meta_pi(req)->type;
@@ -100,7 +100,7 @@ static void dsm_next(struct vn_req *req) {
         return;
     }
     if (!vn_meta_take(req, ranges[req->step].slba, ranges[req->step].nlb, true)) {
-        vn_ctrl_resume_later(req, dsm_next);
+        vn_meta_wait(req, dsm_next);
         return;
     }
     req->slot->zeros = true;

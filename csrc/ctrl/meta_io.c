@@ -35,12 +35,23 @@ static struct vn_meta_move move_of(const struct vn_req *req) {
                                  .with_meta = transfers_meta(req)};
 }
 
+/* Of the blocks in the slot; the error log gets the first that is wrong. */
+static vn_status check_protection(struct vn_req *req, const struct vn_pi_tags *tags) {
+    const struct vn_meta_slot *slot = req->slot;
+    uint32_t bad = 0;
+    vn_status status = vn_pi_check(vn_meta_pi(req), VN_RW_PRCHK(req->cmd.cdw12), tags, slot->data, slot->meta, slot->nr, &bad);
+    if (status) {
+        req->error_lba = slot->slba + bad;
+        req->io_flags |= VN_REQ_ERROR_LBA;
+    }
+    return status;
+}
+
 static vn_status check_loaded(struct vn_req *req) {
     struct vn_meta_slot *slot = req->slot;
     const struct vn_pi *pi = vn_meta_pi(req);
     struct vn_pi_tags tags = vn_meta_tags(req, slot->slba - vn_io_slba(&req->cmd));
-    return pi->type ? vn_pi_check(pi, VN_RW_PRCHK(req->cmd.cdw12), &tags, slot->data, slot->meta, slot->nr, NULL)
-                    : VN_SC_SUCCESS;
+    return pi->type ? check_protection(req, &tags) : VN_SC_SUCCESS;
 }
 
 static void on_read(struct vn_req *req) {
@@ -81,7 +92,7 @@ static vn_status take_written(struct vn_req *req) {
     if (!pi->type)
         return VN_SC_SUCCESS;
     if (!(req->cmd.cdw12 & VN_RW_PRACT))
-        return vn_pi_check(pi, VN_RW_PRCHK(req->cmd.cdw12), &tags, slot->data, slot->meta, slot->nr, NULL);
+        return check_protection(req, &tags);
     vn_pi_generate(pi, &tags, slot->data, slot->meta, slot->nr);
     return VN_SC_SUCCESS;
 }
@@ -104,7 +115,7 @@ static void transfer(struct vn_req *req) {
     if (vn_meta_take(req, vn_io_slba(&req->cmd), VN_RW_NLB(req->cmd.cdw12), req->cmd.opcode == VN_IO_WRITE))
         transfer_in_slot(req);
     else
-        vn_ctrl_resume_later(req, transfer);
+        vn_meta_wait(req, transfer);
 }
 
 bool vn_meta_compare_first(struct vn_req *first) {
@@ -123,8 +134,7 @@ void vn_meta_write_second(struct vn_meta_slot *slot, struct vn_req *second) {
 }
 
 void vn_meta_end_fused(struct vn_req *first) {
-    vn_meta_unlock(first->slot);
-    first->slot = NULL;
+    vn_meta_unlock_slot(first);
 }
 
 /* --- Verify: as much as a slot holds at a time --- */
@@ -150,7 +160,7 @@ static void verify_next(struct vn_req *req) {
 
 static void verify(struct vn_req *req) {
     if (!vn_meta_take(req, vn_io_slba(&req->cmd), VN_RW_NLB(req->cmd.cdw12), false))
-        vn_ctrl_resume_later(req, verify);
+        vn_meta_wait(req, verify);
     else if (req->cmd.cdw12 & VN_RW_FUA) /* what is verified has left the volatile cache before */
         vn_meta_flush(req, verify_next);
     else

@@ -9,6 +9,13 @@
 
 /* Whether a command of such a namespace goes this way. */
 bool vn_meta_takes(uint8_t opcode);
+
+/* The command goes on in resume when some slot has been given back. */
+void vn_meta_wait(struct vn_req *req, void (*resume)(struct vn_req *req));
+/* One that waits so has been cancelled: it ends on the next turn. */
+void vn_meta_cancel(struct vn_req *req);
+bool vn_meta_has_waiting(const struct vn_ns_chan *nsc);
+
 /* SUCCESS: it is under way or has ended; else how it is to end. */
 vn_status vn_meta_execute(struct vn_req *req);
 

@@ -26,19 +26,66 @@ bool vn_meta_take(struct vn_req *req, uint64_t slba, uint64_t nr, bool writes) {
     return true;
 }
 
+/* --- Those that wait for one: not on the busy list, where each would be offered again on every turn --- */
+
+void vn_meta_wait(struct vn_req *req, void (*resume)(struct vn_req *req)) {
+    struct vn_meta *meta = vn_meta_of(req);
+    req->resume = resume;
+    req->limits |= VN_REQ_WAITS_META;
+    req->filter[0] = 0;
+    if (meta->waiting_last)
+        meta->waiting_last->filter[0] = (uintptr_t)req;
+    else
+        meta->waiting_first = req;
+    meta->waiting_last = req;
+}
+
+static void wake(struct vn_meta *meta) {
+    struct vn_req *req = meta->waiting_first;
+    meta->waiting_first = meta->waiting_last = NULL;
+    while (req) {
+        struct vn_req *next = (struct vn_req *)(uintptr_t)req->filter[0];
+        req->limits &= (uint8_t)~VN_REQ_WAITS_META;
+        vn_ctrl_resume_later(req, req->resume);
+        req = next;
+    }
+}
+
+void vn_meta_cancel(struct vn_req *req) {
+    wake(vn_meta_of(req));
+}
+
+bool vn_meta_has_waiting(const struct vn_ns_chan *nsc) {
+    const struct vn_req *req = nsc->ns->meta ? nsc->ns->meta->waiting_first : NULL;
+    while (req && req->ns != nsc)
+        req = (const struct vn_req *)(uintptr_t)req->filter[0];
+    return req;
+}
+
+void vn_meta_unlock_slot(struct vn_req *req) {
+    vn_meta_unlock(req->slot);
+    req->slot = NULL;
+    wake(vn_meta_of(req));
+}
+
+bool vn_meta_move_lock(struct vn_req *req, uint64_t begin, uint64_t end, bool writes) {
+    bool done = vn_meta_relock(vn_meta_of(req), req->slot, begin, end, writes);
+    wake(vn_meta_of(req)); /* for the blocks that it had */
+    return done;
+}
+
 /* What the host's pointers were is what they are again; and what the counters look at. */
 struct vn_req *vn_meta_lend(struct vn_req *req) {
     req->iov = req->slot->host_iov;
     req->nr_iov = req->slot->nr_host_iov;
-    req->io_flags = 0;
+    req->io_flags &= VN_REQ_ERROR_LBA;
     req->length = (uint64_t)VN_RW_NLB(req->cmd.cdw12) * vn_meta_pi(req)->block_bytes;
     return req;
 }
 
 void vn_meta_give(struct vn_req *req) {
     vn_meta_lend(req);
-    vn_meta_unlock(req->slot);
-    req->slot = NULL;
+    vn_meta_unlock_slot(req);
 }
 
 void vn_meta_finish(struct vn_req *req, vn_status status) {

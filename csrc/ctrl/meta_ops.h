@@ -5,6 +5,7 @@
 #define VN_META_OPS_H
 
 #include "ctrl/io_cmd.h"
+#include "ctrl/meta_io.h"
 #include "ns/meta.h"
 
 typedef void (*vn_meta_step)(struct vn_req *req);
@@ -25,6 +26,10 @@ bool vn_meta_take(struct vn_req *req, uint64_t slba, uint64_t nr, bool writes);
 void vn_meta_give(struct vn_req *req);
 /* The command is over, but its slot stays locked. Answers req. */
 struct vn_req *vn_meta_lend(struct vn_req *req);
+/* The same of a command that has ended. */
+void vn_meta_unlock_slot(struct vn_req *req);
+/* The command's slot gives up its blocks for others; false: somebody has some of them, and then it has none. */
+bool vn_meta_move_lock(struct vn_req *req, uint64_t begin, uint64_t end, bool writes);
 /* The end of every command that has a slot. */
 void vn_meta_finish(struct vn_req *req, vn_status status);
 

@@ -110,6 +110,7 @@ vn_status vn_queue_create_sq(struct vn_ctrl *ctrl, const struct vn_sqe *cmd) {
         *sq = (struct vn_sq){.sqid = (uint16_t)qid, .ctrl = ctrl};
         return status;
     }
+    sq->priority = (uint8_t)(cmd->cdw11 >> 1 & 0x3);
     ctrl->io_sqs |= vn_queue_bit(sq->sqid);
     return VN_SC_SUCCESS;
 }

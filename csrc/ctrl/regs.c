@@ -10,6 +10,7 @@
 
 #define CAP_TO 20u /* 10 s, in units of 500 ms */
 #define SHN_NONE 0u
+#define AMS_WEIGHTED 1u /* weighted round robin with urgent priority class */
 
 static void finish_disable(struct vn_ctrl *ctrl);
 static void try_enable(struct vn_ctrl *ctrl);
@@ -18,6 +19,8 @@ void vn_ctrl_reset_regs(struct vn_ctrl *ctrl) {
     bool has_io = vn_ctrl_kind(ctrl) != VN_KIND_DISCOVERY;
     ctrl->cap = (uint64_t)(ctrl->max_entries - 1) << VN_CAP_MQES_SHIFT | VN_CAP_CQR |
                 (uint64_t)CAP_TO << VN_CAP_TO_SHIFT | (has_io ? VN_CAP_CSS_NVM | VN_CAP_CSS_IOCS : VN_CAP_CSS_ADMIN);
+    if (!ctrl->fabrics)
+        ctrl->cap |= (uint64_t)AMS_WEIGHTED << VN_CAP_AMS_SHIFT;
     ctrl->cc = ctrl->csts = ctrl->intms = 0;
     ctrl->aqa = 0;
     ctrl->asq = ctrl->acq = 0;
@@ -102,7 +105,7 @@ static const char *enable_refusal(const struct vn_ctrl *ctrl) {
         return "CC.CSS selects a command set that CAP.CSS does not offer";
     if (VN_CC_MPS(ctrl->cc) != 0)
         return "CC.MPS selects a page size other than 4 KiB";
-    if (VN_CC_AMS(ctrl->cc) != 0)
+    if (VN_CC_AMS(ctrl->cc) > (ctrl->fabrics ? 0u : AMS_WEIGHTED))
         return "CC.AMS selects an arbitration that CAP.AMS does not offer";
     /* Queue entry sizes may be set after enabling, but if set they must be ours (Base 3.1.3.5). */
     if (VN_CC_IOSQES(ctrl->cc) != 0 && VN_CC_IOSQES(ctrl->cc) != 6)
@@ -128,6 +131,7 @@ static void try_enable(struct vn_ctrl *ctrl) {
         return;
     }
     ctrl->csts &= ~VN_CSTS_SHST_MASK; /* of a shutdown while disabled: it is over */
+    ctrl->weighted = VN_CC_AMS(ctrl->cc) == AMS_WEIGHTED;
     ctrl->reset_ns = vn_reactor_now_ns(ctrl->reactor);
     vn_ctrl_set_state(ctrl, VN_CTRL_READY);
     if (ctrl->drive)

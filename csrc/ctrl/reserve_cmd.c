@@ -156,6 +156,8 @@ static vn_status change(struct vn_req *req, uint32_t bytes,
     struct vn_resv_notices notices;
     uint64_t keys[2] = {0};
     bool lasted = resv->ptpl;
+    if (!vn_ns_may_change(ns))
+        return VN_SC_OPERATION_DENIED;
     vn_status status = vn_ctrl_receive(req, keys, bytes);
     if (status)
         return status;
@@ -340,6 +342,10 @@ static void persist_next(struct vn_req *req) {
     req->ns = req->step ? vn_ns_table_get(&req->ctrl->namespaces, req->step) : NULL;
     if (!req->ns) {
         vn_req_complete(req, VN_SC_SUCCESS);
+        return;
+    }
+    if (!vn_ns_may_change(req->ns->ns)) {
+        vn_req_complete(req, vn_status_dnr(VN_SC_OPERATION_DENIED));
         return;
     }
     req->ns->ns->state->kept.reservation.ptpl = req->cmd.cdw11 & 1;

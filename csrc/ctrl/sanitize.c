@@ -237,11 +237,20 @@ static void on_begin_saved(struct vn_keep_wait *wait, int err) {
     vn_req_complete(req, err ? VN_SC_INTERNAL : VN_SC_SUCCESS);
 }
 
-static void begin(struct vn_req *req) {
+/* Fabrics, or another drive, have one of them: they would go on with it (see vn_ns_hold). */
+static bool any_held(const struct vn_drive *drive) {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the refusals are there: who comes from now on sees them */
+    for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
+        if (drive->spaces[nsid] && __atomic_load_n(&drive->spaces[nsid]->nr_holds, __ATOMIC_SEQ_CST))
+            return true;
+    }
+    return false;
+}
+
+static bool begin(struct vn_req *req) {
     struct vn_drive *drive = req->ctrl->drive;
-    struct vn_sanitize_kept *sanitize = &drive->kept.sanitize;
+    struct vn_sanitize_kept *sanitize = &drive->kept.sanitize, before = *sanitize;
     struct vn_pel_sanitize_start event = {VN_SANICAP, req->cmd.cdw10, req->cmd.cdw11};
-    vn_self_test_end(drive, VN_TEST_SANITIZE, 0, NULL);
     *sanitize = (struct vn_sanitize_kept){.status = VN_SANITIZE_RUNS, .cdw10 = req->cmd.cdw10, .cdw11 = req->cmd.cdw11};
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
         if (!drive->spaces[nsid])
@@ -250,11 +259,18 @@ static void begin(struct vn_req *req) {
         sanitize->total += size_of(drive->spaces[nsid]) * nr_passes(sanitize);
     }
     refuse_all(drive);
+    if (any_held(drive)) {
+        *sanitize = before;
+        refuse_all(drive);
+        return false;
+    }
+    vn_self_test_end(drive, VN_TEST_SANITIZE, 0, NULL);
     vn_events_add(drive, req->ctrl, VN_PEL_SANITIZE_START, &event, sizeof(event));
     struct vn_keep_wait *wait = (struct vn_keep_wait *)(void *)req->filter;
     wait->fn = on_begin_saved;
     vn_req_set_state(req, VN_REQ_TAKEN);
     vn_drive_save(drive, wait);
+    return true;
 }
 
 static bool any_formatted(const struct vn_drive *drive) {
@@ -298,8 +314,9 @@ bool vn_sanitize_command(struct vn_req *req, vn_status *status) {
     if (*status)
         return false;
     if (ACTION(req->cmd.cdw10) != VN_SANACT_EXIT_FAILURE) {
-        begin(req);
-        return true;
+        bool begun = begin(req);
+        *status = begun ? VN_SC_SUCCESS : VN_SC_OPERATION_DENIED;
+        return begun;
     }
     drive->kept.sanitize.failure_mode = 0;
     refuse_all(drive);

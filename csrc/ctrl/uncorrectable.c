@@ -33,6 +33,8 @@ vn_status vn_io_write_uncorrectable(struct vn_req *req) {
     }
     if (ns->read_only)
         return VN_SC_NS_WRITE_PROTECTED;
+    if (!vn_ns_may_change(ns))
+        return VN_SC_OPERATION_DENIED;
     req->op = VN_OP_WRITE_ZEROES; /* as far as others that have the range are concerned */
     req->offset = vn_io_slba(&req->cmd) << ns->block_shift;
     req->length = (uint64_t)nlb << ns->block_shift;

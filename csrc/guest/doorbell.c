@@ -194,15 +194,67 @@ static bool fetch_each(struct vn_vfu_dev *dev, uint64_t mask, struct budget *bud
     return work;
 }
 
+/* --- Weighted round robin with urgent priority class (Base 3.4.4.2), when the host has chosen it by CC.AMS --- */
+static uint64_t queues_of(const struct vn_ctrl *ctrl, enum vn_sq_priority class) {
+    uint64_t queues = 0;
+    for (uint64_t mask = ctrl->io_sqs; mask; mask &= mask - 1) {
+        uint32_t index = (uint32_t)__builtin_ctzll(mask);
+        queues |= ctrl->sqs[index + 1].priority == class ? 1ull << index : 0;
+    }
+    return queues;
+}
+
+/* Up to nr commands of a class, a burst from each of its queues in turn. */
+static bool fetch_class(struct vn_vfu_dev *dev, enum vn_sq_priority class, uint32_t nr, struct budget *budget) {
+    struct vn_ctrl *ctrl = dev->ctrl;
+    uint32_t burst = 1u << (ctrl->features.arbitration & 7), idle = 0;
+    bool work = false;
+    while (nr && budget->nr && ctrl->state == VN_CTRL_READY) {
+        uint64_t queues = queues_of(ctrl, class), later = queues & ~((1ull << dev->next_of[class]) - 1);
+        if (!queues || idle == (uint32_t)__builtin_popcountll(queues))
+            break;
+        uint32_t index = (uint32_t)__builtin_ctzll(later ? later : queues);
+        uint32_t most = (uint32_t)vn_min_u64(vn_min_u64(burst, nr), budget->nr);
+        struct budget part = {.nr = most, .bytes = budget->bytes};
+        bool fetched = fetch(ctrl, &ctrl->sqs[index + 1], &part);
+        dev->next_of[class] = (index + 1) % VN_MAX_IO_QUEUES;
+        idle = fetched ? 0 : idle + 1;
+        work |= fetched;
+        budget->bytes = part.bytes;
+        budget->nr = part.bytes ? budget->nr - (most - part.nr) : 0;
+        nr -= most - part.nr;
+    }
+    return work;
+}
+
+/* What is urgent is always first; the others have as many commands in a round as their weights say. */
+static bool fetch_weighted(struct vn_vfu_dev *dev, struct budget *budget) {
+    uint32_t arbitration = dev->ctrl->features.arbitration;
+    bool work = false, more = true;
+    while (more) {
+        more = fetch_class(dev, VN_SQ_URGENT, UINT32_MAX, budget);
+        more |= fetch_class(dev, VN_SQ_HIGH, (arbitration >> 24) + 1, budget);
+        more |= fetch_class(dev, VN_SQ_MEDIUM, (arbitration >> 16 & 0xff) + 1, budget);
+        more |= fetch_class(dev, VN_SQ_LOW, (arbitration >> 8 & 0xff) + 1, budget);
+        work |= more;
+    }
+    return work;
+}
+
+/* Every queue is as good as another. */
+static bool fetch_round(struct vn_vfu_dev *dev, struct budget *budget) {
+    uint64_t before = (1ull << dev->next_sq) - 1; /* the queues from next_sq on are first */
+    bool work = fetch_each(dev, dev->ctrl->io_sqs & ~before, budget);
+    return fetch_each(dev, dev->ctrl->io_sqs & before, budget) | work;
+}
+
 bool vn_doorbell_poll(struct vn_vfu_dev *dev) {
     struct vn_ctrl *ctrl = dev->ctrl;
     if (ctrl->state != VN_CTRL_READY || ctrl->paused)
         return false;
     struct budget admin = {.nr = BURST, .bytes = TURN_BYTES}, io = {.nr = TURN_COMMANDS, .bytes = TURN_BYTES};
     bool work = fetch(ctrl, &ctrl->sqs[0], &admin);
-    uint64_t before = (1ull << dev->next_sq) - 1; /* round robin: the queues from next_sq on are first */
-    work |= fetch_each(dev, ctrl->io_sqs & ~before, &io);
-    work |= fetch_each(dev, ctrl->io_sqs & before, &io);
+    work |= __builtin_expect(ctrl->weighted, 0) ? fetch_weighted(dev, &io) : fetch_round(dev, &io);
     /* events wait for room in the admin completion queue */
     if (ctrl->nr_aers && ctrl->events_pending) {
         vn_doorbell_take_head(ctrl, &ctrl->cqs[0]);

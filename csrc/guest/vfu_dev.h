@@ -58,6 +58,7 @@ struct vn_vfu_dev {
     bool lost;          /* the client went while a request of it was pending */
     atomic_bool memory_lost; /* the client has shortened a file that it shares: set by the SIGBUS handler */
     uint32_t next_sq;   /* round robin: 0 to VN_MAX_IO_QUEUES - 1 */
+    uint32_t next_of[VN_NR_SQ_PRIORITIES]; /* the same in each class, when they are weighted */
     bool quiesce_pending, quiesce_cancelled;
     bool checked_memory; /* the first admin command since enable was looked at */
 };

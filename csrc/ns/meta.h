@@ -47,6 +47,7 @@ struct vn_meta {
     uint32_t unit; /* bytes: what the backend reads and writes of the metadata at least */
     struct vn_meta_slot slots[VN_META_SLOTS];
     void *arena;
+    struct vn_req *waiting_first, *waiting_last; /* commands that found none: ctrl/meta_ops.c */
 };
 
 /* Any one thread; memory that is not touched costs nothing. -ENOMEM. */

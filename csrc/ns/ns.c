@@ -85,8 +85,25 @@ bool vn_ns_is_shared(const struct vn_ns *ns, const void *owner) {
     return false;
 }
 
+/* Whether some other drive has it; fabrics have no owner. */
+static bool has_other_drive(const struct vn_ns *ns, const void *owner) {
+    for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
+        if (ns->chans[i] && ns->chans[i]->owner && ns->chans[i]->owner != owner)
+            return true;
+    }
+    return false;
+}
+
+void vn_ns_expect(struct vn_ns *ns, const void *owner) {
+    bool many = owner && has_other_drive(ns, owner);
+    for (size_t i = 0; i < VN_NS_MAX_CHANS && !many; i++)
+        many = ns->chans[i] && ns->chans[i]->owner && has_other_drive(ns, ns->chans[i]->owner);
+    __atomic_store_n(&ns->many_drives, many, __ATOMIC_RELEASE);
+}
+
 /* Fabrics, and drives that are not alone, hold the format. */
 static void count_holds(struct vn_ns *ns) {
+    vn_ns_expect(ns, NULL);
     for (size_t i = 0; i < VN_NS_MAX_CHANS; i++) {
         struct vn_ns_chan *nsc = ns->chans[i];
         bool holds = nsc && (!nsc->owner || vn_ns_is_shared(ns, nsc->owner));

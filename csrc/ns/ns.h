@@ -37,6 +37,7 @@ struct vn_ns {
     bool read_only;
     uint8_t uuid[16];
     uint32_t nr_holds;         /* atomic: vn_ns_hold */
+    bool many_drives;          /* atomic: more than one have it; then its state is changed by none (vn_ns_may_change) */
     struct vn_meta *meta;      /* meta.h; NULL: its blocks have no metadata; its drive's reactor's */
     struct vn_ns_state *state; /* NULL: it has been on fabrics only, and is plain */
     char *state_path;          /* where its state is kept; NULL: nowhere */
@@ -80,6 +81,12 @@ uint64_t vn_ns_nr_waiting(const struct vn_ns *ns); /* for tokens, now */
  * or has metadata, and so only one drive can have it, at the size it has. */
 bool vn_ns_hold(struct vn_ns *ns);
 void vn_ns_unhold(struct vn_ns *ns);
+/* Control thread: a drive is going to have it; NULL: it has not come. */
+void vn_ns_expect(struct vn_ns *ns, const void *owner);
+/* Any thread: whether one drive alone has it, whose reactor may change its marks, locks and reservations. */
+static inline bool vn_ns_may_change(const struct vn_ns *ns) {
+    return !__atomic_load_n(&ns->many_drives, __ATOMIC_ACQUIRE);
+}
 /* Control thread: whether somebody but this owner has it. */
 bool vn_ns_is_shared(const struct vn_ns *ns, const void *owner);
 

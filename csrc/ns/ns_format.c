@@ -6,6 +6,8 @@
 #include "ns/meta.h"
 #include "ns/ns_state.h"
 
+#define HELD_OFF (VN_NS_SPECIAL_BUSY | VN_NS_SPECIAL_META | VN_NS_SPECIAL_REFUSES) /* one drive alone can have it */
+
 struct vn_format vn_ns_format(const struct vn_ns *ns) {
     const struct vn_format_kept *kept = ns->state ? &ns->state->kept.format : NULL;
     if (!kept || !kept->formatted)
@@ -15,7 +17,7 @@ struct vn_format vn_ns_format(const struct vn_ns *ns) {
 
 bool vn_ns_hold(struct vn_ns *ns) {
     __atomic_add_fetch(&ns->nr_holds, 1, __ATOMIC_SEQ_CST);
-    if (!(__atomic_load_n(&ns->special, __ATOMIC_SEQ_CST) & (VN_NS_SPECIAL_BUSY | VN_NS_SPECIAL_META)))
+    if (!(__atomic_load_n(&ns->special, __ATOMIC_SEQ_CST) & HELD_OFF))
         return true;
     vn_ns_unhold(ns);
     return false;

@@ -57,6 +57,7 @@ uint32_t vn_throttle_release(struct vn_throttle *throttle, const struct vn_ns_ch
 #define VN_REQ_WAITS_NS (1u << 2)
 #define VN_REQ_WAITS_CTRL (1u << 3)
 #define VN_REQ_RELEASED (1u << 4) /* pays without waiting */
+#define VN_REQ_WAITS_META (1u << 7) /* for a slot of the namespace's metadata: ctrl/meta_ops.c */
 #define VN_REQ_HELD (1u << 6)     /* it waits for something of the controller's own, and goes on by itself */
 #define VN_REQ_RESUMES (1u << 5)  /* on the busy list: not submitted again, but resumed (ctrl.h) */
 

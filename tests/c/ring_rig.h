@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "core/util.h"
+#include "ctrl/drive.h"
 #include "guest/vfu_dev.h"
 #include "ns/ns_state.h"
 #include "vn_test.h"
@@ -25,7 +26,7 @@ struct ring_rig {
     uint8_t *ram_mapping;
     struct vn_ns *spaces[RING_NR_NS + 1];
     uint32_t doorbell_page[VN_DOORBELL_BYTES / 4];
-    uint32_t nr_left; /* namespaces that could not be removed yet */
+    uint32_t nr_left; /* namespaces that could not be removed yet, or its own drive */
     void (*fn)(struct ring_rig *rig);
 };
 
@@ -79,10 +80,10 @@ static inline void ring_add_namespaces(struct ring_rig *rig) {
     }
 }
 
-/* As api.c does it: a format that runs over the channel comes to a halt first. Answers whether it is gone. */
+/* As api.c does it: a format or a job that is at the namespace comes to a halt first. Answers whether it is gone. */
 static inline bool ring_remove_namespace(struct ring_rig *rig, struct vn_ns_chan *nsc) {
     nsc->closing = true;
-    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(&rig->ctrl, nsc))
+    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(&rig->ctrl, nsc) || vn_job_leave(rig->ctrl.drive, nsc->ns))
         return false;
     vn_ctrl_drop_ns(&rig->ctrl, nsc);
     free(nsc);
@@ -95,6 +96,8 @@ static inline void ring_remove_namespaces(struct ring_rig *rig) {
         struct vn_ns_chan *nsc = rig->ctrl.namespaces.by_nsid[nsid];
         rig->nr_left += nsc && !ring_remove_namespace(rig, nsc);
     }
+    if (!rig->nr_left && !rig->ctrl.drive->owner)
+        rig->nr_left = vn_drive_pause(rig->ctrl.drive) != 0;
 }
 
 /* A controller without namespaces. The memory is not mapped yet: vn_guest_mem_add(&rig->dev.mem, ...). */

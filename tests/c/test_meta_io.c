@@ -203,6 +203,18 @@ static void test_failures(struct ctrl_rig *rig) {
     CHECK(uses_no_slot(rig->spaces[1]));
 }
 
+/* The error log says which block it was. */
+static void test_error_log(struct ctrl_rig *rig) {
+    fill(rig, 0, 100, 7);
+    place(rig, 0)[3 * 512 + 7] ^= 1;
+    struct vn_sqe cmd = command(VN_IO_WRITE, 0, 100, 8, GUARD_REF);
+    CHECK_EQ(io_command(rig, cmd).status, VN_SC_GUARD_CHECK);
+    CHECK_EQ(io_error(rig)->lba, 103);
+    CHECK_EQ(io_command(rig, command(VN_IO_WRITE, 0, 100, 8, 0)).status, VN_SC_SUCCESS);
+    CHECK_EQ(io_command(rig, command(VN_IO_VERIFY, 0, 98, 20, 4u << 26)).status, VN_SC_GUARD_CHECK);
+    CHECK_EQ(io_error(rig)->lba, 103);
+}
+
 /* A flush after a write, and FUA: both regions. */
 static void test_durability(struct ctrl_rig *rig) {
     store->nr_fua = 0;
@@ -242,6 +254,7 @@ int main(void) {
     rig_on(rig, test_storm);
     rig_on(rig, test_copy);
     rig_on(rig, test_failures);
+    rig_on(rig, test_error_log);
     rig_on(rig, test_durability);
     rig_on(rig, test_reset);
     rig_free(rig);

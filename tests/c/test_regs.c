@@ -98,7 +98,7 @@ static void test_refusals(struct ctrl_rig *rig) {
     } cases[] = {
         {good_cc | 1u << 4, good_aqa, 0x100000, 0x101000, false, "CC.CSS"},
         {good_cc | 1u << 7, good_aqa, 0x100000, 0x101000, false, "CC.MPS"},
-        {good_cc | 1u << 11, good_aqa, 0x100000, 0x101000, false, "CC.AMS"},
+        {good_cc | 2u << 11, good_aqa, 0x100000, 0x101000, false, "CC.AMS"},
         {(good_cc & ~(0xfu << 16)) | 7u << 16, good_aqa, 0x100000, 0x101000, false, "CC.IOSQES"},
         {(good_cc & ~(0xfu << 20)) | 5u << 20, good_aqa, 0x100000, 0x101000, false, "CC.IOCQES"},
         {good_cc, 31, 0x100000, 0x101000, false, "AQA"},

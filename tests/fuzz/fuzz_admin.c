@@ -143,7 +143,7 @@ static bool detach(struct vn_ctrl *ctrl, uint32_t nsid) {
         vn_drive_count_change(ctrl);
         vn_aer_ns_changed(ctrl, nsid);
     }
-    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(ctrl, nsc))
+    if (vn_ns_release(nsc) || nsc->inflight || vn_ctrl_uses_ns(ctrl, nsc) || vn_job_leave(drive, nsc->ns))
         return false;
     vn_ctrl_drop_ns(ctrl, nsc);
     free(nsc);
@@ -156,6 +156,8 @@ static bool delete_space(uint32_t nsid) {
         if (!detach(&sides[i].rig.ctrl, nsid))
             return false;
     }
+    if (vn_job_leave(drive, drive->spaces[nsid]))
+        return false;
     drive->spaces[nsid] = NULL;
     drive->space_flags[nsid] = 0;
     return true;
@@ -171,6 +173,7 @@ static vn_status carry_out(uint32_t *result) {
             (*result)--;
         drive->spaces[*result] = spaces[*result];
         drive->space_flags[*result] = (uint8_t)(asked.flags | VN_SPACE_STAYS);
+        vn_drive_space_came(drive, *result);
         return VN_SC_SUCCESS;
     case VN_DECIDE_DELETE:
         for (uint32_t nsid = 1; nsid <= NR_SPACES; nsid++) {
@@ -249,6 +252,16 @@ static void step(struct ring_rig *unused) {
     step_on = program.left > 0 && ++nr_steps < MAX_STEPS;
 }
 
+static void begin_drive(struct ring_rig *unused) {
+    (void)unused;
+    vn_drive_begin(drive);
+}
+
+static int end_drive(void *unused) {
+    (void)unused;
+    return vn_drive_end(drive);
+}
+
 static void open_drive(void) {
     static const struct vn_ns_opts opts[RING_NR_NS] = {
         {.backend = "mem", .size = 1 << 18, .block_size = 512},
@@ -268,6 +281,8 @@ static void open_drive(void) {
 }
 
 static void close_drive(void) {
+    while (vn_reactor_call(fuzz_reactor, end_drive, NULL))
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     vn_drive_close(drive);
     for (uint32_t nsid = 1; nsid <= NR_SPACES; nsid++) {
         if (spaces[nsid])
@@ -287,6 +302,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                        fuzz_reactor, fuzz_events);
         ring_on(&sides[i].rig, start);
     }
+    ring_on(&sides[0].rig, begin_drive);
     for (step_on = true; step_on;) {
         ring_on(&sides[0].rig, step);
         decide();

@@ -1,12 +1,12 @@
-"""Directives, security protocols, the endurance group and the log of features."""
+"""Directives, security protocols, the endurance group, and logs of what there is."""
 
 from __future__ import annotations
 
 import struct
 
-from tests_protocol import BLOCK, pattern, refused
+from tests_protocol import BLOCK, Serve, pattern, refused
 
-from vhostnvme.testing import NvmeHost, nvme
+from vhostnvme.testing import NvmeHost, nvme, nvme_io
 from vhostnvme.testing.nvme import Sqe, Status
 
 DIRECTIVE_SEND, DIRECTIVE_RECEIVE, SECURITY_SEND, SECURITY_RECEIVE = 0x19, 0x1A, 0x81, 0x82
@@ -82,3 +82,15 @@ def test_the_log_of_features_is_what_there_is(host: NvmeHost) -> None:
         assert bool(entry & 1) == done.ok, f"feature {fid:#x}"
         if done.ok:
             assert bool(entry >> 20 & 1) == bool(done.result & 2), f"feature {fid:#x}: its scope"
+
+
+def test_marked_blocks_are_in_the_lba_status_log(serve: Serve) -> None:
+    host = serve("mem:1M", "mem:1M").connect()
+    queue = host.create_queue_pair()
+    assert host.log_page(0xE, 16) == struct.pack("<IIII", 16, 0, 0, 0)
+    for lba, blocks in ((100, 3), (7, 1)):
+        assert queue.command(nvme_io.write_uncorrectable(2, lba, blocks)).ok
+    log = host.log_page(0xE, 64)
+    assert struct.unpack_from("<II", log) == (64, 1)
+    assert struct.unpack_from("<IIB", log, 16) == (2, 2, 0x11)
+    assert [struct.unpack_from("<QI", log, 32 + 16 * i) for i in (0, 1)] == [(7, 1), (100, 3)]

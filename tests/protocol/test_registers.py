@@ -32,7 +32,7 @@ def test_capabilities(idle: NvmeHost) -> None:
     cap = idle.read64(Reg.CAP)
     assert cap & 0xFFFF == 1023  # MQES, zero-based
     assert cap >> 16 & 1 == 1  # CQR
-    assert cap >> 17 & 3 == 0  # AMS: round robin only
+    assert cap >> 17 & 3 == 1  # AMS: weighted round robin beside the plain one
     assert cap >> 24 & 0xFF >= 1  # TO
     assert cap >> 32 & 0xF == 0  # DSTRD
     assert cap >> 37 & 1 == 1  # CSS: NVM
@@ -152,7 +152,7 @@ def test_admin_queue_registers_survive_a_disable(host: NvmeHost) -> None:
         6 << 16 | 5 << 20,  # IOCQES
         CC_GOOD | 1 << 4,  # CSS, reserved
         CC_GOOD | 5 << 4,
-        CC_GOOD | 1 << 11,  # AMS weighted
+        CC_GOOD | 2 << 11,  # AMS reserved
         CC_GOOD | 7 << 11,  # AMS vendor specific
     ],
 )

@@ -325,6 +325,50 @@ def test_preempt_and_abort_ends_what_is_under_way(runtime: Runtime, sockets: Pat
         assert two.report().controllers[0].holds
 
 
+def test_fused_pairs_of_two_controllers_count_together(parties: Parties) -> None:
+    """Nothing on the drive comes between the two commands of a pair."""
+    rng = dice("test_fused_pairs_of_two_controllers_count_together")
+    count = 0
+    with contextlib.ExitStack() as stack:
+        buffers = [stack.enter_context(party.host.alloc(16 * PAGE)) for party in parties]
+        for _ in range(150):
+            cids = []
+            for at in range(16):
+                number = rng.randrange(3)
+                party, buffer = parties[number], buffers[number]
+                buffer.put(count.to_bytes(BLOCK, "little"), at * PAGE)
+                buffer.put((count + 1).to_bytes(BLOCK, "little"), at * PAGE + BLOCK)
+                first, second = nvme_io.compare_and_write(1, 5, 1)
+                first = buffer.point(first, BLOCK, at * PAGE)
+                second = buffer.point(second, BLOCK, at * PAGE + BLOCK)
+                pair = party.queue.submit(first, doorbell=False), party.queue.submit(second)
+                cids.append((party, *pair))
+            won = [party.queue.wait(first).ok for party, first, _ in cids]
+            assert [party.queue.wait(second).ok for party, _, second in cids] == won
+            assert won.count(True) == 1
+            count += 1
+    assert int.from_bytes(parties[0].queue.read(5, 1), "little") == count
+
+
+def test_a_namespace_of_two_drives_keeps_no_state(serve: Serve, parties: Parties) -> None:
+    """Each drive is on a reactor of its own: neither may change what the other looks at."""
+    served = serve("mem:1M")
+    served.controller.attach(parties.namespace, 2)
+    queue = served.connect().create_queue_pair(1, nsid=2)
+    data = nvme_io.keys(0, 5)
+    for party_queue, nsid in ((queue, 2), (parties[0].queue, 1)):
+        for sqe in (
+            nvme_io.register(nsid, 0),
+            nvme_io.acquire(nsid, 0, 1),
+            nvme_io.write_uncorrectable(nsid, 0, 1),
+        ):
+            refused(take(party_queue, sqe, data), Status.OPERATION_DENIED)
+        party_queue.write(0, pattern(1, PAGE))
+        assert party_queue.read(0, 8) == pattern(1, PAGE)
+    served.controller.detach(2)
+    assert parties[0].register().ok
+
+
 def test_persistence_is_a_feature_too(parties: Parties) -> None:
     one = parties[0]
     feature = nvme_io.RESERVATION_PERSISTENCE
