@@ -336,7 +336,8 @@ int vn_ctrl_attach_ns(vn_ctrl *ctrl, vn_ns *ns, uint32_t nsid) {
     if (err == -EEXIST)
         return vn_fail(err, "namespace id %u is taken on this controller", nsid);
     if (err && err != -ENOSPC)
-        return vn_fail(err, "namespace %u cannot be attached: %s", nsid, strerror(-err));
+        return vn_fail(err, "namespace %u cannot be attached: %s", nsid,
+                       err == -EBUSY ? "it is zoned, and another SSD has it" : strerror(-err));
     if (err) {
         vn_ctrl_detach_ns(ctrl, nsid, VN_CLOSE_BOUND_MS);
         return vn_fail(err, "a namespace can be attached to %u controllers at most", VN_NS_MAX_CHANS);

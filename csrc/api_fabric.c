@@ -256,6 +256,8 @@ int vn_subsys_add_ns(vn_subsys *subsys, vn_ns *ns, uint32_t nsid, uint32_t ana_g
     struct subsys_call call = {.subsys = subsys, .ns = ns, .nsid = nsid, .group = ana_group ? ana_group : 1};
     if (check_nsid(nsid) || check_group(call.group))
         return -EINVAL;
+    if (ns->zoned)
+        return vn_fail(-ENOTSUP, "namespace %u cannot be added: it is zoned, and targets serve conventional ones only", nsid);
     if (!vn_ns_hold(ns))
         return vn_fail(-EBUSY, "namespace %u cannot be added: it is being formatted or sanitized, or its blocks have metadata; "
                                "one SSD alone can have it", nsid);

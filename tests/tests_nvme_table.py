@@ -8,7 +8,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 DOCUMENT = TOP / "docs" / "nvme.md"
-OFFERED = ("yes", "drive", "fabrics", "no")
+OFFERED = ("yes", "drive", "zoned", "fabrics", "no")
 CHECKS = "What emulators get wrong"
 TEST = re.compile(r"`(tests/[\w./-]+)(?:::(\w+))?`")
 

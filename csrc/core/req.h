@@ -38,7 +38,7 @@ enum vn_op {
 /* FREE -> FETCHED (controller) -> TAKEN (backend) -> DONE (controller) -> FREE */
 enum vn_req_state { VN_REQ_FREE, VN_REQ_FETCHED, VN_REQ_TAKEN, VN_REQ_DONE };
 
-#define VN_REQ_LAYERS 8 /* continuations one request can hold: door, command, its step, ns, and filters */
+#define VN_REQ_LAYERS 10 /* continuations one request can hold: door, command, buffer, zone, its step, ns, zones, and filters */
 
 /* What a layer wants to have called when the layers below it are done. */
 struct vn_req_frame {

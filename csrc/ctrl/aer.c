@@ -5,6 +5,7 @@
 
 #include "core/fabrics.h"
 #include "core/nvme_admin.h"
+#include "core/nvme_zns.h"
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/ctrl.h"
@@ -24,6 +25,7 @@ static const struct {
     {VN_AEN_NOTICE, VN_AEN_NOTICE_NS_ATTR, VN_LOG_CHANGED_NS, VN_OAES_NS_ATTR},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_FIRMWARE, VN_LOG_FIRMWARE, VN_OAES_FIRMWARE},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_TELEMETRY, VN_LOG_TELEMETRY_CTRL, VN_OAES_TELEMETRY},
+    {VN_AEN_NOTICE, VN_AEN_NOTICE_ZONE_CHANGED, VN_LOG_CHANGED_ZONES, VN_OAES_ZONE_CHANGED},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_ANA, VN_LOG_ANA, VN_OAES_ANA},
     {VN_AEN_NOTICE, VN_AEN_NOTICE_DISCOVERY, VN_LOG_DISCOVERY, VN_OAES_DISCOVERY},
     {VN_AEN_IO, VN_AEN_IO_RESERVATION, VN_LOG_RESERVATION, 0},
@@ -59,6 +61,7 @@ void vn_aer_flush(struct vn_ctrl *ctrl) {
         ctrl->events_pending &= ~(1u << kind);
         ctrl->event_told[type] = (uint8_t)(kind + 1);
         req->result = type | (uint32_t)kinds[kind].info << 8 | (uint32_t)kinds[kind].log << 16;
+        req->result_high = kinds[kind].log == VN_LOG_CHANGED_ZONES ? ctrl->zone_nsid : 0;
         vn_ctrl_end(req, VN_SC_SUCCESS);
     }
 }

@@ -7,7 +7,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/bounce.h"
-#include "ctrl/io_cmd.h"
+#include "ctrl/zone_cmd.h"
 
 #define MAX_RANGES 128u /* what fits a page, in format 0h: MSRC, which is 0's based, is one less */
 #define FORMAT_SHORT 0u
@@ -44,6 +44,16 @@ static uint32_t blocks_before(const struct vn_req *req, uint32_t nr) {
     return sum;
 }
 
+/* Sources are read, and the destination is where its zone's write pointer is. */
+static vn_status check_zones(const struct vn_req *req, uint32_t sum) {
+    for (uint32_t i = 0; i < req->nr_steps; i++) {
+        vn_status status = vn_zones_check_read(vn_zones_of(req), range_at(req, i)->slba, blocks_of(range_at(req, i)));
+        if (status)
+            return status;
+    }
+    return vn_zones_check_write(vn_zones_of(req), vn_io_slba(&req->cmd), sum);
+}
+
 /* Everything that is wrong with the ranges is found before anything is read. */
 static vn_status check_ranges(struct vn_req *req) {
     const struct vn_ns *ns = req->ns->ns;
@@ -57,10 +67,11 @@ static vn_status check_ranges(struct vn_req *req) {
         if (!vn_ns_has_blocks(ns, range_at(req, i)->slba, blocks_of(range_at(req, i))))
             return VN_SC_LBA_RANGE;
     }
-    if (vn_ns_has_blocks(ns, vn_io_slba(&req->cmd), sum))
-        return VN_SC_SUCCESS;
-    req->error_location = 40; /* CDW10: SDLBA */
-    return VN_SC_LBA_RANGE;
+    if (!vn_ns_has_blocks(ns, vn_io_slba(&req->cmd), sum)) {
+        req->error_location = 40; /* CDW10: SDLBA */
+        return VN_SC_LBA_RANGE;
+    }
+    return ns->zoned ? check_zones(req, sum) : VN_SC_SUCCESS;
 }
 
 /* The end of the write: nr_steps ranges were to be copied, and result is how many could be read. */
@@ -80,6 +91,13 @@ static void on_written(struct vn_req *req, void *arg) {
     vn_req_complete(req, read_status ? read_status : req->status);
 }
 
+/* Another write may have been faster, or a reset. */
+static vn_status enter_zone(struct vn_req *req) {
+    if (vn_zones_is_held(vn_zones_of(req), vn_io_slba(&req->cmd), 1))
+        return VN_SC_ZONE_INVALID_WRITE;
+    return vn_zone_begin_write(req, vn_io_slba(&req->cmd), blocks_before(req, req->step));
+}
+
 /* What was read, of the ranges before step. arg of its end: the status of the one that could not be. */
 static void write_ranges(struct vn_req *req, vn_status read_status) {
     req->result = req->step;
@@ -88,8 +106,22 @@ static void write_ranges(struct vn_req *req, vn_status read_status) {
     req->io_flags |= vn_io_write_flags(req);
     req->offset = vn_io_slba(&req->cmd) << req->ns->ns->block_shift;
     vn_bounce_point(req, 0, blocks_before(req, req->step) << req->ns->ns->block_shift);
+    vn_status status = req->ns->ns->zoned ? enter_zone(req) : VN_SC_SUCCESS;
+    if (status) {
+        req->result = 0;
+        vn_req_complete(req, vn_status_dnr(status));
+        return;
+    }
     vn_req_push(req, on_written, (void *)(uintptr_t)read_status);
     vn_io_submit(req);
+}
+
+/* All of them could be read. */
+static void write_all(struct vn_req *req) {
+    if (req->ns->ns->zoned && vn_zones_is_held(vn_zones_of(req), vn_io_slba(&req->cmd), 1))
+        vn_ctrl_resume_later(req, write_all);
+    else
+        write_ranges(req, VN_SC_SUCCESS);
 }
 
 static void read_next(struct vn_req *req);
@@ -106,7 +138,7 @@ static void on_read(struct vn_req *req, void *arg) {
         return;
     }
     if (++req->step == req->nr_steps)
-        write_ranges(req, VN_SC_SUCCESS);
+        write_all(req);
     else
         read_next(req);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "core/nvme_zns.h"
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/bounce.h"
@@ -227,7 +228,7 @@ static void count_command(struct vn_ctrl *ctrl, const struct vn_req *req) {
     if (req->cmd.opcode == VN_IO_READ || req->cmd.opcode == VN_IO_COMPARE) { /* SMART counts them as one (NVM 4.1.4.2) */
         vn_count(&counters->reads, 1);
         vn_count(&counters->read_bytes, req->length);
-    } else if (req->cmd.opcode == VN_IO_WRITE) {
+    } else if (req->cmd.opcode == VN_IO_WRITE || req->cmd.opcode == VN_IO_ZONE_APPEND) {
         vn_count(&counters->writes, 1);
         vn_count(&counters->write_bytes, req->length);
     }

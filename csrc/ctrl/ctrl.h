@@ -186,6 +186,7 @@ struct vn_ctrl {
     uint8_t event_told[VN_NR_AEN_TYPES]; /* by enum vn_aen_type: which one, until its log page is read; 0: none */
     uint8_t told_warnings; /* bits of the SMART log's critical warning that an event was raised for */
     bool changed_ns[VN_MAX_NAMESPACES + 1];
+    uint32_t zone_nsid; /* whose zones the event of changed zones is about */
 
     struct vn_log_error error_log[VN_MAX_ERROR_LOG]; /* a ring, newest at error_count - 1 */
     uint64_t error_count;

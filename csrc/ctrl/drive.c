@@ -9,6 +9,7 @@
 #include "core/util.h"
 #include "ctrl/persona.h"
 #include "ns/ns_state.h"
+#include "ns/zoned.h"
 
 #define SAVE_AFTER_NS 1000000000ull
 #define SMART_EVERY_NS 60000000000ull
@@ -142,6 +143,10 @@ void vn_drive_leave(struct vn_ctrl *ctrl) {
 int vn_drive_add_ns(struct vn_drive *drive, struct vn_ns *ns, uint32_t nsid) {
     if (drive->spaces[nsid])
         return drive->spaces[nsid] == ns ? 0 : -EEXIST;
+    if (ns->zoned && ns->zoned->owner && ns->zoned->owner != drive)
+        return -EBUSY;
+    if (ns->zoned)
+        ns->zoned->owner = drive;
     drive->spaces[nsid] = ns;
     drive->space_flags[nsid] = drive->flags & VN_DRIVE_SHARED ? VN_SPACE_SHARED : 0;
     vn_drive_space_came(drive, nsid);
@@ -164,6 +169,8 @@ void vn_drive_drop_ns(struct vn_drive *drive, uint32_t nsid) {
         if (drive->ctrls[i] && drive->ctrls[i]->namespaces.by_nsid[nsid])
             return;
     }
+    if (drive->spaces[nsid] && drive->spaces[nsid]->zoned)
+        drive->spaces[nsid]->zoned->owner = NULL;
     drive->spaces[nsid] = NULL;
 }
 

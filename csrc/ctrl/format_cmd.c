@@ -13,6 +13,7 @@
 #include "ctrl/persona.h"
 #include "ns/meta.h"
 #include "ns/ns_state.h"
+#include "ns/zoned.h"
 
 #define STEP_BYTES (16ull << 20) /* erased at a time: what a memory backend does without letting others have a turn */
 #define LOOK_NS 1000000ull       /* for the end of commands in flight, or a busy backend */
@@ -190,6 +191,8 @@ static void erase_next(struct vn_format_run *run) {
     }
     uint64_t size = run->ns->backend->size & ~(uint64_t)(run->ns->backend->block_min - 1);
     uint64_t bytes = vn_min_u64(size - run->at, STEP_BYTES);
+    if (!bytes && run->ns->zoned) /* durable with the flush */
+        vn_zones_clear(&run->ns->zoned->zones);
     bool taken = operate(run, bytes ? VN_OP_WRITE_ZEROES : VN_OP_FLUSH, bytes);
     if (!taken) /* else it may be gone already */
         go_on(run, erase_next, LOOK_NS);
@@ -250,6 +253,8 @@ static struct vn_format_run *make_run(struct vn_ns_chan *nsc, struct vn_req *cmd
 
 static vn_status check(const struct vn_ns_chan *nsc, const struct vn_format *format) {
     const struct vn_ns *ns = nsc->ns;
+    if (ns->zoned && vn_ns_format(ns).index != format->index)
+        return VN_SC_INVALID_FORMAT;
     if (!vn_format_is_valid(format, ns->backend->block_min) || !vn_persona_has_format(nsc->hosts, format->index) ||
         !vn_format_layout(format, ns->backend->size).nr_blocks)
         return VN_SC_INVALID_FORMAT;

@@ -119,6 +119,8 @@ static bool check(struct vn_req *first, struct vn_req *second, vn_status *first_
         return false;
     }
     vn_status status = vn_io_enter(first);
+    if (!status && (first->ns->ns->special & VN_NS_SPECIAL_ZONES)) /* docs/nvme.md */
+        status = VN_SC_INVALID_FIELD;
     if (!status && !vn_ns_may_change(first->ns->ns)) /* nothing is atomic over two drives */
         status = VN_SC_OPERATION_DENIED;
     status = status ? status : prepare(first, VN_OP_COMPARE);

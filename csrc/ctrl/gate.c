@@ -1,6 +1,7 @@
 /* The gate of namespaces that are not plain, see gate.h. Called by io_cmd.c for each command of theirs. */
 #include "ctrl/gate.h"
 
+#include "core/nvme_zns.h"
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
@@ -14,6 +15,8 @@ static bool changes_data(uint8_t opcode) {
     case VN_IO_WRITE_ZEROES:
     case VN_IO_DSM:
     case VN_IO_COPY:
+    case VN_IO_ZONE_SEND:
+    case VN_IO_ZONE_APPEND:
         return true;
     default:
         return false;
@@ -31,6 +34,7 @@ static bool command_conflicts(const struct vn_req *req) {
     case VN_IO_READ:
     case VN_IO_COMPARE:
     case VN_IO_VERIFY:
+    case VN_IO_ZONE_RECEIVE:
         return conflicts(req->ctrl, req->ns->ns, VN_RESV_READS);
     case VN_IO_COPY:
         if (conflicts(req->ctrl, req->ns->ns, VN_RESV_READS))
@@ -101,6 +105,7 @@ static void submit(struct vn_req *req) {
 static void on_saved(struct vn_keep_wait *wait, int err) {
     struct vn_req *req = vn_container_of((void *)wait, struct vn_req, engine);
     req->limits &= (uint8_t)~VN_REQ_HELD;
+    vn_ns_leave_flight(req->ns, req);
     vn_req_complete(req, err ? VN_SC_INTERNAL : req->status);
 }
 
@@ -111,6 +116,7 @@ void vn_gate_save(struct vn_req *req) {
     if (req->state == VN_REQ_FETCHED) /* a reset that gives it up waits for it all the same */
         vn_req_set_state(req, VN_REQ_TAKEN);
     req->limits |= VN_REQ_HELD;
+    vn_ns_enter_flight(req->ns, req);
     *wait = (struct vn_keep_wait){.fn = on_saved};
     vn_keep_save(req->ns->ns->state->keep, req->ctrl->reactor, wait);
 }

@@ -13,8 +13,8 @@
 #include "ctrl/persona.h"
 #include "ctrl/reserve_cmd.h"
 #include "ns/ns_state.h"
+#include "ctrl/zone_cmd.h"
 
-#define CSI_NVM 0x00
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
 #define VWC_PRESENT 0x1u
 #define VWC_FLUSH_BROADCAST (0x3u << 1) /* Flush with NSID FFFFFFFFh flushes all */
@@ -65,6 +65,7 @@ uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
         return VN_OAES_DISCOVERY;
     uint32_t of_drive = ctrl->drive ? VN_OAES_FIRMWARE | VN_OAES_TELEMETRY : 0;
+    of_drive |= vn_ctrl_has_zones(ctrl) ? VN_OAES_ZONE_CHANGED : 0;
     return VN_OAES_NS_ATTR | of_drive | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0);
 }
 
@@ -216,6 +217,15 @@ static void put_formats(const struct vn_ctrl *ctrl, uint32_t block_min, struct v
     id->dpc = DPC_ALL;
 }
 
+/* A zoned namespace has blocks of one format only, without metadata. */
+static void keep_format(uint8_t index, struct vn_id_ns *id) {
+    for (uint8_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
+        if (i != index)
+            id->lbaf[i] = (struct vn_lbaf){0};
+    }
+    id->mc = id->dpc = 0;
+}
+
 /* Fabrics: as it is, and nothing else. */
 static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struct vn_id_ns *id) {
     if (!ctrl->drive) {
@@ -226,6 +236,8 @@ static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struc
     struct vn_format format = vn_ns_format(ns);
     put_formats(ctrl, ns->backend->block_min, id);
     put_lbaf(format.index, id); /* which it has, whatever others can have */
+    if (ns->zoned)
+        keep_format(format.index, id);
     id->flbas = vn_format_flbas(&format);
     id->dps = vn_format_dps(&format);
     id->fpi = vn_format_fpi(ns);
@@ -255,20 +267,22 @@ static size_t put_descriptor(uint8_t *at, uint8_t type, uint8_t bytes, const voi
 }
 
 static void identify_descriptors(const struct vn_ns *ns, uint8_t *page) {
-    uint8_t csi = CSI_NVM;
+    uint8_t csi = ns->zoned ? VN_CSI_ZNS : VN_CSI_NVM;
     page += put_descriptor(page, VN_NIDT_UUID, 16, ns->uuid);
     page += put_descriptor(page, VN_NIDT_NGUID, 16, ns->uuid);
     put_descriptor(page, VN_NIDT_CSI, 1, &csi);
 }
 
-/* NSIDs above the given one, up to 1024: those attached, or all that are allocated in the drive. */
-static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, uint32_t after, uint32_t *list) {
-    for (size_t n = 0; n < VN_PAGE_SIZE / sizeof(*list); n++) {
+/* NSIDs above the given one, up to 1024: those attached, or all that are allocated in the drive; of the NVM command set, or any. */
+static void list_namespaces(const struct vn_ctrl *ctrl, bool allocated, bool nvm, uint32_t after, uint32_t *list) {
+    for (size_t n = 0; n < VN_PAGE_SIZE / sizeof(*list);) {
         after = allocated && ctrl->drive ? vn_drive_next_space(ctrl->drive, after)
                                          : vn_ns_table_next(&ctrl->namespaces, after);
         if (!after)
             return;
-        list[n] = after;
+        const struct vn_ns *ns = allocated && ctrl->drive ? ctrl->drive->spaces[after] : ctrl->namespaces.by_nsid[after]->ns;
+        if (!nvm || !ns->zoned)
+            list[n++] = after;
     }
 }
 
@@ -391,8 +405,15 @@ static vn_status identify_list(struct vn_req *req, uint8_t cns) {
     if (nsid >= 0xfffffffe)
         return VN_SC_INVALID_NS;
     bool allocated = cns == VN_CNS_ALLOCATED_NS_LIST || cns == VN_CNS_IOCS_ALLOCATED_NS_LIST;
-    list_namespaces(ctrl, allocated, nsid, (uint32_t *)ctrl->page);
+    bool nvm = cns == VN_CNS_IOCS_ACTIVE_NS_LIST || cns == VN_CNS_IOCS_ALLOCATED_NS_LIST;
+    list_namespaces(ctrl, allocated, nvm, nsid, (uint32_t *)ctrl->page);
     return send_page(req);
+}
+
+/* Of command sets that are not the NVM one. */
+static vn_status identify_other_set(struct vn_req *req, uint8_t cns, uint8_t csi) {
+    vn_status status = csi == VN_CSI_ZNS && vn_ctrl_has_zones(req->ctrl) ? vn_identify_zns(req, cns) : VN_SC_INVALID_FIELD;
+    return status ? status : send_page(req);
 }
 
 /* There is one, which holds all. */
@@ -414,8 +435,8 @@ vn_status vn_identify(struct vn_req *req) {
         vn_identify_ctrl(ctrl, (struct vn_id_ctrl *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_CTRL:
-        if (csi != CSI_NVM)
-            return VN_SC_INVALID_FIELD;
+        if (csi != VN_CSI_NVM)
+            return identify_other_set(req, cns, csi);
         identify_ctrl_nvm((struct vn_id_ctrl_nvm *)ctrl->page);
         return send_page(req);
     case VN_CNS_ENDURANCE_GROUPS:
@@ -424,16 +445,14 @@ vn_status vn_identify(struct vn_req *req) {
         list_endurance_groups((uint16_t)req->cmd.cdw11, (uint16_t *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_LIST:
-        ctrl->page[0] = 0x1; /* combination 0: the NVM command set */
+        ctrl->page[0] = (uint8_t)(1u << VN_CSI_NVM | (vn_ctrl_has_zones(ctrl) ? 1u << VN_CSI_ZNS : 0)); /* one combination */
         return send_page(req);
     case VN_CNS_IOCS_NS:
     case VN_CNS_IOCS_ALLOCATED_NS:
-        return csi == CSI_NVM ? identify_by_nsid(req, cns) : VN_SC_INVALID_FIELD;
+        return csi == VN_CSI_NVM ? identify_by_nsid(req, cns) : identify_other_set(req, cns, csi);
     case VN_CNS_IOCS_ACTIVE_NS_LIST:
     case VN_CNS_IOCS_ALLOCATED_NS_LIST:
-        if (csi != CSI_NVM)
-            return VN_SC_INVALID_FIELD;
-        return identify_list(req, cns);
+        return csi == VN_CSI_NVM ? identify_list(req, cns) : identify_other_set(req, cns, csi);
     case VN_CNS_NS:
     case VN_CNS_NS_DESC_LIST:
     case VN_CNS_IOCS_INDEPENDENT_NS:

@@ -10,6 +10,7 @@
 #include "ctrl/gate.h"
 #include "ctrl/io_cmd.h"
 #include "ctrl/meta_io.h"
+#include "ctrl/zone_cmd.h"
 
 uint64_t vn_io_slba(const struct vn_sqe *cmd) {
     return cmd->cdw10 | (uint64_t)cmd->cdw11 << 32;
@@ -265,6 +266,11 @@ static inline bool is_other(const struct vn_req *req) {
     return VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) == 3;
 }
 
+vn_status vn_io_run(struct vn_req *req) {
+    const struct io_command *command = find(req->ctrl, req->cmd.opcode);
+    return command ? command->run(req) : VN_SC_INVALID_OPCODE;
+}
+
 /* SUCCESS: the command is under way or has ended; else it is to be ended with the status. */
 static vn_status execute(struct vn_req *req) {
     if (__builtin_expect(is_other(req), 0))
@@ -281,9 +287,10 @@ static vn_status execute(struct vn_req *req) {
             return plain(req, VN_OP_WRITE);
     } else if ((req->ns->ns->special & VN_NS_SPECIAL_META) && vn_meta_takes(req->cmd.opcode)) {
         return vn_meta_execute(req);
+    } else if (req->ns->ns->special & VN_NS_SPECIAL_ZONES) {
+        return vn_zone_execute(req);
     }
-    const struct io_command *command = find(req->ctrl, req->cmd.opcode);
-    return command ? command->run(req) : VN_SC_INVALID_OPCODE;
+    return vn_io_run(req);
 }
 
 void vn_io_execute(struct vn_req *req) {

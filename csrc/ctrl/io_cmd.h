@@ -19,6 +19,8 @@ vn_status vn_io_prepare(struct vn_req *req, enum vn_op op);
 /* To the namespace, now or when it has room. */
 void vn_io_submit(struct vn_req *req);
 
+/* What a conventional namespace does with the command. */
+vn_status vn_io_run(struct vn_req *req);
 /* fused.c: any command with FUSE or a PSDT that is not 0, or that of an SGL, of controllers on PCI */
 vn_status vn_io_fused(struct vn_req *req);
 

@@ -10,6 +10,7 @@
 #include "ctrl/feature.h"
 #include "ctrl/persona.h"
 #include "ctrl/reserve_cmd.h"
+#include "ctrl/zone_cmd.h"
 
 #define LID_SUPPORTED 0x1u /* LSUPP */
 
@@ -68,10 +69,11 @@ static void put_changed_ns(struct vn_log *log) {
 
 static void put_effects(struct vn_log *log) {
     struct vn_log_effects *page = (struct vn_log_effects *)blank_page(log);
+    bool zoned = log->req->cmd.cdw14 >> 24 == VN_CSI_ZNS && vn_ctrl_has_zones(log->req->ctrl);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->acs); opcode++)
         page->acs[opcode] = vn_admin_effects(log->req->ctrl, (uint8_t)opcode);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->iocs); opcode++)
-        page->iocs[opcode] = vn_io_effects(log->req->ctrl, (uint8_t)opcode);
+        page->iocs[opcode] = vn_io_effects(log->req->ctrl, (uint8_t)opcode) | (zoned ? vn_zone_effects((uint8_t)opcode) : 0);
     vn_log_put(log, page, sizeof(*page));
 }
 
@@ -102,6 +104,7 @@ static const struct page {
     {VN_LOG_TELEMETRY_HOST, VN_KIND_PCI, vn_telemetry_host_log, vn_telemetry_begin},
     {VN_LOG_TELEMETRY_CTRL, VN_KIND_PCI, vn_telemetry_ctrl_log, vn_telemetry_begin},
     {VN_LOG_ENDURANCE, VN_KIND_PCI, vn_endurance_log, vn_endurance_begin},
+    {VN_LOG_CHANGED_ZONES, VN_KIND_PCI, vn_zone_put_changed, vn_zone_begin_changed},
     {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log, NULL},
     {VN_LOG_EVENTS, VN_KIND_PCI, vn_events_log, vn_events_begin},
     {VN_LOG_LBA_STATUS, VN_KIND_PCI, vn_lba_status_log, NULL},
@@ -114,6 +117,8 @@ static const struct page {
 static const struct page of_persona = {0, VN_KIND_PCI, vn_persona_log, NULL};
 
 static bool has_page(const struct vn_ctrl *ctrl, const struct page *page) {
+    if (page->lid == VN_LOG_CHANGED_ZONES && !vn_ctrl_has_zones(ctrl))
+        return false;
     return (page->kinds & vn_ctrl_kind(ctrl)) && (page->lid != VN_LOG_ANA || vn_ctrl_has_ana(ctrl));
 }
 
@@ -209,6 +214,8 @@ vn_status vn_log_page(struct vn_req *req) {
             memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns));
         if (lid == VN_LOG_TELEMETRY_CTRL)
             vn_telemetry_was_read(ctrl);
+        if (lid == VN_LOG_CHANGED_ZONES)
+            vn_zone_forget_changed(req);
         vn_aer_log_read(ctrl, lid);
         if (lid == VN_LOG_RESERVATION)
             vn_resv_log_read(ctrl);

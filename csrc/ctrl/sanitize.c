@@ -9,6 +9,7 @@
 #include "ctrl/drive.h"
 #include "ctrl/log.h"
 #include "ns/ns_state.h"
+#include "ns/zoned.h"
 
 #define ACTION(cdw10) ((cdw10) & 0x7)
 #define PASSES(cdw10) (((cdw10) >> 4) & 0xf) /* 0: sixteen */
@@ -152,9 +153,13 @@ static bool overwrite(struct vn_drive *drive, struct vn_ns *ns, uint64_t size) {
         vn_job_do(drive, ns, VN_OP_WRITE, 0, sanitize->at, vn_min_u64(VN_DRIVE_BUFFER_BYTES, size - sanitize->at), on_erased);
         return true;
     }
-    if (sanitize->at >= size || !deallocates(drive) || !ns->backend->deallocates)
+    uint64_t bytes = vn_min_u64(ZEROES_BYTES, size - vn_min_u64(sanitize->at, size));
+    if (!bytes || (!ns->zoned && (!deallocates(drive) || !ns->backend->deallocates)))
         return false;
-    vn_job_do(drive, ns, VN_OP_DEALLOCATE, 0, sanitize->at, vn_min_u64(ZEROES_BYTES, size - sanitize->at), on_deallocated);
+    if (ns->zoned) /* empty zones read as zeros, whatever was asked for */
+        vn_job_do(drive, ns, VN_OP_WRITE_ZEROES, VN_REQ_MAY_UNMAP, sanitize->at, bytes, on_deallocated);
+    else
+        vn_job_do(drive, ns, VN_OP_DEALLOCATE, 0, sanitize->at, bytes, on_deallocated);
     return true;
 }
 
@@ -214,6 +219,8 @@ static void step(struct vn_drive *drive) {
     }
     uint64_t size = size_of(ns);
     bool more = ACTION(sanitize->cdw10) == VN_SANACT_OVERWRITE ? overwrite(drive, ns, size) : zero(drive, ns, size);
+    if (!more && ns->zoned) /* durable with the flush */
+        vn_zones_clear(&ns->zoned->zones);
     if (!more)
         vn_job_do(drive, ns, VN_OP_FLUSH, 0, 0, 0, on_flushed);
 }

@@ -493,6 +493,7 @@ void vn_doorbell_post(struct vn_req *req) {
         uint64_t words[2];
     } entry = {.cqe = {
                    .dw0 = req->result,
+                   .dw1 = req->result_high,
                    .sqhd = (uint16_t)sq->head,
                    .sqid = sq->sqid,
                    .cid = req->cmd.cid,

@@ -150,6 +150,15 @@ void vn_medium_close(vn_medium *medium); /* namespaces may be open on it still *
 
 struct vn_remote_opts; /* vhostnvme_fabric.h */
 struct vn_mirror_opts; /* vhostnvme_mirror.h */
+/* Of a zoned namespace, on "file" (whole regular files) and "mem". 0: as its table says, or the default in a new one. */
+struct vn_zoned_opts {
+    const char *path;     /* of the table that keeps the zones; NULL: that lasts as long as the namespace is open */
+    uint64_t zone_size;   /* bytes, a power of two of at least 64 KiB; the size is a multiple of it; default 64 MiB */
+    uint64_t capacity;    /* bytes of a zone that can be written; default: all of it */
+    uint64_t append;      /* bytes that one Zone Append can have, a power of two of at least 4096; default: no own limit */
+    uint32_t max_open, max_active; /* zones; default: no limit */
+    uint32_t extension;   /* bytes of a zone descriptor extension: 64, or none */
+};
 struct vn_ns_opts {
     const char *backend; /* "file", "mem", "null", "forward" or "mirror" */
     const char *path;    /* of a file or block device; NULL for the others */
@@ -157,6 +166,7 @@ struct vn_ns_opts {
                                NULL: that lasts as long as the namespace is open */
     const struct vn_remote_opts *remote; /* of "forward"; NULL for the others */
     const struct vn_mirror_opts *mirror; /* of "mirror"; NULL for the others */
+    const struct vn_zoned_opts *zoned; /* NULL: a conventional namespace */
     vn_medium *medium;   /* of "file", what it is on; NULL: nobody wants to know */
     uint64_t size;       /* bytes; 0: what the file has, or the namespace elsewhere */
     uint64_t offset;     /* bytes, a multiple of 4096; with VN_NS_WINDOW, which needs a size */

@@ -13,6 +13,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ns/ns_state.h"
+#include "ns/zoned.h"
 
 static int block_shift_of(uint32_t block_size) {
     return block_size == 512 ? 9 : block_size == 4096 ? 12 : -EINVAL;
@@ -36,6 +37,9 @@ int vn_ns_create(const struct vn_ns_opts *opts, struct vn_ns **out, char *error,
         goto out_free;
     int shift = block_shift_of(ns->backend->block_size ? ns->backend->block_size : opts->block_size);
     assert(shift > 0); /* the backend has checked it */
+    if (opts->zoned && (err = vn_zoned_open(opts, &ns->backend, &ns->zoned, error, error_size)))
+        goto out_close;
+    ns->special = ns->zoned ? VN_NS_SPECIAL_ZONES : 0;
     ns->block_shift = (uint32_t)shift;
     ns->nr_blocks = ns->backend->size >> shift;
     ns->read_only = ns->backend->read_only;
@@ -202,6 +206,15 @@ static inline void leave_flight(struct vn_ns_chan *nsc, const struct vn_req *req
         nsc->nr_before--;
 }
 
+void vn_ns_enter_flight(struct vn_ns_chan *nsc, struct vn_req *req) {
+    req->ns_turn = nsc->turn;
+    nsc->inflight++;
+}
+
+void vn_ns_leave_flight(struct vn_ns_chan *nsc, const struct vn_req *req) {
+    leave_flight(nsc, req);
+}
+
 static void on_done_below(struct vn_req *req, void *ctx) {
     leave_flight(ctx, req);
     vn_req_complete(req, req->status);
@@ -275,6 +288,15 @@ enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req) {
     return __builtin_expect(nsc->limited, 0) ? pass(req) : forward(nsc, req);
 }
 
+void vn_ns_sync_zones(struct vn_ns_chan *nsc, struct vn_req *req) {
+    req->op = VN_OP_COUNT; /* it is none of those that are counted */
+    vn_req_set_state(req, VN_REQ_TAKEN);
+    vn_req_push(req, on_done, nsc);
+    req->ns_turn = nsc->turn;
+    nsc->inflight++;
+    vn_zoned_sync(nsc->chan, req);
+}
+
 void vn_ns_cancel(struct vn_req *req) {
     if (req->limits & VN_REQ_HELD)
         return;
@@ -314,6 +336,11 @@ int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid,
         free(nsc);
         return err;
     }
+    if (ns->zoned && !(nsc->changed_zones = calloc(1, sizeof(*nsc->changed_zones)))) {
+        vn_chan_close(nsc->chan);
+        free(nsc);
+        return -ENOMEM;
+    }
     nsc->throttle = (struct vn_throttle){.pass = pass, .paid = VN_REQ_PAID_NS, .waits = VN_REQ_WAITS_NS};
     vn_throttle_init(&nsc->throttle, reactor, ns->marks, &nsc->counters.waits);
     struct vn_limiter limiter;
@@ -326,5 +353,7 @@ int vn_ns_chan_open(struct vn_ns *ns, struct vn_reactor *reactor, uint32_t nsid,
 void vn_ns_chan_close(struct vn_ns_chan *nsc) {
     vn_throttle_fini(&nsc->throttle);
     vn_chan_close(nsc->chan);
+    free(nsc->changed_zones);
+    nsc->changed_zones = NULL;
     nsc->chan = NULL; /* the rest is freed by the control thread, which still sums its counters */
 }

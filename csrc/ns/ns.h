@@ -28,6 +28,8 @@ struct vn_ns_counters { /* one writer: the channel's reactor */
 
 struct vn_ns_state; /* ns_state.h */
 struct vn_meta;     /* meta.h */
+struct vn_zoned;    /* zoned.h */
+struct vn_changed_zones;
 
 struct vn_ns {
     struct vn_backend *backend;
@@ -41,6 +43,7 @@ struct vn_ns {
     struct vn_meta *meta;      /* meta.h; NULL: its blocks have no metadata; its drive's reactor's */
     struct vn_ns_state *state; /* NULL: it has been on fabrics only, and is plain */
     char *state_path;          /* where its state is kept; NULL: nowhere */
+    struct vn_zoned *zoned;    /* its backend, when it is a zoned namespace; else NULL */
     uint64_t id;                               /* by which events name it */
     vn_runtime *owner;                         /* whose handle it is; control thread only */
     struct vn_ns_chan *chans[VN_NS_MAX_CHANS]; /* control thread only */
@@ -66,6 +69,7 @@ struct vn_ns_chan {
     struct vn_ns_counters counters;
     struct vn_throttle throttle;
     struct vn_throttle *ctrl_throttle; /* of the controller over all its namespaces; NULL: none */
+    struct vn_changed_zones *changed_zones; /* that its controller has to be told of; NULL: it is not zoned */
 };
 
 /* Control thread. error receives a sentence on failure. */
@@ -105,6 +109,12 @@ enum vn_submit vn_ns_submit(struct vn_ns_chan *nsc, struct vn_req *req);
 /* The same of what lies behind the blocks of the namespace (VN_REQ_BELOW), or of all of them when it is formatted: it is no
  * command of a host, so that it is not counted and waits for no tokens. The caller has checked the range. */
 enum vn_submit vn_ns_submit_below(struct vn_ns_chan *nsc, struct vn_req *req);
+/* A request that waits for something else of the namespace's, as its state to be saved: it is in flight as those that a
+ * backend has, so that the channel stays. */
+void vn_ns_enter_flight(struct vn_ns_chan *nsc, struct vn_req *req);
+void vn_ns_leave_flight(struct vn_ns_chan *nsc, const struct vn_req *req);
+/* Completes req when what is kept of the zones is durable; of a zoned namespace. */
+void vn_ns_sync_zones(struct vn_ns_chan *nsc, struct vn_req *req);
 /* The request, which this namespace or its backend may have, is to end soon: see backend.h. */
 void vn_ns_cancel(struct vn_req *req);
 /* What waits for tokens goes on, in debt. Answers how many there are. */

@@ -5,6 +5,7 @@
 #include "core/util.h"
 #include "ns/meta.h"
 #include "ns/ns_state.h"
+#include "ns/zoned.h"
 
 #define HELD_OFF (VN_NS_SPECIAL_BUSY | VN_NS_SPECIAL_META | VN_NS_SPECIAL_REFUSES) /* one drive alone can have it */
 
@@ -32,6 +33,9 @@ static int check(const struct vn_ns *ns, const struct vn_format *format, char *e
     if (!vn_format_is_valid(format, ns->backend->block_min))
         return vn_backend_fail(error, error_size, EINVAL, "it was formatted with blocks that what is behind it cannot have; "
                                "format it anew: remove its state file, which loses its data");
+    if (ns->zoned && (vn_format_lba(format)->shift != ns->zoned->block_shift || vn_format_lba(format)->ms))
+        return vn_backend_fail(error, error_size, EINVAL, "it is zoned in blocks of %u bytes, and was formatted with others",
+                               1u << ns->zoned->block_shift);
     uint64_t had = ns->state->kept.format.size;
     if (vn_format_lba(format)->ms && ns->backend->size < had)
         return vn_backend_fail(error, error_size, EINVAL, "it was formatted with metadata when it had %llu bytes, and has %llu "

@@ -53,6 +53,7 @@ void vn_ns_state_look(struct vn_ns *ns) {
     uint32_t special = ns->special & VN_NS_SPECIAL_BUSY;
     special |= ns->state->kept.format.in_progress ? VN_NS_SPECIAL_BUSY : 0;
     special |= ns->meta ? VN_NS_SPECIAL_META : 0;
+    special |= ns->zoned ? VN_NS_SPECIAL_ZONES : 0;
     special |= ns->state->kept.write_protect ? VN_NS_SPECIAL_PROTECTED : 0;
     special |= ns->state->refusal ? VN_NS_SPECIAL_REFUSES : 0;
     special |= ns->state->kept.marks.nr ? VN_NS_SPECIAL_MARKS : 0;

@@ -59,7 +59,8 @@ static const uint64_t admin_opcodes[] = {
     VN_ADMIN_ASYNC_EVENT, VN_ADMIN_ABORT, VN_ADMIN_KEEP_ALIVE, VN_ADMIN_DOORBELL_CONFIG,
 };
 static const uint64_t io_opcodes[] = {VN_IO_FLUSH, VN_IO_WRITE, VN_IO_READ, VN_IO_WRITE_ZEROES, VN_IO_DSM, VN_IO_READ,
-                                      VN_IO_WRITE, VN_IO_COMPARE};
+                                      VN_IO_WRITE, VN_IO_COMPARE, VN_IO_VERIFY, VN_IO_COPY, VN_IO_WRITE_UNCORRECTABLE,
+                                      VN_IO_RESV_REGISTER, VN_IO_RESV_REPORT, VN_IO_RESV_ACQUIRE, VN_IO_RESV_RELEASE};
 static const uint64_t nsids[] = {1, 2, 3, 4, VN_NSID_BROADCAST, 0, 5, 256, 257};
 
 static struct vn_sqe take_sqe(struct input *input, bool admin) {
@@ -123,6 +124,11 @@ static bool one_op(struct input *input) {
         for (uint32_t nr = 1 + take8(input) % 4; nr; nr--) {
             cmd = take_sqe(input, false);
             push(qid, &cmd);
+            if (cmd.opcode == VN_IO_COMPARE && VN_SQE_FUSE(cmd.flags) == VN_FUSE_FIRST) { /* the second, more often than not */
+                cmd.opcode = VN_IO_WRITE;
+                cmd.flags ^= VN_FUSE_FIRST | (take8(input) % 4 ? VN_FUSE_SECOND : 0);
+                push(qid, &cmd);
+            }
         }
         break;
     case 7: /* lists, descriptors, ranges */

@@ -16,7 +16,7 @@ SECTIONS = {
     "Log pages": ("vn_log_id", "VN_LOG_"),
     "Features": ("vn_feature", "VN_FEAT_"),
 }
-HEADERS = [TOP / "csrc/core/nvme.h", TOP / "csrc/core/fabrics.h"]
+HEADERS = [TOP / "csrc/core" / name for name in ("nvme.h", "nvme_zns.h", "fabrics.h")]
 
 
 def constants(enumeration: str, prefix: str) -> dict[str, int]:
@@ -46,7 +46,7 @@ def test_what_is_dispatched_is_what_is_offered(section: str) -> None:
         assert number in rows, f"{section}: {name} ({number:#x}) has no row"
         done = rows[number].offered != "no"
         assert dispatched(name) == done, f"{section}: {name} is {'' if done else 'not '}offered"
-    assert offered(section, "yes", "drive", "fabrics") <= set(
+    assert offered(section, "yes", "drive", "zoned", "fabrics") <= set(
         constants(enumeration, prefix).values()
     )
 

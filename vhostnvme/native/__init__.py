@@ -34,6 +34,7 @@ from vhostnvme.native.types import (
     TargetHost,
     TargetInfo,
     TargetLimits,
+    ZonedOptions,
 )
 
 __all__ = [
@@ -71,5 +72,6 @@ __all__ = [
     "TargetHost",
     "TargetInfo",
     "TargetLimits",
+    "ZonedOptions",
     "library_version",
 ]

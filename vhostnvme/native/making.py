@@ -14,7 +14,7 @@ from typing import Any
 
 from vhostnvme.native.library import check, ffi, lib
 from vhostnvme.native.remote import native_remote
-from vhostnvme.native.types import MirrorOptions, NamespaceOptions
+from vhostnvme.native.types import MirrorOptions, NamespaceOptions, ZonedOptions
 
 AT_ONCE = 16  # namespaces that are being opened by `arun`
 
@@ -102,6 +102,22 @@ def _native(options: NamespaceOptions) -> tuple[Any, list[Any]]:
     if options.mirror is not None:
         opts.mirror, kept = _native_mirror(options.mirror)
         alive += kept
+    if options.zoned is not None:
+        opts.zoned, kept = _native_zoned(options.zoned)
+        alive += kept
+    return opts, alive
+
+
+def _native_zoned(zoned: ZonedOptions) -> tuple[Any, list[Any]]:
+    opts = ffi.new("struct vn_zoned_opts *")
+    alive = [opts, path := _path(zoned.path)]
+    opts.path = path
+    opts.zone_size = zoned.zone_size
+    opts.capacity = zoned.capacity
+    opts.append = zoned.append
+    opts.max_open = zoned.max_open
+    opts.max_active = zoned.max_active
+    opts.extension = zoned.extension
     return opts, alive
 
 

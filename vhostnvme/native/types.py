@@ -180,6 +180,22 @@ class MirrorOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ZonedOptions:
+    """Zones of a namespace; 0: as the table at `path` says, or the default. Sizes in bytes.
+
+    `path` None: they last as long as the namespace is open.
+    """
+
+    path: str | None = None
+    zone_size: int = 0
+    capacity: int = 0
+    append: int = 0
+    max_open: int = 0
+    max_active: int = 0
+    extension: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceOptions:
     """What a namespace stands on. Sizes in bytes; `size` 0 means what the file has.
 
@@ -187,12 +203,14 @@ class NamespaceOptions:
     `thick`: zeros that are written keep the blocks of a file.
     `remote` is what the backend "forward" needs, `mirror` what "mirror" does. `medium`: what a file
     lies on, which counts for it. `state_path`: the file in which its state is kept; None: nowhere.
+    `zoned`: its zones; None: it is a conventional one.
     """
 
     backend: str
     path: str | None = None
     remote: RemoteOptions | None = None
     mirror: MirrorOptions | None = None
+    zoned: ZonedOptions | None = None
     medium: Medium | None = field(default=None, compare=False)
     size: int = 0
     offset: int | None = None

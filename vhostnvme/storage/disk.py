@@ -17,6 +17,7 @@ from vhostnvme.native import (
     Operation,
     RemoteOptions,
     Runtime,
+    ZonedOptions,
 )
 from vhostnvme.storage.common import NO_STATE
 from vhostnvme.storage.kept_mirror import KeptMirror
@@ -30,6 +31,7 @@ from vhostnvme.storage.spec import (
     RemoteSpec,
     format_spec,
 )
+from vhostnvme.storage.zoned import table_of
 
 
 def open_disk(runtime: Runtime, spec: DiskSpec) -> Namespace:
@@ -127,6 +129,7 @@ def native_options(spec: DiskSpec) -> NamespaceOptions:
         remote=remote_options(remote) if remote else None,
         path=str(path) if path else None,
         medium=file.medium if file else None,
+        zoned=_zoned_options(spec, path),
         size=spec.size or 0,
         offset=file.offset if file else None,
         block_size=spec.block_size,
@@ -185,6 +188,27 @@ def _state_path(spec: DiskSpec) -> str | None:
         return None
     path = spec.resolved(Path.cwd())
     return f"{path}.state" if path.is_file() or spec.create else None
+
+
+def _zoned_options(spec: DiskSpec, path: Path | None) -> ZonedOptions | None:
+    """Served as a conventional one, a zoned file would lose what its zones say of it."""
+    zoned = spec.zoned if isinstance(spec, FileSpec | MemorySpec) else None
+    table = table_of(path) if path else None
+    if zoned is None:
+        if table and table.is_file():
+            raise ConfigError(
+                f"disk {format_spec(spec)!r} is zoned, as {table.name} beside it says: add zoned=on"
+            )
+        return None
+    return ZonedOptions(
+        path=str(table) if table else None,
+        zone_size=zoned.zone_size,
+        capacity=zoned.capacity,
+        append=zoned.append,
+        max_open=zoned.max_open,
+        max_active=zoned.max_active,
+        extension=zoned.extension,
+    )
 
 
 def _uuid_of(path: Path, offset: int | None) -> uuid.UUID:

@@ -36,6 +36,7 @@ from vhostnvme.storage.common import (
 )
 from vhostnvme.storage.mirror import MirrorSpec, format_mirror, parser_of_mirrors
 from vhostnvme.storage.remote import SEVERAL, RemoteSpec, format_remote, parse_remote
+from vhostnvme.storage.zoned import Zoned, take_zoned, zoned_options
 from vhostnvme.units import SIZE_BYTES_MAX, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class FileSpec(DiskSpec):
     """A file or block device. `direct`: True must, False must not, None if it can.
 
     `create` makes a missing file, of `size` bytes, which must then be given. `offset`: only the
-    `size` bytes from there on are served, and nothing else is touched; None: all of it. `medium`
-    counts for it, and `thick`: zeros that are written to it keep its blocks; both are in no text.
+    `size` bytes from there on are served, and nothing else is touched; None: all of it. `zoned`: it
+    has zones; None: it is a conventional one. `medium` counts for it, and `thick`: zeros that are
+    written to it keep its blocks; both are in no text.
     """
 
     path: str
@@ -74,6 +76,7 @@ class FileSpec(DiskSpec):
     direct: bool | None = None
     create: bool = False
     preallocate: bool = False
+    zoned: Zoned | None = None
     thick: bool = field(default=False, compare=False, repr=False)
     medium: Medium | None = field(default=None, compare=False, repr=False)
 
@@ -85,6 +88,8 @@ class FileSpec(DiskSpec):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemorySpec(DiskSpec):
     """Memory of the serving process."""
+
+    zoned: Zoned | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +134,8 @@ def format_spec(spec: DiskSpec) -> str:
         assert spec.size is not None
         head = ("mem:" if isinstance(spec, MemorySpec) else "null:") + format_size(spec.size)
     options |= common_options(spec)
+    if isinstance(spec, FileSpec | MemorySpec):
+        options |= zoned_options(spec.zoned)
     query = "&".join(
         f"{name}={quote(value, safe='/:@,+', errors='surrogateescape')}"
         for name, value in options.items()
@@ -169,11 +176,14 @@ def _parse_file(body: str, options: Options) -> DiskSpec:
     direct = options.take("direct", _parse_direct, None)
     create = options.take("create", parse_on_off, size is not None and offset is None)
     preallocate = options.take("preallocate", parse_on_off, False)
+    zoned = take_zoned(options)
     options.finish()
     if create and size is None:
         raise ConfigError("option 'create': a new file needs a size, such as size=10G")
     if offset is not None and size is None:
         raise ConfigError("option 'offset': a part of a file needs a size, such as size=10G")
+    if offset is not None and zoned:
+        raise ConfigError("option 'zoned': a part of a file cannot be zoned")
     if (offset or 0) + (size or 0) > SIZE_BYTES_MAX:
         raise ConfigError("option 'offset': the part ends beyond 2^63-1 bytes")
     _check_size(size, common["block_size"])
@@ -186,16 +196,18 @@ def _parse_file(body: str, options: Options) -> DiskSpec:
         direct=direct,
         create=create,
         preallocate=preallocate,
+        zoned=zoned,
         **common,
     )
 
 
 def _parse_sized(
-    scheme: str, make: type[MemorySpec] | type[NullSpec]
+    scheme: str, make: Callable[..., DiskSpec], zoned: bool = False
 ) -> Callable[[str, Options], DiskSpec]:
     def parse(body: str, options: Options) -> DiskSpec:
         common = take_common(options)
         size = options.take("size", parse_size, None)
+        more = {"zoned": take_zoned(options)} if zoned else {}
         options.finish()
         if bool(body) == (size is not None):
             raise ConfigError(
@@ -205,14 +217,14 @@ def _parse_sized(
             )
         size = size if size is not None else parse_size(body)
         _check_size(size, common["block_size"])
-        return make(size=size, **common)
+        return make(size=size, **more, **common)
 
     return parse
 
 
 _KINDS: dict[str, Callable[[str, Options], DiskSpec]] = {
     "file": _parse_file,
-    "mem": _parse_sized("mem", MemorySpec),
+    "mem": _parse_sized("mem", MemorySpec, zoned=True),
     "null": _parse_sized("null", NullSpec),
     "nvme+tcp": parse_remote,
     "mirror": parser_of_mirrors(_parse),
