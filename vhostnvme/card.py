@@ -135,7 +135,13 @@ class Card:
             config.recovery,
         )
         self._devices = VmDevices(
-            self._running, config.folder, config.device, self._mirrors, self._disk, self._gone
+            self._running,
+            config.folder,
+            config.state_dir / "devices",
+            config.device,
+            self._mirrors,
+            self._disk,
+            self._gone,
         )
         rows = [row for kind in POOL_KINDS for row in self._catalog.all(kind)]
         self._pool = Pool(

@@ -466,6 +466,10 @@ void vn_ctrl_cancel_all(struct vn_ctrl *ctrl) {
 }
 
 void vn_ctrl_release(struct vn_ctrl *ctrl) {
+    for (size_t i = 0; i < VN_NR_QUEUES; i++) { /* also those that have not come to a limit yet, or come to it again */
+        for (struct vn_req *req = ctrl->sqs[i].inflight; req; req = req->next)
+            req->limits |= VN_REQ_RELEASED;
+    }
     vn_throttle_release(&ctrl->throttle, NULL);
     vn_ns_table_release(&ctrl->namespaces);
 }

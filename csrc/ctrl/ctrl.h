@@ -102,6 +102,7 @@ enum vn_ctrl_state { VN_CTRL_DISABLED, VN_CTRL_READY, VN_CTRL_DISABLING, VN_CTRL
 struct vn_features {
     uint32_t arbitration, power, error_recovery, vwc, irq_coalescing, write_atomicity, async_event;
     uint16_t temp_over, temp_under;
+    uint16_t progress_marker;
     uint16_t irq_vector[VN_NR_VECTORS]; /* bit 0: coalescing disabled */
     uint16_t nr_sqs, nr_cqs;            /* granted I/O queues */
 };

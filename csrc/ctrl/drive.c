@@ -248,11 +248,29 @@ void vn_drive_fold(struct vn_drive *drive) {
     }
 }
 
+/* A save that nobody waits for fails: that is told once, until one succeeds. */
+static void on_saved(struct vn_keep_wait *wait, int err) {
+    struct vn_drive *drive = vn_container_of(wait, struct vn_drive, save_wait);
+    const struct vn_ctrl *ctrl = NULL;
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS && !ctrl; i++)
+        ctrl = drive->ctrls[i];
+    drive->save_waits = false;
+    if (err && !drive->save_failed && ctrl)
+        vn_event_emit(ctrl->events, VN_EVENT_MESSAGE, ctrl->id, (uint64_t)-err, 0,
+                      "what the SSD keeps of itself could not be saved: %s", strerror(-err));
+    drive->save_failed = err;
+}
+
 void vn_drive_save(struct vn_drive *drive, struct vn_keep_wait *wait) {
     if (drive->save_timer.armed)
         vn_timer_disarm(drive->reactor, &drive->save_timer);
     vn_drive_fold(drive);
     drive->saved_smart = drive->kept.smart;
+    if (!wait && !drive->save_waits) {
+        drive->save_waits = true;
+        drive->save_wait.fn = on_saved;
+        wait = &drive->save_wait;
+    }
     vn_keep_save(drive->keep, drive->reactor, wait);
 }
 

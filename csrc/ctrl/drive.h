@@ -43,6 +43,8 @@ struct vn_drive {
     struct vn_smart_kept saved_smart; /* as it was last saved */
     struct vn_timer save_timer;   /* something that nobody waits for is to be saved */
     struct vn_timer smart_timer;
+    struct vn_keep_wait save_wait; /* of saves that nobody waits for */
+    bool save_waits, save_failed;
     struct vn_job job;            /* the self-test or sanitize operation under way */
     uint8_t *buffer;              /* of jobs, VN_DRIVE_BUFFER_BYTES; then of a firmware image, VN_FIRMWARE_BYTES */
     struct vn_keep_wait sanitize_save;

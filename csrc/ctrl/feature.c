@@ -36,6 +36,7 @@ static const struct vn_feature_row rows[] = {
     {VN_FEAT_KEEP_ALIVE, VN_KIND_FABRICS, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_HOST_BEHAVIOR, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_IOCS_PROFILE, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_PROGRESS_MARKER, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_HOST_ID, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_RESV_MASK, VN_KIND_PCI, VN_CAP_NS | VN_CAP_CHANGEABLE, VN_FID_SCOPE_NS},
     {VN_FEAT_RESV_PERSISTENCE, VN_KIND_PCI, VN_CAP_NS | VN_CAP_CHANGEABLE, VN_FID_SCOPE_NS},
@@ -171,7 +172,10 @@ static vn_status set_value(struct vn_req *req) {
     case VN_FEAT_ASYNC_EVENT:
         features->async_event = value & aen_config_mask(ctrl);
         return VN_SC_SUCCESS;
-    case VN_FEAT_IOCS_PROFILE: /* there is one combination of command sets (Identify CNS 1Ch) */
+    case VN_FEAT_PROGRESS_MARKER:
+        features->progress_marker = value & 0xff;
+        return VN_SC_SUCCESS;
+    case VN_FEAT_IOCS_PROFILE: /* there is one combination: CNS 1Ch */
         return value & 0x1ff ? VN_SC_IOCS_COMBINATION : VN_SC_SUCCESS;
     case VN_FEAT_KEEP_ALIVE:
         ctrl->fabrics->kato_ms = vn_kato_round(value);
@@ -242,6 +246,9 @@ static vn_status read_value(const struct vn_features *features, const struct vn_
         return VN_SC_SUCCESS;
     case VN_FEAT_ASYNC_EVENT:
         *value = features->async_event;
+        return VN_SC_SUCCESS;
+    case VN_FEAT_PROGRESS_MARKER:
+        *value = features->progress_marker;
         return VN_SC_SUCCESS;
     case VN_FEAT_IOCS_PROFILE:
         *value = 0;

@@ -12,7 +12,15 @@
 #define TIMESTAMP_MASK 0xffffffffffffull /* six bytes */
 
 /* --- Saved values --- */
+#define SAVED_MARKER (1u << 0) /* there is no feature 00h: this bit of what is saved stands for 80h */
+
+static uint32_t saved_bit(uint8_t fid) {
+    return fid == VN_FEAT_PROGRESS_MARKER ? SAVED_MARKER : 1u << fid;
+}
+
 void vn_feature_load(const struct vn_ctrl_kept *kept, struct vn_features *features) {
+    if (kept->saved & SAVED_MARKER)
+        features->progress_marker = kept->progress_marker;
     for (uint32_t fid = 1; fid < 32; fid++) {
         if (!(kept->saved & 1u << fid))
             continue;
@@ -55,9 +63,9 @@ void vn_feature_load(const struct vn_ctrl_kept *kept, struct vn_features *featur
 /* Of features that are not saved it does not matter what stands there. */
 void vn_feature_save(struct vn_ctrl_kept *kept, const struct vn_features *features, uint8_t fid) {
     struct vn_features all = *features;
-    kept->saved &= ~(1u << fid);
+    kept->saved &= ~saved_bit(fid);
     vn_feature_load(kept, &all); /* of the others what is saved already */
-    kept->saved |= 1u << fid;
+    kept->saved |= saved_bit(fid);
     kept->arbitration = all.arbitration;
     kept->power = all.power;
     kept->error_recovery = all.error_recovery;
@@ -65,6 +73,7 @@ void vn_feature_save(struct vn_ctrl_kept *kept, const struct vn_features *featur
     kept->irq_coalescing = all.irq_coalescing;
     kept->write_atomicity = all.write_atomicity;
     kept->async_event = all.async_event;
+    kept->progress_marker = (uint8_t)all.progress_marker;
     kept->temp_over = all.temp_over;
     kept->temp_under = all.temp_under;
     memset(kept->irq_vectors, 0, sizeof(kept->irq_vectors));

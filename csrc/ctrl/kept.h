@@ -21,8 +21,9 @@ struct vn_smart_kept {
 /* Of one controller, by its CNTLID. */
 struct vn_ctrl_kept {
     uint16_t cntlid;
-    uint8_t used, rsvd3;
-    uint32_t saved;       /* features that have a saved value: bits of 1 << FID */
+    uint8_t used;
+    uint8_t progress_marker; /* saved value of feature 80h, with bit 0 of saved */
+    uint32_t saved;       /* features that have a saved value: bits of 1 << FID; bit 0: 80h */
     uint64_t error_count; /* entries that its error log has had */
     uint32_t arbitration, power, error_recovery, vwc, irq_coalescing, write_atomicity, async_event;
     uint16_t temp_over, temp_under;

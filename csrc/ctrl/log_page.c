@@ -67,6 +67,36 @@ static void put_changed_ns(struct vn_log *log) {
     vn_log_put(log, page, VN_PAGE_SIZE);
 }
 
+/* Command Scope, bits 31:20 (Base 5.16.1.6). */
+static uint32_t scope_of(uint8_t opcode) {
+    switch (opcode) {
+    case VN_ADMIN_SELF_TEST:
+    case VN_ADMIN_DIRECTIVE_SEND:
+    case VN_ADMIN_DIRECTIVE_RECEIVE:
+    case VN_ADMIN_FORMAT_NVM:
+    case VN_ADMIN_GET_LBA_STATUS:
+        return VN_FID_SCOPE_NS;
+    case VN_ADMIN_NS_MANAGEMENT:
+    case VN_ADMIN_NS_ATTACHMENT:
+    case VN_ADMIN_FW_COMMIT:
+    case VN_ADMIN_FW_DOWNLOAD:
+    case VN_ADMIN_SANITIZE:
+    case VN_ADMIN_SECURITY_SEND:
+    case VN_ADMIN_SECURITY_RECEIVE:
+        return VN_FID_SCOPE_SUBSYSTEM;
+    default:
+        return VN_FID_SCOPE_CTRL;
+    }
+}
+
+/* Where LPA bit 5 says so. */
+static void put_scopes(struct vn_log_effects *page) {
+    for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->acs); opcode++) {
+        page->acs[opcode] |= page->acs[opcode] ? scope_of((uint8_t)opcode) : 0;
+        page->iocs[opcode] |= page->iocs[opcode] ? VN_FID_SCOPE_NS : 0;
+    }
+}
+
 static void put_effects(struct vn_log *log) {
     struct vn_log_effects *page = (struct vn_log_effects *)blank_page(log);
     bool zoned = log->req->cmd.cdw14 >> 24 == VN_CSI_ZNS && vn_ctrl_has_zones(log->req->ctrl);
@@ -74,7 +104,14 @@ static void put_effects(struct vn_log *log) {
         page->acs[opcode] = vn_admin_effects(log->req->ctrl, (uint8_t)opcode);
     for (unsigned opcode = 0; opcode < VN_ARRAY_SIZE(page->iocs); opcode++)
         page->iocs[opcode] = vn_io_effects(log->req->ctrl, (uint8_t)opcode) | (zoned ? vn_zone_effects((uint8_t)opcode) : 0);
+    if (log->req->ctrl->drive)
+        put_scopes(page);
     vn_log_put(log, page, sizeof(*page));
+}
+
+/* NVMe-MI Commands Supported and Effects: there are none. */
+static void put_mi_effects(struct vn_log *log) {
+    vn_log_put(log, blank_page(log), VN_PAGE_SIZE);
 }
 
 /* Feature Identifiers Supported and Effects (Base 5.16.1.18). */
@@ -109,6 +146,7 @@ static const struct page {
     {VN_LOG_EVENTS, VN_KIND_PCI, vn_events_log, vn_events_begin},
     {VN_LOG_LBA_STATUS, VN_KIND_PCI, vn_lba_status_log, NULL},
     {VN_LOG_FEATURES, VN_KIND_PCI | VN_KIND_IO, put_features, NULL},
+    {VN_LOG_MI_EFFECTS, VN_KIND_PCI, put_mi_effects, NULL},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log, NULL},
     {VN_LOG_RESERVATION, VN_KIND_PCI, vn_resv_log, NULL},
     {VN_LOG_SANITIZE, VN_KIND_PCI, vn_sanitize_log, NULL},

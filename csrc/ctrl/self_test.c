@@ -58,6 +58,16 @@ static void end(struct vn_drive *drive, enum vn_self_test_outcome outcome) {
     add_result(drive, result);
 }
 
+/* Diagnostic failure (Base 5.2.1). */
+static void tell_of_failure(struct vn_drive *drive) {
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
+        if (!drive->ctrls[i])
+            continue;
+        vn_log_error_event(drive->ctrls[i], UINT16_MAX, UINT16_MAX);
+        vn_aer_raise(drive->ctrls[i], VN_AEN_ERROR, VN_AEN_ERROR_DIAGNOSTIC);
+    }
+}
+
 static void on_read(struct vn_drive *drive, vn_status status) {
     struct vn_self_test_kept *test = &drive->kept.self_test;
     bool extended = test->running == VN_SELF_TEST_EXTENDED;
@@ -75,6 +85,7 @@ static void on_read(struct vn_drive *drive, vn_status status) {
         };
         vn_job_end(drive);
         add_result(drive, result);
+        tell_of_failure(drive);
         return;
     }
     test->at += extended ? bytes : 1;

@@ -77,7 +77,7 @@ static void test_saved(struct ctrl_rig *rig) {
 }
 
 static void test_refusals(struct ctrl_rig *rig) {
-    static const uint32_t known[] = {1, 2, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xe, 0x16, VN_FEAT_IOCS_PROFILE, 0x81, 0x82, 0x83, 0x84};
+    static const uint32_t known[] = {1, 2, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xe, 0x16, 0x19, 0x80, 0x81, 0x82, 0x83, 0x84};
     for (uint32_t fid = 0, at = 0; fid < 256; fid++) {
         if (at < VN_ARRAY_SIZE(known) && fid == known[at]) {
             at++;

@@ -94,3 +94,14 @@ def test_marked_blocks_are_in_the_lba_status_log(serve: Serve) -> None:
     assert struct.unpack_from("<II", log) == (64, 1)
     assert struct.unpack_from("<IIB", log, 16) == (2, 2, 0x11)
     assert [struct.unpack_from("<QI", log, 32 + 16 * i) for i in (0, 1)] == [(7, 1), (100, 3)]
+
+
+def test_every_command_has_a_scope(host: NvmeHost) -> None:
+    assert host.identify_controller()[261] & 1 << 5  # LPA
+    log = host.log_page(5, 4096)
+    for at in range(0, 2048, 4):
+        entry = struct.unpack_from("<I", log, at)[0]
+        assert (entry & 1) == (entry >> 20).bit_count(), f"byte {at}"
+    assert struct.unpack_from("<I", log, 4 * 0x80)[0] >> 20 == 1  # Format NVM: a namespace
+    assert struct.unpack_from("<I", log, 4 * 0x84)[0] >> 25 == 1  # Sanitize: all of it
+    assert host.log_page(0x13, 4096) == bytes(4096)  # NVMe-MI: nothing

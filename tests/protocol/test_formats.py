@@ -313,3 +313,21 @@ def test_writers_and_readers_of_the_same_blocks(serve: Serve) -> None:
                     sqe = nvme.read(1, lba, nr, control=4 << 26)
                 cids.append(queue.submit(sqe.with_fields(prp1=target, **fields)))
             assert {queue.wait(cid).code for cid in cids} == {Status.SUCCESS}
+
+
+def test_memory_that_goes_away_is_not_held_up(serve: Serve) -> None:
+    """More commands than have room for their metadata, and a limit that lets few through."""
+    served = serve("mem:1M?iops=2")
+    host = served.connect()
+    assert format_namespace(host, Format(1)).ok
+    queue = host.create_queue_pair(depth=64)
+    buffer = host.alloc(8192)
+    fields = {"prp1": buffer.iova, "mptr": buffer.iova + 4096}
+    cids = [queue.submit(nvme.read(1, i, 1).with_fields(**fields)) for i in range(50)]
+    until(lambda: served.controller.info().inflight >= 49, "all but the first wait")
+    assert served.namespaces[0].info().limited.waiting > 0
+    started = time.monotonic()
+    host.handle.dma_unmap(host.info.iova_base, 16 << 20)
+    assert time.monotonic() - started < 1
+    host.handle.dma_map(0, host.info.iova_base, 16 << 20)
+    assert all(queue.wait(cid).ok for cid in cids)

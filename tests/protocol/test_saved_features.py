@@ -13,7 +13,17 @@ from vhostnvme.testing import NvmeHost, nvme
 from vhostnvme.testing.nvme import Status
 
 CURRENT, DEFAULT, SAVED = range(3)
-SAVEABLE = {1: 0x03020105, 2: 0x20, 4: 0x0155, 5: 0x1234, 6: 0, 8: 0x0A0B, 0xA: 1, 0xB: 0x101}
+SAVEABLE = {
+    1: 0x03020105,
+    2: 0x20,
+    4: 0x0155,
+    5: 0x1234,
+    6: 0,
+    8: 0x0A0B,
+    0xA: 1,
+    0xB: 0x101,
+    0x80: 0x42,
+}
 TIMESTAMP, HOST_BEHAVIOR = 0x0E, 0x16
 
 

@@ -81,7 +81,9 @@ def test_what_cannot_be_tested_is_refused(host: NvmeHost) -> None:
 
 def test_a_block_that_cannot_be_read_is_told(serve: Serve) -> None:
     host = serve("mem:1M", "mem:1M?error=100%&error-ops=read").connect()
+    cid = host.submit_async_event()
     start(host, EXTENDED)
+    assert host.wait_async_event(cid).result == 0 | 2 << 8 | 1 << 16  # diagnostic failure
     wait_end(host)
     outcome, code, segment, valid, nsid, lba, sct, sc = results(host)[0]
     assert (outcome, code, segment, nsid, lba) == (SEGMENT_FAILED, EXTENDED, 2, 2, 0)

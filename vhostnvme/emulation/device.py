@@ -21,6 +21,8 @@ from vhostnvme.native import (
     ControllerInfo,
     ControllerOptions,
     Doorbells,
+    Drive,
+    DriveOptions,
     Namespace,
     NamespaceInfo,
     Runtime,
@@ -42,6 +44,9 @@ QUEUES_MAX = 64
 class DeviceOptions:
     """What a device shall be. `queues` 0 means as many as there can be, `reactor` None any.
 
+    `state`: the file that keeps what outlives the process, but for the namespaces'; None: nothing.
+    It is for a device without a drive, whose state is kept beside it.
+
     Raises:
         ConfigError: something that the device cannot be.
     """
@@ -59,6 +64,7 @@ class DeviceOptions:
     mdts: int = 0  # 2^mdts pages of 4 KiB at once; 0: as many as there can be
     subnqn: str | None = None  # None: made from the serial number
     number: int = 0  # CNTLID: from 1 on for controllers of a drive, which has the namespaces
+    state: Path | None = None
 
     def __post_init__(self) -> None:
         if not (0 if self.grows or self.number else 1) <= len(self.namespaces) <= NAMESPACES_MAX:
@@ -100,6 +106,7 @@ class Device:
         self._namespaces: dict[int, tuple[DiskSpec, Namespace]] = {}
         self._lent: set[int] = set()  # namespaces that are the drive's
         self._controller: Controller | None = None
+        self._own_drive: Drive | None = None  # one that has nothing but this controller
         self._made_folder = False
 
     @property
@@ -121,7 +128,7 @@ class Device:
     @property
     def is_fixed(self) -> bool:
         """Whether it stays on its reactor, where a drive with all its controllers is."""
-        return self.options.reactor is not None or self.drive is not None
+        return bool(self.options.reactor is not None or self.drive or self.options.state)
 
     async def start(self) -> None:
         """Opens the namespaces, then the controller, then the socket.
@@ -146,6 +153,10 @@ class Device:
 
     def _start_controller(self) -> None:
         reactor = self.drive.reactor if self.drive else self.options.reactor
+        reactor = self._placement.choose() if reactor is None else reactor
+        if self.options.state is not None:
+            state = DriveOptions(state_path=str(self.options.state), reactor=reactor)
+            self._own_drive = Drive(self.runtime, state)
         self._controller = Controller(
             self.runtime,
             ControllerOptions(
@@ -156,9 +167,9 @@ class Device:
                 max_entries=self.options.entries,
                 mdts=self.options.mdts,
                 doorbells=self.options.doorbells,
-                reactor=self._placement.choose() if reactor is None else reactor,
+                reactor=reactor,
                 cntlid=self.options.number,
-                drive=self.drive.native if self.drive else None,
+                drive=self.drive.native if self.drive else self._own_drive,
                 limits=self.options.limits,
             ),
         )
@@ -182,6 +193,8 @@ class Device:
         """Closes the socket, waits for what is in flight, closes the files. Safe to repeat."""
         if self._controller is not None:
             await self._controller.aclose()
+        if self._own_drive is not None:
+            self._own_drive.close()
         for nsid, (_, namespace) in reversed(self._namespaces.items()):
             if nsid not in self._lent:
                 namespace.close()

@@ -13,7 +13,7 @@ from vhostnvme.cluster.mirror_messages import AttachMirror
 from vhostnvme.cluster.records import host_nqn_of
 from vhostnvme.cluster.rows import HoldingRow, MirrorRow
 from vhostnvme.config import DeviceConfig
-from vhostnvme.control.paths import SOCKET_NAME
+from vhostnvme.control.paths import SOCKET_NAME, make_folder
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.server import Services
 from vhostnvme.errors import ConfigError
@@ -34,6 +34,7 @@ class VmDevices:
     """Of one card, in one folder.
 
     Args:
+        states: the folder for what devices keep: features, SMART, logs.
         mirrors: of the same card.
         spec: what the data path opens of a holding.
         gone: is told the name of a device whose VM has let go of it.
@@ -43,6 +44,7 @@ class VmDevices:
         self,
         running: Services,
         folder: Path,
+        states: Path,
         config: DeviceConfig,
         mirrors: VmMirrors,
         spec: SpecOf,
@@ -50,6 +52,7 @@ class VmDevices:
     ) -> None:
         self._running = running
         self._folder = folder
+        self._states = states
         self._config = config
         self._mirrors = mirrors
         self._spec = spec
@@ -66,11 +69,15 @@ class VmDevices:
         """Where a device's vfio-user socket is, also when it does not run."""
         return self._folder / name / SOCKET_NAME
 
+    def _state(self, name: str) -> Path:
+        return self._states / name
+
     async def start(self, effect: StartDevice) -> None:
         """An empty controller, and its socket."""
         row = effect.device
         if row.name in self._devices:
             return
+        make_folder(self._states)
         options = DeviceOptions(
             socket=self.socket(row.name),
             namespaces=(),
@@ -79,6 +86,7 @@ class VmDevices:
             queues=self._config.queues,
             doorbells=self._config.doorbells,
             model=self._config.model,
+            state=self._state(row.name),
         )
         self._devices[row.name] = await self._running.add_device(options)
 
@@ -89,6 +97,7 @@ class VmDevices:
             del self._devices[effect.device]
             for key in [key for key in self._units if key[0] == effect.device]:
                 self._mirrors.closed(self._units.pop(key))
+        self._state(effect.device).unlink(missing_ok=True)
         socket = self.socket(effect.device)
         with suppress(OSError):  # what a life of the card that was killed has left
             socket.unlink(missing_ok=True)
