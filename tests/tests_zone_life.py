@@ -132,7 +132,7 @@ class ZoneLife:
         for at, block in enumerate(blocks):
             self._check_block(zone, at, block, f"{where}, block {at}", written=at < end)
         after = Past(finished=full)
-        for at in range(zone.end if full else end):
+        for at in range(end):
             after.acknowledged[at] = divmod(int.from_bytes(blocks[at][:8], "little"), 256)
         self.zones[index] = after
 

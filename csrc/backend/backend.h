@@ -55,6 +55,7 @@ struct vn_backend {
     bool deallocates;        /* DEALLOCATE gives space back, and it reads as zeros afterwards ... */
     bool deallocated_stays;  /* ... or, here, as anything */
     bool direct;
+    bool forgets;            /* what it holds ends with it */
     bool has_uuid;           /* what is behind it has an identity of its own */
     uint8_t uuid[16];
     uint32_t block_size;     /* bytes: it has a format of its own; 0: what the namespace wants */

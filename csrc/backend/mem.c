@@ -159,6 +159,7 @@ int vn_mem_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *er
     }
     mem->page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     mem->backend = (struct vn_backend){
+        .forgets = true,
         .ops = &mem_ops,
         .size = opts->size,
         .block_min = 512,

@@ -60,6 +60,7 @@ int vn_null_open(const struct vn_ns_opts *opts, struct vn_backend **out, char *e
     if (!backend)
         return vn_backend_fail(error, error_size, ENOMEM, "cannot make a null device: out of memory");
     *backend = (struct vn_backend){
+        .forgets = true,
         .ops = &null_ops,
         .size = size,
         .block_min = 512,

@@ -48,6 +48,7 @@ struct vn_drive {
     struct vn_job job;            /* the self-test or sanitize operation under way */
     uint8_t *buffer;              /* of jobs, VN_DRIVE_BUFFER_BYTES; then of a firmware image, VN_FIRMWARE_BYTES */
     struct vn_keep_wait sanitize_save;
+    bool sanitize_ends; /* it has ended, which is being saved: until then it is still in progress to the host */
     bool started;                 /* a host has enabled one of its controllers */
     struct vn_download {
         uint32_t bytes;           /* up to the end of what came last */
@@ -145,7 +146,7 @@ void vn_self_test_end(struct vn_drive *drive, enum vn_self_test_outcome outcome,
 void vn_sanitize_resume(struct vn_drive *drive);
 vn_status vn_sanitize_refusal(const struct vn_drive *drive); /* how I/O ends now because of it; 0: it does not */
 static inline bool vn_drive_is_sanitized(const struct vn_drive *drive) {
-    return drive && drive->kept.sanitize.status == VN_SANITIZE_RUNS;
+    return drive && (drive->kept.sanitize.status == VN_SANITIZE_RUNS || drive->sanitize_ends);
 }
 /* firmware.c */
 const char *vn_firmware_revision(const struct vn_ctrl *ctrl, char out[9]); /* of what runs, without padding */

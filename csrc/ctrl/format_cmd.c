@@ -251,9 +251,16 @@ static struct vn_format_run *make_run(struct vn_ns_chan *nsc, struct vn_req *cmd
     return run;
 }
 
+/* Blocks that stay in a format that is forgotten would be read at the wrong places after a restart. */
+static bool may_have(const struct vn_ns *ns, const struct vn_format *format) {
+    struct vn_format now = vn_ns_format(ns);
+    bool same = now.index == format->index && now.pi_type == format->pi_type;
+    return ns->zoned ? now.index == format->index : same || vn_ns_keeps_format(ns);
+}
+
 static vn_status check(const struct vn_ns_chan *nsc, const struct vn_format *format) {
     const struct vn_ns *ns = nsc->ns;
-    if (ns->zoned && vn_ns_format(ns).index != format->index)
+    if (!may_have(ns, format))
         return VN_SC_INVALID_FORMAT;
     if (!vn_format_is_valid(format, ns->backend->block_min) || !vn_persona_has_format(nsc->hosts, format->index) ||
         !vn_format_layout(format, ns->backend->size).nr_blocks)

@@ -217,7 +217,7 @@ static void put_formats(const struct vn_ctrl *ctrl, uint32_t block_min, struct v
     id->dpc = DPC_ALL;
 }
 
-/* A zoned namespace has blocks of one format only, without metadata. */
+/* Blocks of one format only, without metadata: of zoned namespaces, and where no other one would be remembered. */
 static void keep_format(uint8_t index, struct vn_id_ns *id) {
     for (uint8_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
         if (i != index)
@@ -236,7 +236,7 @@ static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struc
     struct vn_format format = vn_ns_format(ns);
     put_formats(ctrl, ns->backend->block_min, id);
     put_lbaf(format.index, id); /* which it has, whatever others can have */
-    if (ns->zoned)
+    if (ns->zoned || !vn_ns_keeps_format(ns))
         keep_format(format.index, id);
     id->flbas = vn_format_flbas(&format);
     id->dps = vn_format_dps(&format);

@@ -8,12 +8,22 @@
 
 #define RETRY_NS 1000000ull /* to a backend that is busy */
 
+/* Never from within a completion: that is a call of the channel. */
+static void close_chan(struct vn_job *job) {
+    if (job->chan)
+        vn_chan_close(job->chan);
+    job->chan = NULL;
+    job->ns = NULL;
+}
+
 static void on_timer(struct vn_timer *timer) {
     struct vn_drive *drive = vn_container_of(timer, struct vn_drive, job.timer);
     struct vn_job *job = &drive->job;
     if (job->inflight) /* the last operation of a job that was ended */
         vn_timer_arm(drive->reactor, timer, RETRY_NS);
-    else if (job->step && !job->paused)
+    else if (!job->step)
+        close_chan(job);
+    else if (!job->paused)
         job->step(drive);
 }
 
@@ -26,21 +36,14 @@ void vn_job_later(struct vn_drive *drive, void (*step)(struct vn_drive *drive), 
         vn_timer_arm(drive->reactor, &job->timer, delay_ns);
 }
 
-static void close_chan(struct vn_job *job) {
-    if (job->chan)
-        vn_chan_close(job->chan);
-    job->chan = NULL;
-    job->ns = NULL;
-}
-
 void vn_job_end(struct vn_drive *drive) {
     struct vn_job *job = &drive->job;
     job->step = NULL;
     job->abandoned = job->inflight;
     if (job->timer.armed)
         vn_timer_disarm(drive->reactor, &job->timer);
-    if (!job->inflight)
-        close_chan(job);
+    if (job->chan)
+        vn_timer_arm(drive->reactor, &job->timer, 0); /* to close it */
 }
 
 static void on_done(struct vn_req *req, void *ctx) {
@@ -50,9 +53,8 @@ static void on_done(struct vn_req *req, void *ctx) {
     vn_req_set_state(req, VN_REQ_DONE);
     vn_req_set_state(req, VN_REQ_FREE);
     job->inflight = false;
-    if (job->abandoned) {
+    if (job->abandoned) { /* the timer goes on */
         job->abandoned = false;
-        close_chan(job);
         return;
     }
     job->done(drive, status);

@@ -41,7 +41,7 @@ static bool is_due(const struct vn_sanitize_kept *sanitize, uint32_t nsid) {
 
 vn_status vn_sanitize_refusal(const struct vn_drive *drive) {
     const struct vn_sanitize_kept *sanitize = &drive->kept.sanitize;
-    if (sanitize->status == VN_SANITIZE_RUNS)
+    if (vn_drive_is_sanitized(drive))
         return VN_SC_SANITIZE_IN_PROGRESS;
     return sanitize->failure_mode ? VN_SC_SANITIZE_FAILED : VN_SC_SUCCESS;
 }
@@ -71,6 +71,7 @@ static uint16_t status_of(const struct vn_sanitize_kept *sanitize) {
 static void on_end_saved(struct vn_keep_wait *wait, int err) {
     struct vn_drive *drive = vn_container_of(wait, struct vn_drive, sanitize_save);
     (void)err; /* not durable: a restart does the last of it again */
+    drive->sanitize_ends = false;
     refuse_all(drive);
     for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
         if (drive->ctrls[i])
@@ -89,6 +90,7 @@ static void end(struct vn_drive *drive, bool failed) {
         sanitize->pass = 0;
     event.status = status_of(sanitize);
     vn_events_add(drive, NULL, VN_PEL_SANITIZE_END, &event, sizeof(event));
+    drive->sanitize_ends = true;
     drive->sanitize_save.fn = on_end_saved;
     vn_drive_save(drive, &drive->sanitize_save);
 }
@@ -226,7 +228,7 @@ static void step(struct vn_drive *drive) {
 }
 
 void vn_sanitize_resume(struct vn_drive *drive) {
-    if (vn_drive_is_sanitized(drive) && !drive->job.step)
+    if (drive->kept.sanitize.status == VN_SANITIZE_RUNS && !drive->job.step)
         vn_job_later(drive, step, 0);
 }
 
@@ -365,11 +367,14 @@ vn_status vn_drive_allows(const struct vn_req *req) {
 }
 
 void vn_sanitize_log(struct vn_log *log) {
-    const struct vn_sanitize_kept *sanitize = &log->req->ctrl->drive->kept.sanitize;
+    const struct vn_drive *drive = log->req->ctrl->drive;
+    struct vn_sanitize_kept sanitize = drive->kept.sanitize;
+    if (drive->sanitize_ends)
+        sanitize.status = VN_SANITIZE_RUNS;
     struct vn_log_sanitize page = {
-        .progress = progress_of(sanitize),
-        .status = status_of(sanitize),
-        .cdw10 = sanitize->cdw10,
+        .progress = progress_of(&sanitize),
+        .status = status_of(&sanitize),
+        .cdw10 = sanitize.cdw10,
         .overwrite_s = NO_ESTIMATE,
         .block_erase_s = NO_ESTIMATE,
         .crypto_erase_s = NO_ESTIMATE,

@@ -85,6 +85,8 @@ uint64_t vn_ns_nr_waiting(const struct vn_ns *ns); /* for tokens, now */
  * or has metadata, and so only one drive can have it, at the size it has. */
 bool vn_ns_hold(struct vn_ns *ns);
 void vn_ns_unhold(struct vn_ns *ns);
+/* Whether another format would be remembered as long as the blocks are. */
+bool vn_ns_keeps_format(const struct vn_ns *ns);
 /* Control thread: a drive is going to have it; NULL: it has not come. */
 void vn_ns_expect(struct vn_ns *ns, const void *owner);
 /* Any thread: whether one drive alone has it, whose reactor may change its marks, locks and reservations. */

@@ -16,6 +16,10 @@ struct vn_format vn_ns_format(const struct vn_ns *ns) {
     return (struct vn_format){kept->index, kept->extended, kept->pi_type, kept->pi_first};
 }
 
+bool vn_ns_keeps_format(const struct vn_ns *ns) {
+    return ns->backend->forgets || (ns->state && vn_keep_lasts(ns->state->keep));
+}
+
 bool vn_ns_hold(struct vn_ns *ns) {
     __atomic_add_fetch(&ns->nr_holds, 1, __ATOMIC_SEQ_CST);
     if (!(__atomic_load_n(&ns->special, __ATOMIC_SEQ_CST) & HELD_OFF))

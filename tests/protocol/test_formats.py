@@ -331,3 +331,20 @@ def test_memory_that_goes_away_is_not_held_up(serve: Serve) -> None:
     assert time.monotonic() - started < 1
     host.handle.dma_map(0, host.info.iova_base, 16 << 20)
     assert all(queue.wait(cid).ok for cid in cids)
+
+
+def test_a_format_that_would_be_forgotten_is_refused(serve: Serve, tmp_path: Path) -> None:
+    """Blocks that stay in a format that is forgotten would be read at the wrong places."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"x" * MIB)
+    host = serve(f"file:{disk}?state=none").connect()
+    raw = host.identify(0, 1)
+    assert [raw[128 + 4 * i : 131 + 4 * i] for i in range(len(FORMATS))] == [
+        bytes([0, 0, 9]), *[bytes(3)] * (len(FORMATS) - 1)
+    ]
+    assert raw[27] == 0 and raw[28] == 0  # MC, DPC
+    for index in range(1, len(FORMATS)):
+        refused(asks_for(host, index), Status.INVALID_FORMAT)
+    assert disk.read_bytes() == b"x" * MIB
+    assert asks_for(host, 0).ok  # it may be erased
+    assert disk.read_bytes() == bytes(MIB)

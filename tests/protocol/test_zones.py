@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests_protocol import BLOCK, PAGE, Serve, dice, refused
+from tests_protocol import BLOCK, PAGE, Serve, dice, refused, until
 from tests_zones import CAPACITY, SPEC, ZONE, blocks, bring, queue_of, zoned
 
 from vhostnvme.errors import NativeError
@@ -305,3 +305,78 @@ def test_a_reset_of_the_controller_leaves_zones_alone(serve: Serve) -> None:
     before = list(queue.zones())
     queue.queue.host.disable()
     assert list(queue_of(queue.queue.host).zones()) == before
+
+
+# --- What zones and the rest of the device have to do with each other ---
+def test_uncorrectable_blocks_are_writes_until_a_reset(queue: ZonedQueue) -> None:
+    command = queue.queue.command
+    refused(command(nvme_io.write_uncorrectable(1, 4, 2)), ZoneStatus.INVALID_WRITE)
+    assert queue.write(0, blocks(0, 4)).ok
+    assert command(nvme_io.write_uncorrectable(1, 4, 2)).ok
+    assert queue.zone(0).wp == 6
+    with queue.queue.host.alloc(PAGE) as buffer:
+        refused(command(nvme.read(1, 3, 2), buffer, 1024), Status.UNRECOVERED_READ, dnr=None)
+    queue.must(Action.RESET, 0)
+    assert queue.queue.read(0, 8) == bytes(8 * BLOCK)
+
+
+def test_fused_commands_are_refused(queue: ZonedQueue) -> None:
+    assert queue.write(0, blocks(0)).ok
+    with queue.queue.host.alloc(PAGE) as buffer:
+        buffer.put(blocks(0))
+        first = buffer.point(nvme.compare(1, 0, 1), BLOCK)
+        second = buffer.point(nvme.write(1, 0, 1), BLOCK)
+        queue.queue.submit(first.with_fields(flags=nvme_io.FUSE_FIRST), doorbell=False)
+        queue.queue.submit(second.with_fields(flags=nvme_io.FUSE_SECOND))
+        codes = [queue.queue.host.wait_any(1).code for _ in range(2)]
+    assert codes == [Status.INVALID_FIELD, Status.ABORT_FAILED_FUSED]
+    assert queue.zone(0).wp == 1
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_sanitized_drive_has_empty_zones(serve: Serve, overwrite: bool) -> None:
+    queue = zoned(serve, "mem:1M?zoned=on&zone-size=64K")
+    host = queue.queue.host
+    assert queue.write(0, blocks(0, 8)).ok
+    queue.must(Action.FINISH, ZONE)
+    action = 3 | 1 << 4 if overwrite else 2
+    assert host.admin(nvme.Sqe(nvme.Admin.SANITIZE, cdw10=action, cdw11=0x5A5A5A5A)).ok
+    until(lambda: host.log_page(0x81, 32)[2] & 7 == 1, "the drive is sanitized", 20.0)
+    assert {zone.state for zone in queue.zones()} == {State.EMPTY}
+    assert queue.queue.read(0, 2 * ZONE) == bytes(2 * ZONE * BLOCK)
+    assert queue.write(0, blocks(0, 8)).ok
+
+
+def test_resets_and_writes_at_once_leave_nothing_above(serve: Serve) -> None:
+    """A host that does not wait: whatever the order, there are zeros above the write pointer."""
+    rng = dice("test_resets_and_writes_at_once_leave_nothing_above")
+    queue = zoned(serve, "mem:1M?zoned=on&zone-size=64K&delay=200us", depth=64)
+    with queue.queue.host.alloc(PAGE) as buffer:
+        buffer.put(b"\xaa" * PAGE)
+        for _ in range(40):
+            cids = []
+            for _ in range(rng.randint(2, 40)):
+                start = ZONE * rng.randrange(3)
+                sqe = buffer.point(zns.append(start, rng.randint(1, 8)))
+                if rng.random() < 0.2:
+                    sqe = zns.send(Action.RESET, start, every=rng.random() < 0.2)
+                cids.append(queue.queue.submit(sqe))
+            ends = [queue.queue.wait(cid, 20) for cid in cids]
+            assert all(end.ok or end.code in (ZoneStatus.FULL, ZoneStatus.BOUNDARY) for end in ends)
+            for zone in list(queue.zones())[:3]:
+                end = ZONE if zone.state is State.FULL else zone.written
+                written = b"\xaa" * (end * BLOCK) + bytes((ZONE - end) * BLOCK)
+                assert queue.queue.read(zone.start, ZONE) == written
+
+
+def test_a_controller_reset_in_the_middle_of_it(serve: Serve) -> None:
+    queue = zoned(serve, "mem:1M?zoned=on&zone-size=64K&delay=2ms", depth=64)
+    with queue.queue.host.alloc(PAGE) as buffer:
+        for n in range(40):
+            sqe = zns.send(Action.RESET, 0) if n % 8 == 7 else zns.append(0, 1)
+            queue.queue.submit(buffer.point(sqe, BLOCK) if n % 8 != 7 else sqe)
+        queue.queue.host.disable()
+    again = queue_of(queue.queue.host)
+    again.must(Action.RESET, every=True)
+    assert again.zone(0).state is State.EMPTY
+    assert again.write(0, blocks(0)).ok
