@@ -60,6 +60,9 @@ class DeviceOptions:
     reactor: int | None = None
     limits: Limits = NO_LIMITS  # of all namespaces together
     grows: bool = False  # its namespaces come later
+    entries: int = 0  # of a queue; 0: as many as there can be
+    mdts: int = 0  # 2^mdts pages of 4 KiB at once; 0: as many as there can be
+    subnqn: str | None = None  # None: made from the serial number
     number: int = 0  # CNTLID: from 1 on for controllers of a drive, which has the namespaces
     state: Path | None = None
 
@@ -159,7 +162,10 @@ class Device:
             ControllerOptions(
                 serial=self.serial,
                 model=self.options.model,
+                subnqn=self.options.subnqn,
                 max_queues=self.options.queues,
+                max_entries=self.options.entries,
+                mdts=self.options.mdts,
                 doorbells=self.options.doorbells,
                 reactor=reactor,
                 cntlid=self.options.number,
