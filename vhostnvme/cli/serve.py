@@ -243,7 +243,7 @@ def _device(args: argparse.Namespace, socket: Path) -> DeviceOptions:
 
 
 def _target(args: argparse.Namespace) -> TargetOptions:
-    from vhostnvme.emulation.device import serial_of_socket
+    from vhostnvme.emulation.sockets import serial_of_socket
     from vhostnvme.fabric.config import load_config
     from vhostnvme.fabric.single import Keys, SingleOptions, single_target
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vhostnvme.emulation.console import attach_console
-from vhostnvme.emulation.device import SOCKET_PATH_BYTES_MAX, Device, DeviceOptions
+from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.drive import DriveSetup
 from vhostnvme.emulation.server import services
+from vhostnvme.emulation.sockets import SOCKET_PATH_BYTES_MAX
 from vhostnvme.emulation.ssd_opening import SsdSetup
 from vhostnvme.errors import ConfigError, GuestError
 from vhostnvme.guest.accel import Accel, choose_accel

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from vhostnvme.emulation.device import Device, DeviceOptions, serial_of_socket
+from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.drive import DriveSetup, EmulatedDrive
 from vhostnvme.emulation.events import HOST_EVENTS, HOST_LINES_MAX, LineBound, sentence_of
 from vhostnvme.emulation.mirrors import keep_mirrors
 from vhostnvme.emulation.placement import Placement
+from vhostnvme.emulation.sockets import serial_of_socket
 from vhostnvme.emulation.ssd import EmulatedSsd
 from vhostnvme.emulation.ssd_opening import SsdSetup
 from vhostnvme.fabric.options import TargetOptions
