@@ -126,6 +126,7 @@ static int drop_space_on_reactor(void *arg) {
         if (call->drive->ctrls[i] && call->drive->ctrls[i]->namespaces.by_nsid[call->nsid])
             return -EBUSY;
     }
+    vn_self_test_end(call->drive, VN_TEST_NS_REMOVED, call->nsid, NULL);
     if (vn_job_leave(call->drive, call->drive->spaces[call->nsid]))
         return -EAGAIN;
     call->drive->spaces[call->nsid] = NULL;
@@ -139,6 +140,8 @@ int vn_drive_drop_space(vn_drive *drive, uint32_t nsid) {
     int err = is_nsid(nsid) ? vn_retry_on_reactor(drive->reactor, drop_space_on_reactor, &call, VN_CLOSE_BOUND_MS) : -ENOENT;
     if (err == -ENOENT)
         return vn_fail(err, "there is no namespace %u on this drive", nsid);
+    if (err == -EAGAIN)
+        return vn_fail(-EBUSY, "namespace %u is being erased, and its SSD does not answer: try again", nsid);
     return err ? vn_fail(err, "namespace %u is attached to a controller: detach it first", nsid) : 0;
 }
 
@@ -192,7 +195,26 @@ int vn_drive_answer(vn_drive *drive, uint64_t id, uint32_t status, uint32_t resu
     return err ? vn_fail(err, "nothing of id %llu is asked", (unsigned long long)id) : 0;
 }
 
-/* --- ANA --- */
+/* --- Its controllers --- */
+struct identify_call {
+    struct vn_ctrl *ctrl;
+    struct vn_id_ctrl *page;
+};
+
+static int identify_on_reactor(void *arg) {
+    struct identify_call *call = arg;
+    vn_identify_ctrl(call->ctrl, call->page);
+    return 0;
+}
+
+int vn_ctrl_identify(vn_ctrl *ctrl, void *page) {
+    struct identify_call call = {ctrl, page};
+    if (!ctrl->door)
+        return vn_fail(-ENOTCONN, "the controller does not listen yet");
+    memset(page, 0, sizeof(*call.page));
+    return vn_reactor_call(ctrl->reactor, identify_on_reactor, &call);
+}
+
 struct ana_call {
     struct vn_ctrl *ctrl;
     uint32_t group, state;

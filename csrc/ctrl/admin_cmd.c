@@ -95,7 +95,7 @@ static const struct command *find(const struct vn_ctrl *ctrl, uint8_t opcode) {
         return NULL;
     for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
         if (commands[i].opcode == opcode)
-            return commands[i].kinds & vn_ctrl_kind(ctrl) ? &commands[i] : NULL;
+            return (commands[i].kinds & vn_ctrl_kind(ctrl)) && !(commands[i].oacs & ctrl->oacs_off) ? &commands[i] : NULL;
     }
     return NULL;
 }

@@ -138,6 +138,7 @@ struct vn_ctrl {
     struct vn_drive *drive;     /* that it belongs to; NULL: fabrics */
     const struct vn_ana *ana;   /* what it says of the groups of namespaces; NULL: nothing */
     const uint8_t *ana_group;   /* by NSID; set when ana is */
+    uint16_t oacs_off, oncs_off; /* bits of Identify that a persona has not, nor what they stand for */
 
     /* properties */
     uint64_t cap, asq, acq;
@@ -329,6 +330,7 @@ void vn_io_execute(struct vn_req *req);
 uint16_t vn_io_oncs(const struct vn_ctrl *ctrl);                      /* ONCS, */
 uint32_t vn_io_effects(const struct vn_ctrl *ctrl, uint8_t opcode);   /* and the effects log: what this controller has */
 vn_status vn_identify(struct vn_req *req);
+void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id); /* id: zeros */
 void vn_identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id); /* capacity, CMIC */
 vn_status vn_get_lba_status(struct vn_req *req); /* uncorrectable.c */
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl); /* the optional events that it can raise */

@@ -8,6 +8,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/persona.h"
 #include "ns/format.h"
 
 #define NS_IN_MS 1000000ull
@@ -26,7 +27,7 @@ static vn_status look_at_create(const struct vn_req *req, struct vn_decision *ou
     struct vn_format format = vn_format_from_flbas(wanted->flbas, wanted->dps);
     if (req->cmd.cdw11 >> 24) /* CSI: the NVM command set alone */
         return VN_SC_IOCS_NOT_SUPPORTED;
-    if (!vn_format_is_valid(&format, VN_FORMAT_BLOCK_MIN))
+    if (!vn_format_is_valid(&format, VN_FORMAT_BLOCK_MIN) || !vn_persona_has_format(req->ctrl, format.index))
         return VN_SC_INVALID_FORMAT;
     if (wanted->ncap < wanted->nsze)
         return VN_SC_THIN_PROVISIONING;
@@ -200,20 +201,37 @@ void vn_decision_drop(struct vn_ctrl *ctrl) {
         arm(ctrl->drive);
 }
 
+/* The persistent event log has it (Base 5.16.1.14.1.6); for deletion there is but the NSID to tell. */
+static void record(struct vn_drive *drive, const struct vn_req *req, uint32_t nsid) {
+    const struct vn_decision *asked = &drive->decisions.asked;
+    struct vn_pel_change_ns event = {.cdw10 = req->cmd.cdw10, .nsid = nsid};
+    if (asked->kind == VN_DECIDE_CREATE) {
+        event.nsze = event.ncap = asked->nr_blocks;
+        event.flbas = (uint8_t)asked->flbas;
+        event.dps = (uint8_t)asked->dps;
+        event.nmic = asked->flags & VN_SPACE_SHARED ? VN_NMIC_SHARED : 0;
+        event.anagrpid = req->ctrl->ana ? asked->group : 0;
+    }
+    if (asked->kind <= VN_DECIDE_DELETE)
+        vn_events_add(drive, req->ctrl, VN_PEL_CHANGE_NS, &event, sizeof(event));
+}
+
 int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, uint32_t result, uint64_t specific) {
     struct vn_decisions *decisions = &drive->decisions;
     if (decisions->asked.id != id)
         return -EINVAL;
     struct vn_req *req = decisions->asked_for;
-    decisions->asked.id = 0;
     if (req) {
         take_out(decisions, req);
         req->result = result;
+        if (!status)
+            record(drive, req, result ? result : req->cmd.nsid);
         req->ctrl->error_specific = status ? specific : 0;
         if (!status && req->cmd.opcode == VN_ADMIN_NS_MANAGEMENT)
             vn_events_change_ns(req);
         vn_ctrl_end(req, status);
     }
+    decisions->asked.id = 0;
     ask_next(drive);
     return req ? 0 : -ECANCELED;
 }

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "core/util.h"
+#include "ctrl/persona.h"
 #include "ns/ns_state.h"
 #include "ns/zoned.h"
 
@@ -37,9 +38,16 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
         free(drive);
         return err;
     }
+    err = opts->persona ? vn_persona_copy(opts->persona, &drive->persona) : 0;
+    if (err) {
+        vn_keep_close(drive->keep);
+        free(drive);
+        return vn_backend_fail(error, error_size, -err, "the persona is none, or there is no memory for it");
+    }
     /* Pages that are never touched cost nothing. */
     drive->buffer = mmap(NULL, BUFFERS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (drive->buffer == MAP_FAILED) {
+        vn_persona_free(drive->persona);
         vn_keep_close(drive->keep);
         free(drive);
         return vn_backend_fail(error, error_size, ENOMEM, "out of memory");
@@ -53,6 +61,7 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
     for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++)
         vn_ana_init(&drive->views[i]);
     memset(drive->ana_group, 1, sizeof(drive->ana_group));
+    vn_persona_begin(drive);
     drive->kept.power_cycles++;
     drive->kept.unsafe_shutdowns += drive->kept.running;
     drive->kept.running = 0;
@@ -64,6 +73,7 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
 
 void vn_drive_close(struct vn_drive *drive) {
     vn_keep_close(drive->keep);
+    vn_persona_free(drive->persona);
     munmap(drive->buffer, BUFFERS_BYTES);
     free(drive);
 }
@@ -109,6 +119,8 @@ int vn_drive_join(struct vn_drive *drive, struct vn_ctrl *ctrl) {
     ctrl->error_count = ctrl->kept->error_count;
     *place = ctrl;
     ctrl->drive = drive;
+    ctrl->oacs_off = (uint16_t)(drive->persona ? drive->persona->oacs_off : 0);
+    ctrl->oncs_off = (uint16_t)(drive->persona ? drive->persona->oncs_off : 0);
     if (drive->flags & VN_DRIVE_ANA) {
         struct vn_ana *view = &drive->views[place - drive->ctrls];
         vn_ana_init(view);

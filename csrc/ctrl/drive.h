@@ -34,6 +34,7 @@ struct vn_drive {
     struct vn_ana views[VN_DRIVE_MAX_CTRLS]; /* by the controller's place in ctrls */
     uint64_t capacity, unallocated; /* bytes; capacity 0: what the namespaces have together */
     struct vn_decisions decisions;
+    struct vn_persona *persona; /* persona.h; NULL: none */
     struct vn_keep *keep;
     struct vn_drive_kept kept;
     vn_runtime *owner; /* control thread only; NULL: it is a controller's own */

@@ -7,6 +7,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/feature.h"
+#include "ctrl/persona.h"
 #include "ctrl/reserve_cmd.h"
 
 #define SET_SAVE (1u << 31)
@@ -44,6 +45,8 @@ static const struct vn_feature_row rows[] = {
 
 const struct vn_feature_row *vn_feature_find(const struct vn_ctrl *ctrl, uint8_t fid) {
     for (size_t i = 0; i < VN_ARRAY_SIZE(rows); i++) {
+        if (fid == VN_FEAT_TIMESTAMP && (ctrl->oncs_off & VN_ONCS_TIMESTAMP))
+            return NULL;
         if (rows[i].fid == fid)
             return rows[i].kinds & vn_ctrl_kind(ctrl) ? &rows[i] : NULL;
     }
@@ -52,7 +55,7 @@ const struct vn_feature_row *vn_feature_find(const struct vn_ctrl *ctrl, uint8_t
 
 /* What is saved is kept by the drive. */
 uint32_t vn_feature_capabilities(const struct vn_ctrl *ctrl, const struct vn_feature_row *row) {
-    return row->capabilities & (ctrl->kept ? UINT32_MAX : ~VN_CAP_SAVEABLE);
+    return row->capabilities & (ctrl->kept && !(ctrl->oncs_off & VN_ONCS_SAVE_SELECT) ? UINT32_MAX : ~VN_CAP_SAVEABLE);
 }
 
 static struct vn_features default_features(const struct vn_ctrl *ctrl) {
@@ -60,7 +63,7 @@ static struct vn_features default_features(const struct vn_ctrl *ctrl) {
         .arbitration = 3, /* burst of 8 */
         .vwc = 1,
         .async_event = aen_config_mask(ctrl),
-        .temp_over = TEMP_OVER_DEFAULT,
+        .temp_over = vn_persona_wctemp(ctrl, TEMP_OVER_DEFAULT),
         .nr_sqs = (uint16_t)ctrl->max_queues,
         .nr_cqs = (uint16_t)ctrl->max_queues,
     };
@@ -142,7 +145,7 @@ static vn_status set_value(struct vn_req *req) {
         features->arbitration = value & 0xffffff07;
         return VN_SC_SUCCESS;
     case VN_FEAT_POWER:
-        if (value & 0x1f) /* there is power state 0 only */
+        if ((value & 0x1f) > vn_persona_npss(ctrl))
             return VN_SC_INVALID_FIELD;
         features->power = value & 0xff;
         return VN_SC_SUCCESS;

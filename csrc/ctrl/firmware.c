@@ -9,6 +9,7 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/log.h"
+#include "ctrl/persona.h"
 
 #define UNIT_BYTES 4096u /* FWUG */
 #define FLAG_BOOT (1u << 31)
@@ -31,7 +32,7 @@ static uint8_t *image_of(const struct vn_drive *drive) {
 static void put_revision(const struct vn_drive *drive, uint32_t slot, char out[8]) {
     memset(out, ' ', 8);
     if (slot == 1)
-        memcpy(out, VN_VERSION, vn_min_u64(strlen(VN_VERSION), 8));
+        memcpy(out, vn_persona_revision(drive), vn_min_u64(strlen(vn_persona_revision(drive)), 8));
     else
         memcpy(out, drive->kept.firmware.revision[slot - 1], 8);
 }
@@ -181,8 +182,9 @@ bool vn_firmware_activate(struct vn_drive *drive) {
 void vn_firmware_log(struct vn_log *log) {
     const struct vn_drive *drive = log->req->ctrl->drive;
     struct vn_log_firmware page = {.afi = 1}; /* slot 1 */
+    const char *own = drive ? vn_persona_revision(drive) : VN_VERSION;
     memset(page.frs[0], ' ', sizeof(page.frs[0]));
-    memcpy(page.frs[0], VN_VERSION, vn_min_u64(strlen(VN_VERSION), sizeof(page.frs[0])));
+    memcpy(page.frs[0], own, vn_min_u64(strlen(own), sizeof(page.frs[0])));
     if (drive) {
         page.afi = (uint8_t)(drive->kept.firmware.active | drive->kept.firmware.next << 4);
         memcpy(page.frs[1], drive->kept.firmware.revision[1], sizeof(page.frs) - sizeof(page.frs[0]));

@@ -10,6 +10,7 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/persona.h"
 #include "ns/meta.h"
 #include "ns/ns_state.h"
 #include "ns/zoned.h"
@@ -261,7 +262,8 @@ static vn_status check(const struct vn_ns_chan *nsc, const struct vn_format *for
     const struct vn_ns *ns = nsc->ns;
     if (!may_have(ns, format))
         return VN_SC_INVALID_FORMAT;
-    if (!vn_format_is_valid(format, ns->backend->block_min) || !vn_format_layout(format, ns->backend->size).nr_blocks)
+    if (!vn_format_is_valid(format, ns->backend->block_min) || !vn_persona_has_format(nsc->hosts, format->index) ||
+        !vn_format_layout(format, ns->backend->size).nr_blocks)
         return VN_SC_INVALID_FORMAT;
     if (ns->state->run)
         return VN_SC_FORMAT_IN_PROGRESS;

@@ -10,6 +10,7 @@
 #include "ctrl/fabrics.h"
 #include "ctrl/format_cmd.h"
 #include "ctrl/io_cmd.h"
+#include "ctrl/persona.h"
 #include "ctrl/reserve_cmd.h"
 #include "ns/ns_state.h"
 #include "ctrl/zone_cmd.h"
@@ -137,7 +138,7 @@ void vn_identify_subsystem(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
         id->cmic = VN_CMIC_MULTI_PORT | VN_CMIC_MULTI_CTRL; /* each has a port of its own */
 }
 
-static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
+void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY) { /* it has no more than these fields */
         identify_fabrics(ctrl, id);
         return;
@@ -184,6 +185,7 @@ static void identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     if (ctrl->fabrics)
         identify_fabrics_io(ctrl, id);
     put_ana(ctrl, id);
+    vn_persona_identify(ctrl, id);
 }
 
 /* By the user or the host, or since a flush failed: what was acknowledged before may be lost, so no more is taken. */
@@ -199,13 +201,18 @@ static bool is_shared(const struct vn_ctrl *ctrl, uint32_t nsid) {
     return ctrl->fabrics || vn_drive_is_shared(ctrl->drive, nsid);
 }
 
+static void put_lbaf(uint32_t index, struct vn_id_ns *id) {
+    const struct vn_lba_format *format = &vn_lba_formats[index];
+    id->lbaf[index] = (struct vn_lbaf){format->ms, format->shift, format->rp};
+}
+
 /* What a namespace on a backend with this block_min can be formatted with. What it cannot have has LBADS 0 (NVM Command Set,
  * figure of the LBA Format data structure). */
-static void put_formats(uint32_t block_min, struct vn_id_ns *id) {
+static void put_formats(const struct vn_ctrl *ctrl, uint32_t block_min, struct vn_id_ns *id) {
     id->nlbaf = VN_NR_LBA_FORMATS - 1;
     for (uint32_t i = 0; i < VN_NR_LBA_FORMATS; i++) {
-        if (vn_format_fits(i, block_min))
-            id->lbaf[i] = (struct vn_lbaf){vn_lba_formats[i].ms, vn_lba_formats[i].shift, vn_lba_formats[i].rp};
+        if (vn_format_fits(i, block_min) && vn_persona_has_format(ctrl, i))
+            put_lbaf(i, id);
     }
     id->mc = MC_EXTENDED | MC_SEPARATE;
     id->dpc = DPC_ALL;
@@ -228,7 +235,8 @@ static void put_format(const struct vn_ctrl *ctrl, const struct vn_ns *ns, struc
         return;
     }
     struct vn_format format = vn_ns_format(ns);
-    put_formats(ns->backend->block_min, id);
+    put_formats(ctrl, ns->backend->block_min, id);
+    put_lbaf(format.index, id); /* which it has, whatever others can have */
     if (ns->zoned || !vn_ns_keeps_format(ns))
         keep_format(format.index, id);
     id->flbas = vn_format_flbas(&format);
@@ -309,7 +317,7 @@ static vn_status identify_common(struct vn_req *req, uint8_t cns) {
     if (cns == VN_CNS_NS && !vn_ctrl_is_managed(ctrl))
         return VN_SC_INVALID_NS;
     if (cns == VN_CNS_NS)
-        put_formats(VN_FORMAT_BLOCK_MIN, (struct vn_id_ns *)ctrl->page);
+        put_formats(ctrl, VN_FORMAT_BLOCK_MIN, (struct vn_id_ns *)ctrl->page);
     return send_page(req);
 }
 
@@ -425,7 +433,7 @@ vn_status vn_identify(struct vn_req *req) {
     }
     switch (cns) {
     case VN_CNS_CTRL:
-        identify_ctrl(ctrl, (struct vn_id_ctrl *)ctrl->page);
+        vn_identify_ctrl(ctrl, (struct vn_id_ctrl *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_CTRL:
         if (csi != VN_CSI_NVM)

@@ -232,7 +232,7 @@ static const struct io_command *find(const struct vn_ctrl *ctrl, uint8_t opcode)
         return NULL;
     for (size_t i = 0; i < VN_ARRAY_SIZE(commands); i++) {
         if (commands[i].opcode == opcode)
-            return commands[i].drive && !ctrl->drive ? NULL : &commands[i];
+            return (commands[i].drive && !ctrl->drive) || (commands[i].oncs & ctrl->oncs_off) ? NULL : &commands[i];
     }
     return NULL;
 }

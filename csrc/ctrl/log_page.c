@@ -8,7 +8,7 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/feature.h"
-#include "ctrl/log.h"
+#include "ctrl/persona.h"
 #include "ctrl/reserve_cmd.h"
 #include "ctrl/zone_cmd.h"
 
@@ -152,6 +152,8 @@ static const struct page {
     {VN_LOG_SANITIZE, VN_KIND_PCI, vn_sanitize_log, NULL},
 };
 
+static const struct page of_persona = {0, VN_KIND_PCI, vn_persona_log, NULL};
+
 static bool has_page(const struct vn_ctrl *ctrl, const struct page *page) {
     if (page->lid == VN_LOG_CHANGED_ZONES && !vn_ctrl_has_zones(ctrl))
         return false;
@@ -162,6 +164,8 @@ static void put_supported(struct vn_log *log) {
     uint32_t *list = blank_page(log);
     for (size_t i = 0; i < VN_ARRAY_SIZE(pages); i++)
         list[pages[i].lid] = has_page(log->req->ctrl, &pages[i]) ? LID_SUPPORTED : 0;
+    for (unsigned lid = 0; lid < 256; lid++)
+        list[lid] |= vn_persona_find_log(log->req->ctrl, (uint8_t)lid) ? LID_SUPPORTED : 0;
     vn_log_put(log, list, 256 * sizeof(*list));
 }
 
@@ -171,7 +175,7 @@ static const struct page *find_page(const struct vn_ctrl *ctrl, uint8_t lid) {
         if (pages[i].lid == lid && has_page(ctrl, &pages[i]))
             return &pages[i];
     }
-    return NULL;
+    return vn_persona_find_log(ctrl, lid) ? &of_persona : NULL;
 }
 
 /* On into the host's buffer, as far as it goes. data NULL: zeros. */

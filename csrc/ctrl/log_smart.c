@@ -6,6 +6,7 @@
 #include "core/util.h"
 #include "ctrl/drive.h"
 #include "ctrl/log.h"
+#include "ctrl/persona.h"
 
 #define TEMPERATURE_K (273 + 37)
 #define DATA_UNIT_BYTES (1000u * 512u)
@@ -76,7 +77,7 @@ static struct vn_smart_kept counts(const struct vn_ctrl *ctrl) {
 
 struct vn_log_smart vn_smart_page(const struct vn_ctrl *ctrl) {
     struct vn_smart_kept smart = counts(ctrl);
-    return (struct vn_log_smart){
+    struct vn_log_smart page = {
         .critical_warning = critical_warning(ctrl),
         .temperature = TEMPERATURE_K,
         .avail_spare = 100,
@@ -92,6 +93,8 @@ struct vn_log_smart vn_smart_page(const struct vn_ctrl *ctrl) {
         .media_errors = {smart.media_errors},
         .num_err_log_entries = {ctrl->error_count},
     };
+    vn_persona_smart(ctrl, &page);
+    return page;
 }
 
 uint64_t vn_power_on_hours(const struct vn_ctrl *ctrl) {

@@ -19,6 +19,7 @@
 
 #include "core/util.h"
 #include "ctrl/drive.h"
+#include "ctrl/persona.h"
 #include "guest/sigbus.h"
 
 #define MSIX_TABLE_BYTES 0x1000u
@@ -398,7 +399,10 @@ static int setup_device(struct vn_vfu_dev *dev) {
     vfu_ctx_t *ctx = dev->ctx;
     if (vfu_pci_init(ctx, VFU_PCI_TYPE_EXPRESS, PCI_HEADER_TYPE_NORMAL, 0) < 0)
         return -errno;
-    vfu_pci_set_id(ctx, VN_PCI_VENDOR, VN_PCI_DEVICE, VN_PCI_SUBVENDOR, VN_PCI_DEVICE);
+    const struct vn_persona *persona = vn_persona_of(dev->ctrl);
+    uint32_t vid = persona && persona->vid ? persona->vid : VN_PCI_VENDOR;
+    uint32_t ssvid = persona && persona->ssvid ? persona->ssvid : VN_PCI_SUBVENDOR;
+    vfu_pci_set_id(ctx, (uint16_t)vid, VN_PCI_DEVICE, (uint16_t)ssvid, VN_PCI_DEVICE);
     vfu_pci_set_class(ctx, 0x01, 0x08, 0x02); /* mass storage, non-volatile memory, NVMe */
     int err = add_capabilities(dev);
     if (err)

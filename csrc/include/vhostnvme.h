@@ -219,11 +219,39 @@ int vn_ns_resize(vn_ns *ns, uint64_t size);
 int vn_ns_close(vn_ns *ns);
 
 /* --- Drives --- */
+/* What a drive looks like; what is 0 or NULL is as it is without. Its limits are the controllers' (struct vn_ctrl_opts). */
+#define VN_PERSONA_LOGS 16
+#define VN_PERSONA_LOG_BYTES 65536
+#define VN_PERSONA_POWER_STATES 32
+struct vn_persona_log {
+    uint32_t lid; /* C0h to FFh */
+    uint32_t bytes;
+    const void *data;
+};
+struct vn_persona {
+    const char *firmware;    /* the revision, up to 8 characters */
+    uint32_t vid, ssvid;     /* of PCI, and of Identify */
+    uint32_t ieee;           /* OUI, 24 bits */
+    uint32_t rab;
+    uint32_t rtd3r, rtd3e;   /* microseconds */
+    uint32_t wctemp, cctemp; /* Kelvin */
+    uint32_t oacs_off, oncs_off; /* bits that are clear, and what they stand for is not there */
+    uint32_t formats;        /* LBA formats that namespaces can have: bits by the number in Identify Namespace */
+    uint32_t nr_power_states;
+    const void *power_states; /* 32 bytes each, as in Identify Controller */
+    uint32_t nr_logs;
+    const struct vn_persona_log *logs;
+    /* what the SMART log of a drive without a kept state begins with; 512000 bytes a data unit */
+    uint64_t data_units_read, data_units_written, host_reads, host_writes, busy_minutes, power_cycles, power_on_hours,
+        unsafe_shutdowns, media_errors;
+    uint32_t percent_used, avail_spare, spare_thresh; /* from then on; spare: percent, 0: 100 and 10 */
+};
 struct vn_drive_opts {
     const char *state_path; /* where its kept state lies; made at once; NULL: it lasts as long as the drive is open */
     uint32_t reactor;       /* home of all its controllers */
     uint8_t uuid[16];       /* whose state it is; all zero without a state_path only */
     uint32_t flags;         /* VN_DRIVE_* */
+    const struct vn_persona *persona; /* NULL: none; copied */
     uint32_t nsid_max;      /* namespaces that it can have, and their highest id; 0: VN_MAX_NAMESPACES */
 };
 #define VN_DRIVE_MANAGED 1u /* hosts may create, delete, attach and detach namespaces: see VN_EVENT_DECISION */
@@ -314,6 +342,8 @@ int vn_ctrl_listen(vn_ctrl *ctrl, const char *path);
 /* Gives the controller another home. Its commands in flight end first, within 1 s: else it stays, and the answer is
  * -EBUSY. Its client notices a pause only. */
 int vn_ctrl_move(vn_ctrl *ctrl, uint32_t reactor);
+/* The page of Identify Controller, 4096 bytes, once it listens. */
+int vn_ctrl_identify(vn_ctrl *ctrl, void *page);
 int vn_ctrl_get_info(vn_ctrl *ctrl, struct vn_ctrl_info *out);
 /* Over all its namespaces, whose own limits hold as well; else as vn_ns_set_limits. */
 int vn_ctrl_set_limits(vn_ctrl *ctrl, const struct vn_limits *limits);

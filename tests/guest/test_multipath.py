@@ -176,12 +176,50 @@ def test_a_namespace_grows_and_loses_a_path(ssd: SsdServer, paths: GuestRig, nod
     drive(ssd, "resize", nsid, "96M")
     wait_true(paths, f"[ $(blockdev --getsize64 {node}) = {96 * MIB} ]")
     load = Load(paths, node)
+    drive(ssd, "ana", "inaccessible", "--controller", "1")
+    load.goes_on(node)  # no command goes to that controller any more
     drive(ssd, "detach", nsid, "--controller", "1")
     load.goes_on(node)
     assert len(ana_states(paths, node)) == 1
     drive(ssd, "attach", nsid, "--controller", "1")
+    drive(ssd, "ana", "optimized", "--controller", "1")
     load.goes_on(node)
     load.end()
+
+
+def test_reservations_hold_between_the_controllers(
+    ssd: SsdServer, paths: GuestRig, node: str
+) -> None:
+    """The guest gives no host identifier, so each controller stands for a host."""
+
+    def over(number: int) -> None:
+        drive(ssd, "ana", "optimized", "--controller", str(number))
+        drive(ssd, "ana", "inaccessible", "--controller", str(3 - number))
+        wanted = ["optimized", "inaccessible"][:: 1 if number == 1 else -1]
+        for _ in range(NODE_S * 10):
+            if ana_states(paths, node) == wanted:
+                return
+            paths.run("usleep 100000")
+        raise AssertionError(f"the guest does not go over controller {number}")
+
+    write = f"dd if=/dev/zero of={node} bs=4k count=1 oflag=direct 2>/dev/null"
+    over(1)
+    paths.run(f"nvme resv-register {node} --nrkey=1 --rrega=0")
+    paths.run(f"nvme resv-acquire {node} --crkey=1 --rtype=1 --racqa=0")
+    paths.run(write)
+    over(2)
+    assert paths.run(write, check=False).exit_code != 0
+    report = paths.json(f"nvme resv-report {node} -o json")
+    assert (report["rtype"], report["regctl"]) == (1, 1)
+    paths.run(f"nvme resv-register {node} --nrkey=2 --rrega=0")
+    paths.run(f"nvme resv-acquire {node} --crkey=2 --prkey=1 --rtype=1 --racqa=1")
+    paths.run(write)
+    over(1)
+    assert paths.run(write, check=False).exit_code != 0
+    over(2)
+    paths.run(f"nvme resv-release {node} --crkey=2 --rtype=1 --rrela=0")
+    over(1)
+    paths.run(write)
 
 
 def test_the_guest_carves_a_namespace_and_gives_it_back(ssd: SsdServer, paths: GuestRig) -> None:

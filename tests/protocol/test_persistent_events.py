@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests_drive import drive_server
 from tests_protocol import Serve, refused, until
+from tests_ssd import SsdServer, create, created, delete
 
 from vhostnvme.emulation.firmware import firmware_image
 from vhostnvme.testing import NvmeHost, nvme
@@ -17,7 +18,14 @@ from vhostnvme.testing.nvme import Admin, Sqe, Status
 LOG = 0x0D
 READ, ESTABLISH, RELEASE, ESTABLISH_HEADER = range(4)
 SMART, FIRMWARE, TIMESTAMP, POWER_ON, HARDWARE = 1, 2, 3, 4, 5
-FORMAT_START, FORMAT_END, SANITIZE_START, SANITIZE_END, SET_FEATURE = 7, 8, 9, 0xA, 0xB
+CHANGE_NAMESPACE, FORMAT_START, FORMAT_END, SANITIZE_START, SANITIZE_END, SET_FEATURE = (
+    6,
+    7,
+    8,
+    9,
+    0xA,
+    0xB,
+)
 TELEMETRY, THERMAL = 0xC, 0xD
 
 
@@ -163,3 +171,17 @@ def test_events_outlive_the_server(tmp_path: Path, how: str) -> None:
     with drive_server(tmp_path, "mem:1M") as server, server.host() as host:
         assert events(host)[: len(before)] == before
         assert kinds(host)[len(before) :].count(SMART) == 1
+
+
+def test_namespaces_that_come_and_go(tmp_path: Path) -> None:
+    with SsdServer(tmp_path, query="capacity=64M&namespaces=0") as ssd:
+        host = ssd.connect()
+        nsid = created(host, 2048, flbas=3, nmic=1)
+        assert delete(host, nsid).ok
+        refused(create(host, 0), Status.INVALID_FIELD)
+        found = [event for event in events(host) if event.kind == CHANGE_NAMESPACE]
+        assert [event.cntlid for event in found] == [1, 1]
+        made, gone = (event.data for event in found)
+        assert struct.unpack_from("<I4xQ8xQBxB", made) == (0, 2048, 2048, 3, 1)
+        assert struct.unpack_from("<I", made, 44) == struct.unpack_from("<I", gone, 44) == (nsid,)
+        assert struct.unpack_from("<I", gone) == (1,)

@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (docs/nvme-ssd.md); repeatable",
     )
     parser.add_argument(
+        "--persona",
+        metavar="FILE|NAME",
+        help="the SSDs look like that drive: see `vhostnvme persona list` and docs/nvme-ssd.md",
+    )
+    parser.add_argument(
         "--paths",
         type=arguments.whole_number(1, 16),
         default=1,
@@ -110,11 +115,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from vhostnvme.emulation.boot import BootOptions, boot
     from vhostnvme.guest.extras import GuestFolder
+    from vhostnvme.personas import load_persona
 
     options = BootOptions(
         disks=tuple(tuple(specs) for specs in args.disks),
         ssds=tuple(args.ssd),
         paths=args.paths,
+        persona=load_persona(args.persona) if args.persona else None,
         memory=args.memory,
         cpus=args.cpus,
         scratch_block_size=args.block,

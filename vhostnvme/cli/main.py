@@ -23,6 +23,7 @@ COMMANDS = (
     ("status", "vhostnvme.cli.status", "show what a running server does"),
     ("limit", "vhostnvme.cli.limit", "limit a running server, or one of its namespaces"),
     ("drive", "vhostnvme.cli.drive", "change the namespaces of a server while its guests run"),
+    ("persona", "vhostnvme.cli.persona", "list and check the drives that ours can look like"),
     ("discover", "vhostnvme.cli.discover", "list what an NVMe/TCP discovery service offers"),
     ("identify", "vhostnvme.cli.identify", "show what a controller says of itself"),
     ("card", "vhostnvme.cli.card", "run a card of the cluster, check its file, show how it is"),

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (docs/nvme-ssd.md)",
     )
     parser.add_argument(
+        "--persona",
+        metavar="FILE|NAME",
+        help="look like that drive: see `vhostnvme persona list` and docs/nvme-ssd.md",
+    )
+    parser.add_argument(
         "--state",
         type=Path,
         metavar="FILE",
@@ -162,17 +167,8 @@ def run(args: argparse.Namespace) -> int:
 # What --config says itself.
 _OF_ONE_SUBSYSTEM = ("subnqn", "allow_host", "allow_any_host", "tls", "tls_psk_file",
                      "dhchap_key_file", "dhchap_ctrl_key_file", "referral")  # fmt: skip
-_IN_CONFIG = (
-    "socket",
-    "namespace",
-    "ssd",
-    "state",
-    "tcp",
-    "serial",
-    "model",
-    "queues",
-    *_OF_ONE_SUBSYSTEM,
-)
+_IN_CONFIG = ("socket", "namespace", "ssd", "state", "persona", "tcp", "serial", "model", "queues",
+              *_OF_ONE_SUBSYSTEM)  # fmt: skip
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -196,7 +192,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.config and not args.tcp:
         refuse(_OF_ONE_SUBSYSTEM, "says nothing without --tcp HOST:PORT")
     if not args.socket:
-        refuse(("state",), "goes with --socket DIR/cntrl: a target keeps nothing")
+        refuse(("state", "persona"), "goes with --socket DIR/cntrl")
     if len(set(args.socket)) < len(args.socket):
         raise ConfigError("the same --socket is there twice: each controller has one of its own")
     if not args.socket and arguments.given_limits(args):
@@ -208,12 +204,25 @@ def _check(args: argparse.Namespace) -> None:
 
 def _drive(args: argparse.Namespace) -> DriveSetup:
     from vhostnvme.emulation.drive import DriveSetup
-    from vhostnvme.emulation.ssd import SsdSetup
+    from vhostnvme.emulation.ssd_opening import SsdSetup
+    from vhostnvme.personas import load_persona
 
     controllers = len(args.socket) or 1
-    if args.ssd:
-        return SsdSetup(ssd=args.ssd, serial=args.serial, model=args.model, controllers=controllers)
-    return DriveSetup(namespaces=tuple(args.namespace), state=args.state, controllers=controllers)
+    persona = load_persona(args.persona) if args.persona else None
+    if not args.ssd:
+        return DriveSetup(
+            namespaces=tuple(args.namespace),
+            state=args.state,
+            controllers=controllers,
+            persona=persona,
+        )
+    return SsdSetup(
+        ssd=args.ssd,
+        serial=args.serial,
+        model=args.model,
+        controllers=controllers,
+        persona=persona,
+    )
 
 
 def _device(args: argparse.Namespace, socket: Path) -> DeviceOptions:
@@ -234,7 +243,7 @@ def _device(args: argparse.Namespace, socket: Path) -> DeviceOptions:
 
 
 def _target(args: argparse.Namespace) -> TargetOptions:
-    from vhostnvme.emulation.device import serial_of_socket
+    from vhostnvme.emulation.sockets import serial_of_socket
     from vhostnvme.fabric.config import load_config
     from vhostnvme.fabric.single import Keys, SingleOptions, single_target
 

@@ -40,15 +40,18 @@ def _as_object(status: ServerStatus) -> dict[str, Any]:
     import msgspec
 
     device = msgspec.to_builtins(status.device) if status.device else {}
-    return device | {"target": msgspec.to_builtins(status.target)}
+    others = msgspec.to_builtins(status.others)
+    return device | {"others": others, "target": msgspec.to_builtins(status.target)}
 
 
 def _for_people(status: ServerStatus) -> list[str]:
     lines = _of_device(status.device) if status.device else []
+    for other in status.others:
+        lines += _of_device(other, with_namespaces=False)
     return lines + (_of_target(status.target, status.device is None) if status.target else [])
 
 
-def _of_device(status: DeviceStatus) -> list[str]:
+def _of_device(status: DeviceStatus, *, with_namespaces: bool = True) -> list[str]:
     lines = [
         f"{status.socket}: {status.state}, serial number {status.serial}",
         f"  {status.doorbells} doorbells{', shadowed' if status.shadow_doorbells else ''},"
@@ -57,7 +60,7 @@ def _of_device(status: DeviceStatus) -> list[str]:
         f" {status.errors} errors, {status.interrupts} interrupts",
         f"  limits: {_limits(status.limited)}",
     ]
-    for one in status.namespaces:
+    for one in status.namespaces if with_namespaces else ():
         lines += _of_namespace(one)
     return lines
 

@@ -20,16 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vhostnvme.emulation.console import attach_console
-from vhostnvme.emulation.device import SOCKET_PATH_BYTES_MAX, Device, DeviceOptions
+from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.drive import DriveSetup
 from vhostnvme.emulation.server import services
-from vhostnvme.emulation.ssd import SsdSetup
+from vhostnvme.emulation.sockets import SOCKET_PATH_BYTES_MAX
+from vhostnvme.emulation.ssd_opening import SsdSetup
 from vhostnvme.errors import ConfigError, GuestError
 from vhostnvme.guest.accel import Accel, choose_accel
 from vhostnvme.guest.debian import say
 from vhostnvme.guest.extras import GuestFolder, extended
 from vhostnvme.guest.provision import Artifacts, provision
 from vhostnvme.guest.vm import BOOT_TIMEOUT_S, Guest
+from vhostnvme.personas import Persona
 from vhostnvme.storage.spec import DiskSpec, FileSpec
 from vhostnvme.storage.ssd_folder import SsdSpec
 
@@ -40,7 +42,8 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootOptions:
     """What to boot. Each of `disks` is a drive with its namespaces, each of `ssds` one in a folder;
-    none of both: a scratch disk. Each drive has `paths` controllers.
+    none of both: a scratch disk. Each drive has `paths` controllers, and looks like
+    `persona`.
 
     `folders` and `packages` (Debian's) are in the guest beside what the image has.
     """
@@ -48,6 +51,7 @@ class BootOptions:
     disks: tuple[tuple[DiskSpec, ...], ...] = ()
     ssds: tuple[SsdSpec, ...] = ()
     paths: int = 1
+    persona: Persona | None = None
     memory: str = "1G"
     cpus: int = 2
     scratch_block_size: int = 512
@@ -160,9 +164,13 @@ async def booted(
             scratch = stack.enter_context(_scratch_folder())
             disks = ((scratch_spec(Path(scratch) / "scratch.img", options.scratch_block_size),),)
         setups: list[DriveSetup] = [
-            DriveSetup(namespaces=specs, controllers=options.paths) for specs in disks
+            DriveSetup(namespaces=specs, controllers=options.paths, persona=options.persona)
+            for specs in disks
         ]
-        setups += [SsdSetup(ssd=each, controllers=options.paths) for each in options.ssds]
+        setups += [
+            SsdSetup(ssd=each, controllers=options.paths, persona=options.persona)
+            for each in options.ssds
+        ]
         if options.folders or options.packages:
             artifacts = extended(
                 artifacts or provision(),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import stat
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhostnvme.emulation.placement import Placement
+from vhostnvme.emulation.sockets import check_socket_path, make_folder, serial_of_socket
 from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.options import MODEL_CHARACTERS_MAX, SERIAL_CHARACTERS_MAX, check_text
 from vhostnvme.guest.qemu import vfio_user_device
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path less its closing zero
 NAMESPACES_MAX = 256
 QUEUES_MAX = 64
 
@@ -60,6 +58,9 @@ class DeviceOptions:
     reactor: int | None = None
     limits: Limits = NO_LIMITS  # of all namespaces together
     grows: bool = False  # its namespaces come later
+    entries: int = 0  # of a queue; 0: as many as there can be
+    mdts: int = 0  # 2^mdts pages of 4 KiB at once; 0: as many as there can be
+    subnqn: str | None = None  # None: made from the serial number
     number: int = 0  # CNTLID: from 1 on for controllers of a drive, which has the namespaces
     state: Path | None = None
 
@@ -159,7 +160,10 @@ class Device:
             ControllerOptions(
                 serial=self.serial,
                 model=self.options.model,
+                subnqn=self.options.subnqn,
                 max_queues=self.options.queues,
+                max_entries=self.options.entries,
+                mdts=self.options.mdts,
                 doorbells=self.options.doorbells,
                 reactor=reactor,
                 cntlid=self.options.number,
@@ -355,46 +359,8 @@ class Device:
         old = os.umask(0o077)
         try:
             if not self.socket.parent.exists():
-                _make_folder(self.socket.parent)
+                make_folder(self.socket.parent)
                 self._made_folder = True
             self._controller.listen(self.socket)
         finally:
             os.umask(old)
-
-
-def serial_of_socket(path: Path) -> str:
-    """A serial number that stays the same for this path."""
-    return "VN" + hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16].upper()
-
-
-def check_socket_path(path: Path) -> None:
-    """Refuses what can be no vfio-user socket, before anything is opened.
-
-    Raises:
-        ConfigError: the path is too long, is a folder or some other file.
-    """
-    length = len(os.fsencode(path))
-    if length > SOCKET_PATH_BYTES_MAX:
-        raise ConfigError(
-            f"socket path {path} is {length} bytes long, and the system takes"
-            f" {SOCKET_PATH_BYTES_MAX}: choose a shorter folder, such as one in /tmp"
-        )
-    try:
-        mode = path.lstat().st_mode
-    except (FileNotFoundError, PermissionError):
-        return
-    except NotADirectoryError:
-        raise ConfigError(f"socket path {path}: {path.parent} is not a folder") from None
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"socket path {path} is taken by something that is no socket")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        raise ConfigError(f"folder {folder.parent} does not exist: make it first") from None
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {error.strerror}") from None

@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhostnvme.emulation.device import NAMESPACES_MAX
+from vhostnvme.emulation.device import NAMESPACES_MAX, DeviceOptions
+from vhostnvme.emulation.persona import native_persona, subnqn_of
 from vhostnvme.errors import ConfigError, NativeError
 from vhostnvme.limits import Limits
 from vhostnvme.native import AnaState, Drive, DriveOptions, Namespace, Runtime
+from vhostnvme.personas import Persona
 from vhostnvme.storage.disk import open_disk, open_disk_async
 from vhostnvme.storage.spec import DiskSpec
 
@@ -52,12 +54,13 @@ class DriveSetup:
     """What a drive shall be: `namespaces`, which end with it but for what is behind them.
 
     `state`: where the library keeps what it knows of the drive; None: nowhere. `controllers`: how
-    many it has.
+    many it has. `persona`: what it looks like.
     """
 
     namespaces: tuple[DiskSpec, ...] = ()
     state: Path | None = None
     controllers: int = 1
+    persona: Persona | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.controllers <= CONTROLLERS_MAX:
@@ -83,12 +86,36 @@ class EmulatedDrive:
     @property
     def serial(self) -> str | None:
         """None: as the first device's socket says."""
-        return None
+        return self.persona.text("sn", 20) if self.persona else None
+
+    @property
+    def persona(self) -> Persona | None:
+        """What it looks like."""
+        return self.setup.persona
 
     @property
     def nsid_max(self) -> int:
         """The highest id of a namespace."""
-        return NAMESPACES_MAX
+        count = self.persona.number("id_ctrl", "nn", NAMESPACES_MAX) if self.persona else None
+        return count or NAMESPACES_MAX
+
+    def dress(self, options: DeviceOptions) -> DeviceOptions:
+        """What a controller of this drive looks like, in what the options leave open.
+
+        Raises:
+            ConfigError: the persona has a field that is not what it should be.
+        """
+        persona = self.persona
+        if persona is None:
+            return replace(options, model=options.model or self.model)
+        return replace(
+            options,
+            model=options.model or self.model or persona.text("mn", 40),
+            subnqn=options.subnqn or subnqn_of(persona),
+            queues=options.queues or persona.queues,
+            entries=options.entries or persona.entries,
+            mdts=options.mdts or persona.number("id_ctrl", "mdts", 8) or 0,
+        )
 
     @property
     def model(self) -> str | None:
@@ -121,6 +148,9 @@ class EmulatedDrive:
                 shared=several,
                 ana=several,
                 nsid_max=self.nsid_max,
+                persona=native_persona(self.persona, managed=self.managed)
+                if self.persona
+                else None,
             ),
         )
 
@@ -267,7 +297,8 @@ class EmulatedDrive:
 
     def _take(self, nsid: int, space: Space) -> None:
         assert self.native is not None, "the drive has not been started"
-        self.native.add_space(space.namespace, nsid, shared=space.shared, group=space.group)
+        shared = space.shared and (self.managed or self.setup.controllers > 1)
+        self.native.add_space(space.namespace, nsid, shared=shared, group=space.group)
         self.spaces[nsid] = space
 
     async def _remove(self, nsid: int) -> None:

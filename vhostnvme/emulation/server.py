@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from vhostnvme.emulation.device import Device, DeviceOptions, serial_of_socket
+from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.drive import DriveSetup, EmulatedDrive
 from vhostnvme.emulation.events import HOST_EVENTS, HOST_LINES_MAX, LineBound, sentence_of
 from vhostnvme.emulation.mirrors import keep_mirrors
 from vhostnvme.emulation.placement import Placement
-from vhostnvme.emulation.ssd import EmulatedSsd, SsdSetup
+from vhostnvme.emulation.sockets import serial_of_socket
+from vhostnvme.emulation.ssd import EmulatedSsd
+from vhostnvme.emulation.ssd_opening import SsdSetup
 from vhostnvme.fabric.options import TargetOptions
 from vhostnvme.fabric.target import FabricTarget
 from vhostnvme.native import Event, Runtime, RuntimeOptions
@@ -63,8 +65,7 @@ class Services:
         self.drives.append(drive)
         serial = devices[0].serial or drive.serial or serial_of_socket(devices[0].socket)
         for number, options in enumerate(devices, 1):
-            model = options.model or drive.model
-            each = replace(options, number=number, serial=serial, model=model)
+            each = replace(drive.dress(options), number=number, serial=serial)
             device = Device(self.runtime, each, self.placement, drive)
             await device.start()
             self.devices.append(device)

@@ -11,14 +11,16 @@ import errno
 import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 
-from vhostnvme.emulation.drive import DriveSetup, EmulatedDrive, Space, check_private
+from vhostnvme.emulation.drive import EmulatedDrive, Space, check_private
+from vhostnvme.emulation.ssd_opening import NewNamespace, SsdSetup, open_folder, when_free
 from vhostnvme.errors import ConfigError, NoSpace, VhostNvmeError
 from vhostnvme.native import Decision, DecisionKind, Event, EventType, Namespace, Runtime
+from vhostnvme.personas import Persona
 from vhostnvme.storage.disk import open_disk, open_disk_async
 from vhostnvme.storage.spec import DiskSpec
-from vhostnvme.storage.ssd_folder import NamespaceRecord, SsdFolder, SsdSpec
+from vhostnvme.storage.ssd_folder import NamespaceRecord, SsdFolder
 from vhostnvme.units import format_size
 
 _log = logging.getLogger(__name__)
@@ -30,44 +32,8 @@ _INSUFFICIENT_CAPACITY = 0x115
 _ID_UNAVAILABLE = 0x116
 
 
-@dataclass(frozen=True, slots=True)
-class _New:
-    """What a namespace shall be. `blocks` 0: without metadata, as many as fit into `size` bytes."""
-
-    size: int
-    block_size: int
-    shared: bool = True
-    group: int = 1
-    attached: set[int] | None = field(default_factory=set)
-    flbas: int = 0
-    dps: int = 0
-    blocks: int = 0
-
-    @classmethod
-    def of(cls, decision: Decision) -> _New:
-        plain = decision.size == decision.blocks * decision.block_size
-        return cls(
-            decision.size,
-            decision.block_size,
-            decision.shared,
-            decision.group,
-            flbas=decision.flbas,
-            dps=decision.dps,
-            blocks=0 if plain else decision.blocks,
-        )
-
-
 class _NoId(VhostNvmeError):
     """All ids of namespaces are taken."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SsdSetup(DriveSetup):
-    """`ssd`: the folder; `serial` and `model` are kept there when they are given."""
-
-    ssd: SsdSpec
-    serial: str | None = None
-    model: str | None = None
 
 
 class EmulatedSsd(EmulatedDrive):
@@ -78,6 +44,7 @@ class EmulatedSsd(EmulatedDrive):
     def __init__(self, runtime: Runtime, setup: SsdSetup, reactor: int) -> None:
         super().__init__(runtime, setup, reactor)
         self._setup = setup
+        self._persona = setup.persona
         self._folder: SsdFolder | None = None
         self._wake = asyncio.Event()
         self._decider: asyncio.Task[None] | None = None
@@ -96,6 +63,10 @@ class EmulatedSsd(EmulatedDrive):
         return self.folder.record.model
 
     @property
+    def persona(self) -> Persona | None:
+        return self._persona
+
+    @property
     def nsid_max(self) -> int:
         return self.folder.record.max_namespaces
 
@@ -106,13 +77,14 @@ class EmulatedSsd(EmulatedDrive):
             ConfigError: the folder cannot be used, is in use, or damaged.
             NativeError: the library refused: a file, a lock, a damaged state.
         """
-        setup = self._setup
-        self._folder = SsdFolder(setup.ssd, serial=setup.serial, model=setup.model)
+        self._folder, self._setup, self._persona = open_folder(self._setup, super().nsid_max)
         try:
-            self._open_native(self.folder.state_path, self.folder.record.uuid)
+            known = self.folder.record.uuid
+            await when_free(lambda: self._open_native(self.folder.state_path, known))
             for record in self.folder.record.namespaces:
                 self.folder.fit_image(record)
-                namespace = open_disk(self.runtime, spec := self.folder.spec_of(record))
+                spec = self.folder.spec_of(record)
+                namespace = await when_free(partial(open_disk, self.runtime, spec))
                 attached = None if record.controllers is None else set(record.controllers)
                 self._take(
                     record.nsid, Space(spec, namespace, record.shared, record.group, attached)
@@ -128,8 +100,8 @@ class EmulatedSsd(EmulatedDrive):
     async def _make_first(self) -> None:
         record = self.folder.record
         if self._setup.ssd.namespaces and not record.namespaces:
-            block = self._setup.ssd.block_size
-            await self._create(_New(record.capacity, block, attached=None))
+            block = self._setup.ssd.block_size or 512
+            await self._create(NewNamespace(record.capacity, block, attached=None))
         record.complete = True
         self.folder.save()
 
@@ -178,11 +150,11 @@ class EmulatedSsd(EmulatedDrive):
                 check_private(attached)
             if size <= 0 or size % block_size:
                 raise ConfigError(f"a size of {size} bytes is no multiple of the block size")
-            nsid = await self._create(_New(size, block_size, shared, group))
+            nsid = await self._create(NewNamespace(size, block_size, shared, group))
             await self._attach(nsid, attached)
             return nsid
 
-    async def _create(self, new: _New) -> int:
+    async def _create(self, new: NewNamespace) -> int:
         folder, size = self.folder, new.size
         nsid = folder.free_nsid()
         if nsid is None:
@@ -218,7 +190,7 @@ class EmulatedSsd(EmulatedDrive):
         self._tell_capacity()
         return nsid
 
-    async def _open_new(self, spec: DiskSpec, new: _New) -> Namespace:
+    async def _open_new(self, spec: DiskSpec, new: NewNamespace) -> Namespace:
         assert self.native is not None, "the SSD has not been started"
         namespace = await open_disk_async(self.runtime, spec)
         try:
@@ -328,7 +300,7 @@ class EmulatedSsd(EmulatedDrive):
         """Durable when it returns: the id of what was created."""
         match decision.kind:
             case DecisionKind.CREATE:
-                return await self._create(_New.of(decision))
+                return await self._create(NewNamespace.of(decision))
             case DecisionKind.DELETE:
                 every = decision.nsid == BROADCAST_NSID
                 for nsid in sorted(self.spaces) if every else [decision.nsid]:

@@ -7,7 +7,7 @@ sentence.
 """
 
 from vhostnvme.native.controller import Controller
-from vhostnvme.native.drive import Decision, DecisionKind, Drive, DriveOptions
+from vhostnvme.native.drive import Decision, DecisionKind, Drive, DriveOptions, PersonaOptions
 from vhostnvme.native.library import library_version
 from vhostnvme.native.medium import Medium, MediumInfo
 from vhostnvme.native.mirror import LegInfo, Mirror, MirrorInfo
@@ -62,6 +62,7 @@ __all__ = [
     "NamespaceInfo",
     "NamespaceOptions",
     "Operation",
+    "PersonaOptions",
     "ReactorStats",
     "RemoteOptions",
     "Runtime",

@@ -95,6 +95,12 @@ class Controller(ReactorHandle):
             limited=limit_info(out.limited),
         )
 
+    def identify(self) -> bytes:
+        """The page of Identify Controller; it listens already."""
+        page = ffi.new("uint8_t[4096]")
+        check(lib.vn_ctrl_identify(self.handle, page))
+        return bytes(ffi.buffer(page))
+
     def set_limits(self, limits: Limits) -> None:
         """Over all its namespaces, whose own limits hold as well; at once, also for what waits."""
         check(lib.vn_ctrl_set_limits(self.handle, native_limits(limits)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 import os
 import uuid
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from vhostnvme.errors import NativeError
 from vhostnvme.native.handle import Handle
-from vhostnvme.native.library import check, ffi, lib
+from vhostnvme.native.library import check, ffi, lib, native_text
 
 if TYPE_CHECKING:
     from vhostnvme.native.namespace import Namespace
@@ -18,6 +19,41 @@ if TYPE_CHECKING:
 
 ECANCELED = 125
 ENOENT = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonaOptions:
+    """What a drive looks like; 0 and None are as it is without. See struct vn_persona.
+
+    `power_states` are 32 bytes each, as in Identify Controller; `logs` are vendor specific pages.
+    """
+
+    firmware: str | None = None
+    vid: int = 0
+    ssvid: int = 0
+    ieee: int = 0
+    rab: int = 0
+    rtd3r: int = 0
+    rtd3e: int = 0
+    wctemp: int = 0
+    cctemp: int = 0
+    oacs_off: int = 0
+    oncs_off: int = 0
+    formats: int = 0
+    power_states: tuple[bytes, ...] = ()
+    logs: Mapping[int, bytes] = field(default_factory=dict)
+    data_units_read: int = 0
+    data_units_written: int = 0
+    host_reads: int = 0
+    host_writes: int = 0
+    busy_minutes: int = 0
+    power_cycles: int = 0
+    power_on_hours: int = 0
+    unsafe_shutdowns: int = 0
+    media_errors: int = 0
+    percent_used: int = 0
+    avail_spare: int = 0
+    spare_thresh: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +72,7 @@ class DriveOptions:
     shared: bool = False
     ana: bool = False
     nsid_max: int = 0
+    persona: PersonaOptions | None = None
 
 
 class DecisionKind(enum.IntEnum):
@@ -93,8 +130,12 @@ class Drive(Handle):
         )
         if options.uuid is not None:
             opts.uuid = options.uuid.bytes
+        kept: list[Any] = []
+        if options.persona is not None:
+            opts.persona, kept = _native_persona(options.persona)
         out = ffi.new("vn_drive **")
         check(lib.vn_drive_create(runtime.handle, opts, out))
+        del kept
         self._handle = out[0]
         runtime.drives.append(self)
 
@@ -183,3 +224,28 @@ class Drive(Handle):
         check(lib.vn_drive_destroy(self._handle))
         self._handle = None
         self._runtime.drives.remove(self)
+
+
+_NUMBERS = tuple(
+    each.name
+    for each in fields(PersonaOptions)
+    if each.name not in ("firmware", "power_states", "logs")
+)
+
+
+def _native_persona(persona: PersonaOptions) -> tuple[Any, list[Any]]:
+    """The persona as the library takes it, and what must live as long as it does."""
+    native = ffi.new("struct vn_persona *")
+    for name in _NUMBERS:
+        setattr(native, name, getattr(persona, name))
+    firmware = native_text(persona.firmware)
+    states = ffi.new("char[]", b"".join(persona.power_states))
+    logs = ffi.new("struct vn_persona_log[]", max(len(persona.logs), 1))
+    alive = [native, firmware, states, logs]
+    for log, (lid, data) in zip(logs, sorted(persona.logs.items()), strict=False):
+        alive.append(ffi.new("char[]", data))
+        log.lid, log.bytes, log.data = lid, len(data), alive[-1]
+    native.firmware = firmware
+    native.nr_power_states, native.power_states = len(persona.power_states), states
+    native.nr_logs, native.logs = len(persona.logs), logs
+    return native, alive

@@ -38,7 +38,7 @@ _SHIPPED = Path(__file__).parent
 class Persona:
     """What a file says: the three dumps as they are, less what is to be ignored.
 
-    `queues` and `entries` 0: as many as there can be. `logs` by log page id.
+    `queues` and `entries` 0: as many as there can be. `logs` by log page id. `source`: the file.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Persona:
     queues: int = 0
     entries: int = 0
     logs: Mapping[int, bytes] = field(default_factory=dict)
+    source: bytes = field(default=b"", compare=False, repr=False)
 
     def number(self, part: str, name: str, most: int) -> int | None:
         """A whole number from 0 to `most`; None: it is not said.
@@ -166,6 +167,7 @@ def parse_persona(data: bytes, name: str) -> Persona:
         queues=limits.queues,
         entries=limits.entries,
         logs=_logs(name, found.logs),
+        source=data,
     )
 
 

@@ -14,8 +14,9 @@ from vhostnvme.personas.file import Persona
 
 MDTS_MAX = 8  # 2^8 pages of 4 KiB
 NAMESPACES_MAX = 256
+# As Identify Namespace lists them: bytes of a block, and of its metadata.
+FORMATS = ((512, 0), (512, 8), (512, 64), (4096, 0), (4096, 8), (4096, 64))
 POWER_STATES_MAX = 32
-_UINT128_MAX = (1 << 128) - 1
 
 # Bits that a host acts upon: the field's width in bits, and what its bits are called.
 BITS: Mapping[str, tuple[int, tuple[str, ...]]] = {
@@ -25,7 +26,7 @@ BITS: Mapping[str, tuple[int, tuple[str, ...]]] = {
             "Security Send and Receive",
             "Format NVM",
             "Firmware Commit and Download",
-            "Namespace Management",
+            "Namespace Management but with --ssd",
             "Device Self-test",
             "Directives",
             "NVMe-MI Send and Receive",

@@ -3,6 +3,7 @@
 ::
 
     DIR/ssd.json          serial number, capacity, which namespaces there are; replaced as a whole
+    DIR/persona.json      what it looks like, if it was started with a persona
     DIR/drive.state       what the library keeps of the drive: SMART, features, logs (docs/state.md)
     DIR/ns-UUID.img       a namespace, and DIR/ns-UUID.img.state, what the library keeps of it
 
@@ -28,12 +29,13 @@ from vhostnvme.units import format_size, parse_size
 
 RECORD_NAME = "ssd.json"
 STATE_NAME = "drive.state"
+PERSONA_NAME = "persona.json"
 RECORD_BYTES_MAX = 1 << 20
 CAPACITY_BYTES = 10 << 30
 NSID_MAX = 256
 _VERSION = 1
 _OURS = re.compile(
-    r"ns-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.img(\.state(\.new)?)?|ssd\.json\.new"
+    r"ns-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.img(\.state(\.new)?)?|(ssd|persona)\.json\.new"
 )
 
 
@@ -49,7 +51,7 @@ class SsdSpec:
     folder: Path
     capacity: int | None = None
     namespaces: int = 1
-    block_size: int = 512
+    block_size: int | None = None
     preallocate: bool | None = None
     max_namespaces: int | None = None
 
@@ -66,7 +68,7 @@ def parse_ssd(text: str) -> SsdSpec:
             folder=Path(decoded(body, "the path")),
             capacity=options.take("capacity", parse_size, None),
             namespaces=options.take("namespaces", whole_number(1), 1),
-            block_size=options.take("block", _parse_block, 512),
+            block_size=options.take("block", _parse_block, None),
             preallocate=options.take("preallocate", parse_on_off, None),
             max_namespaces=options.take("max-namespaces", _parse_nsid, None),
         )
@@ -213,17 +215,43 @@ class SsdFolder:
         for each in (path, path.with_name(path.name + ".state")):
             each.unlink(missing_ok=True)
 
+    def kept_persona(self) -> bytes | None:
+        """The persona that it was last started with, if it was with one.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        path = self.path / PERSONA_NAME
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+
+    def keep_persona(self, data: bytes) -> None:
+        """
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        if self.kept_persona() != data:
+            self._write(PERSONA_NAME, data)
+
     def save(self) -> None:
         """`record` is durable, and all names in the folder are, when it returns.
 
         Raises:
             ConfigError: it cannot be written; the file is as it was.
         """
-        path = self.path / RECORD_NAME
-        aside = self.path / f"{RECORD_NAME}.new"
+        text = msgspec.json.format(msgspec.json.encode(self.record))
+        self._write(RECORD_NAME, text + b"\n")
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.path / name
+        aside = self.path / f"{name}.new"
         try:
             with aside.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(self.record)) + b"\n")
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)

@@ -14,7 +14,8 @@ from tests_ssd import MIB
 
 from vhostnvme.emulation import DeviceOptions
 from vhostnvme.emulation.server import services
-from vhostnvme.emulation.ssd import EmulatedSsd, SsdSetup
+from vhostnvme.emulation.ssd import EmulatedSsd
+from vhostnvme.emulation.ssd_opening import SsdSetup
 from vhostnvme.errors import ConfigError, NativeError, NoSpace
 from vhostnvme.native import AnaState
 from vhostnvme.storage.spec import parse_spec
@@ -27,7 +28,7 @@ CHANGES = """
     from pathlib import Path
     from vhostnvme.emulation import DeviceOptions
     from vhostnvme.emulation.server import services
-    from vhostnvme.emulation.ssd import SsdSetup
+    from vhostnvme.emulation.ssd_opening import SsdSetup
     from vhostnvme.storage.ssd_folder import parse_ssd
 
     folder, fatal = Path(sys.argv[1]), int(sys.argv[2])
