@@ -249,6 +249,8 @@ static void on_error(struct vn_ctrl *ctrl, struct vn_req *req) {
         return;
     }
     vn_count(&ctrl->counters.media_errors, type == 2);
+    if (req->io_flags & VN_REQ_ERROR_LBA) /* blocks that a host has marked as unreadable: as it wanted it */
+        return;
     vn_log_check_warnings(ctrl); /* a failed flush leaves the namespace read-only */
     uint64_t now = vn_reactor_now_ns(ctrl->reactor);
     if (now - ctrl->last_backend_error_ns >= BACKEND_ERROR_EVENT_NS) {

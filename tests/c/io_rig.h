@@ -102,7 +102,7 @@ static inline void store_attach_kept(struct ctrl_rig *rig, uint64_t seed, const 
     store->bad_lba = UINT64_MAX;
     vn_test_fill(&store->random, store->bytes, STORE_BYTES);
     store->backend = (struct vn_backend){
-        .ops = &store_ops, .size = STORE_BYTES, .block_min = 512, .volatile_cache = true, .deallocates = true};
+        .ops = &store_ops, .size = STORE_BYTES, .block_min = 512, .volatile_cache = true, .deallocates = true, .forgets = true};
     *ns = (struct vn_ns){.backend = &store->backend, .nr_blocks = STORE_BLOCKS, .block_shift = 9,
                          .state_path = state ? strdup(state) : NULL};
     char error[256];
