@@ -10,6 +10,7 @@ from tests_guest import GuestRig, fio_verify, verified_bytes
 # Type and code as in the specification: type << 8 | code.
 INVALID_OPCODE, INVALID_FIELD, LBA_RANGE = 0x001, 0x002, 0x080
 INVALID_NAMESPACE = 0x00B
+INVALID_SLOT, INVALID_FORMAT = 0x106, 0x10A
 INVALID_QUEUE, QUEUE_DELETION, INVALID_LOG_PAGE, NOT_SAVEABLE = 0x101, 0x10C, 0x109, 0x10D
 
 BEYOND = "--cdw10=0xfffffff8 --cdw11=0xffffffff"
@@ -19,8 +20,8 @@ WRITE_4K = "--opcode=0x01 --data-len=4096 --write --input-file=/tmp/page"
 IO = {
     "reserved opcode": ("--opcode=0x7e", INVALID_OPCODE),
     "vendor opcode": ("--opcode=0xfd", INVALID_OPCODE),
-    "verify": ("--opcode=0x0c", INVALID_OPCODE),
-    "reservation": ("--opcode=0x0d", INVALID_OPCODE),
+    "verify past the end": (f"--opcode=0x0c {BEYOND} --cdw12=7", LBA_RANGE),
+    "zones where there are none": ("--opcode=0x79 --cdw13=1", INVALID_OPCODE),
     "read past the end": (f"{READ_4K} --cdw10=0xffffff00 --cdw12=7", LBA_RANGE),
     "read whose end wraps": (f"{READ_4K} {BEYOND} --cdw12=7", LBA_RANGE),
     "read over the end": (f"{READ_4K} --cdw10=393215 --cdw12=7", LBA_RANGE),
@@ -31,10 +32,10 @@ IO = {
 ADMIN = {
     "reserved opcode": ("--opcode=0x3f", INVALID_OPCODE),
     "vendor opcode": ("--opcode=0xc1", INVALID_OPCODE),
-    "format": ("--opcode=0x80 --namespace-id=1", INVALID_OPCODE),
+    "format with an unknown format": ("--opcode=0x80 --namespace-id=1 --cdw10=15", INVALID_FORMAT),
     "namespace management": ("--opcode=0x0d --cdw10=1 --namespace-id=1", INVALID_OPCODE),
-    "firmware commit": ("--opcode=0x10", INVALID_OPCODE),
-    "sanitize": ("--opcode=0x84 --cdw10=2", INVALID_OPCODE),
+    "firmware commit to the read-only slot": ("--opcode=0x10 --cdw10=1", INVALID_SLOT),
+    "sanitize with an unknown action": ("--opcode=0x84 --cdw10=7", INVALID_FIELD),
     "identify of an unknown structure": (
         "--opcode=0x06 --cdw10=0xfe --data-len=4096 --read",
         INVALID_FIELD,
@@ -54,7 +55,10 @@ ADMIN = {
     ),
     "unknown feature": ("--opcode=0x0a --cdw10=0xee", INVALID_FIELD),
     "set an unknown feature": ("--opcode=0x09 --cdw10=0xee --cdw11=1", INVALID_FIELD),
-    "save a feature": ("--opcode=0x09 --cdw10=0x80000004 --cdw11=0x140", NOT_SAVEABLE),
+    "save a feature that cannot be": (
+        "--opcode=0x09 --namespace-id=1 --cdw10=0x80000084",
+        NOT_SAVEABLE,
+    ),
     "delete the admin queue": ("--opcode=0x00 --cdw10=0", INVALID_QUEUE),
     "delete a queue that is not there": ("--opcode=0x00 --cdw10=60", INVALID_QUEUE),
     "delete a completion queue in use": ("--opcode=0x04 --cdw10=1", QUEUE_DELETION),
