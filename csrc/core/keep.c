@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/crc32c.h"
@@ -34,6 +35,8 @@ struct head {
     uint8_t rsvd52[12];
 };
 _Static_assert(sizeof(struct head) == 64, "a head has 64 bytes in the file");
+
+#define IMAGE_BYTES_MAX (sizeof(struct head) + VN_KEEP_BYTES_MAX)
 
 enum step { STEP_IDLE, STEP_OPEN, STEP_WRITE, STEP_FOLDER };
 
@@ -76,15 +79,21 @@ static uint32_t crc_of(const uint8_t *image, size_t bytes) {
     return vn_crc32c_end(vn_crc32c(crc, image + sizeof(head), bytes - sizeof(head)));
 }
 
-/* Reads a slot into keep->image. False: there is nothing whole in it. */
-static bool read_slot(const struct vn_keep *keep, uint32_t slot) {
-    ssize_t got = pread(keep->fd, keep->image, sizeof(struct head) + VN_KEEP_BYTES_MAX, (off_t)(slot * SLOT_BYTES));
+/* Memory that costs nothing until it is used, and nothing any more when it is given back; NULL: there is none. */
+static void *map(size_t bytes) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* Reads a slot into image, of IMAGE_BYTES_MAX. False: there is nothing whole in it. */
+static bool read_slot(const struct vn_keep *keep, uint32_t slot, uint8_t *image) {
+    ssize_t got = pread(keep->fd, image, IMAGE_BYTES_MAX, (off_t)(slot * SLOT_BYTES));
     struct head head;
     if (got < (ssize_t)sizeof(head))
         return false;
-    memcpy(&head, keep->image, sizeof(head));
+    memcpy(&head, image, sizeof(head));
     return !memcmp(head.magic, "VNKEPT\0", 8) && head.bytes <= VN_KEEP_BYTES_MAX &&
-           (size_t)got >= sizeof(head) + head.bytes && head.crc == crc_of(keep->image, sizeof(head) + head.bytes);
+           (size_t)got >= sizeof(head) + head.bytes && head.crc == crc_of(image, sizeof(head) + head.bytes);
 }
 
 static bool is_empty(int fd) {
@@ -108,12 +117,12 @@ static int check_head(const struct vn_keep *keep, const struct head *head, const
 }
 
 /* The newer of the slots that are whole. */
-static int load(struct vn_keep *keep, const char *path, char *error, uint32_t error_size) {
+static int load_from(struct vn_keep *keep, uint8_t *image, const char *path, char *error, uint32_t error_size) {
     struct head head, best = {.sequence = 0};
     for (uint32_t slot = 0; slot < NR_SLOTS; slot++) {
-        if (!read_slot(keep, slot))
+        if (!read_slot(keep, slot, image))
             continue;
-        memcpy(&head, keep->image, sizeof(head));
+        memcpy(&head, image, sizeof(head));
         if (head.sequence <= best.sequence)
             continue;
         best = head;
@@ -121,7 +130,7 @@ static int load(struct vn_keep *keep, const char *path, char *error, uint32_t er
         int err = check_head(keep, &head, path, error, error_size);
         if (err)
             return err;
-        memcpy(keep->payload, keep->image + sizeof(head), head.bytes);
+        memcpy(keep->payload, image + sizeof(head), head.bytes);
     }
     if (!best.sequence)
         return fail(error, error_size, EBADMSG, "the state in %s is damaged: neither of its two copies is whole; restore the "
@@ -129,6 +138,15 @@ static int load(struct vn_keep *keep, const char *path, char *error, uint32_t er
     keep->sequence = best.sequence;
     keep->found = true;
     return 0;
+}
+
+static int load(struct vn_keep *keep, const char *path, char *error, uint32_t error_size) {
+    uint8_t *image = map(IMAGE_BYTES_MAX);
+    if (!image)
+        return fail(error, error_size, ENOMEM, "out of memory");
+    int err = load_from(keep, image, path, error, error_size);
+    munmap(image, IMAGE_BYTES_MAX);
+    return err;
 }
 
 static int open_file(struct vn_keep *keep, const struct vn_keep_opts *opts, char *error, uint32_t error_size) {
@@ -170,7 +188,7 @@ int vn_keep_open(const struct vn_keep_opts *opts, struct vn_keep **out, char *er
     memcpy(keep->uuid, opts->uuid, sizeof(keep->uuid));
     int err = 0;
     if (opts->path) {
-        keep->image = calloc(1, sizeof(struct head) + VN_KEEP_BYTES_MAX);
+        keep->image = map(sizeof(struct head) + keep->bytes);
         err = keep->image ? open_file(keep, opts, error, error_size) : fail(error, error_size, ENOMEM, "out of memory");
     }
     if (err) {
@@ -186,7 +204,8 @@ void vn_keep_close(struct vn_keep *keep) {
         close(keep->fd);
     if (keep->folder >= 0)
         close(keep->folder);
-    free(keep->image);
+    if (keep->image)
+        munmap(keep->image, sizeof(struct head) + keep->bytes);
     free(keep);
 }
 
