@@ -201,21 +201,6 @@ void vn_decision_drop(struct vn_ctrl *ctrl) {
         arm(ctrl->drive);
 }
 
-/* The persistent event log has it (Base 5.16.1.14.1.6); for deletion there is but the NSID to tell. */
-static void record(struct vn_drive *drive, const struct vn_req *req, uint32_t nsid) {
-    const struct vn_decision *asked = &drive->decisions.asked;
-    struct vn_pel_change_ns event = {.cdw10 = req->cmd.cdw10, .nsid = nsid};
-    if (asked->kind == VN_DECIDE_CREATE) {
-        event.nsze = event.ncap = asked->nr_blocks;
-        event.flbas = (uint8_t)asked->flbas;
-        event.dps = (uint8_t)asked->dps;
-        event.nmic = asked->flags & VN_SPACE_SHARED ? VN_NMIC_SHARED : 0;
-        event.anagrpid = req->ctrl->ana ? asked->group : 0;
-    }
-    if (asked->kind <= VN_DECIDE_DELETE)
-        vn_events_add(drive, req->ctrl, VN_PEL_CHANGE_NS, &event, sizeof(event));
-}
-
 int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, uint32_t result, uint64_t specific) {
     struct vn_decisions *decisions = &drive->decisions;
     if (decisions->asked.id != id)
@@ -224,8 +209,6 @@ int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, ui
     if (req) {
         take_out(decisions, req);
         req->result = result;
-        if (!status)
-            record(drive, req, result ? result : req->cmd.nsid);
         req->ctrl->error_specific = status ? specific : 0;
         if (!status && req->cmd.opcode == VN_ADMIN_NS_MANAGEMENT)
             vn_events_change_ns(req);
