@@ -122,10 +122,8 @@ static int drop_space_on_reactor(void *arg) {
     struct space_call *call = arg;
     if (!call->drive->spaces[call->nsid])
         return -ENOENT;
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
-        if (call->drive->ctrls[i] && call->drive->ctrls[i]->namespaces.by_nsid[call->nsid])
-            return -EBUSY;
-    }
+    if (vn_drive_nr_attached(call->drive, call->nsid))
+        return -EBUSY;
     vn_self_test_end(call->drive, VN_TEST_NS_REMOVED, call->nsid, NULL);
     if (vn_job_leave(call->drive, call->drive->spaces[call->nsid]))
         return -EAGAIN;

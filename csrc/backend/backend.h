@@ -80,6 +80,10 @@ void vn_backend_close(struct vn_backend *backend);
 /* Another size for the whole stack, which is then backend->size of each; or -errno and a sentence. */
 int vn_backend_resize(struct vn_backend *backend, uint64_t size, char *error, uint32_t error_size);
 uint64_t vn_backend_full_size(struct vn_backend *backend); /* see full_size */
+/* Its size now, in whole blocks of its own: what can be read or erased of it. Any thread. */
+static inline uint64_t vn_backend_whole_size(const struct vn_backend *backend) {
+    return __atomic_load_n(&backend->size, __ATOMIC_RELAXED) & ~((uint64_t)backend->block_min - 1);
+}
 
 /* A flush has failed with err (positive errno): from now on whatever would change or flush is refused, by the first
  * hop, and it stays so until the backend is opened anew (Linux reports a failed write-back once, then forgets it). */

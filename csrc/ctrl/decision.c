@@ -50,13 +50,6 @@ static vn_status look_at_create(const struct vn_req *req, struct vn_decision *ou
     return VN_SC_SUCCESS;
 }
 
-static uint32_t count_attached(const struct vn_drive *drive, uint32_t nsid) {
-    uint32_t nr = 0;
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++)
-        nr += drive->ctrls[i] && drive->ctrls[i]->namespaces.by_nsid[nsid];
-    return nr;
-}
-
 /* Ascending identifiers of controllers that there are (Base 4.4.1). */
 static vn_status take_ctrls(const struct vn_req *req, struct vn_decision *out) {
     const struct vn_ctrl_list *list = req->buffer;
@@ -82,7 +75,7 @@ static vn_status look_at_attachment(const struct vn_req *req, struct vn_decision
         if (has == attach)
             return attach ? VN_SC_NS_ATTACHED : VN_SC_NS_NOT_ATTACHED;
     }
-    if (attach && !vn_drive_is_shared(drive, out->nsid) && count_attached(drive, out->nsid) + out->nr_ctrls > 1)
+    if (attach && !vn_drive_is_shared(drive, out->nsid) && vn_drive_nr_attached(drive, out->nsid) + out->nr_ctrls > 1)
         return VN_SC_NS_PRIVATE;
     return VN_SC_SUCCESS;
 }

@@ -163,12 +163,8 @@ void vn_drive_space_came(struct vn_drive *drive, uint32_t nsid) {
 }
 
 void vn_drive_drop_ns(struct vn_drive *drive, uint32_t nsid) {
-    if (drive->space_flags[nsid] & VN_SPACE_STAYS)
+    if ((drive->space_flags[nsid] & VN_SPACE_STAYS) || vn_drive_nr_attached(drive, nsid))
         return;
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
-        if (drive->ctrls[i] && drive->ctrls[i]->namespaces.by_nsid[nsid])
-            return;
-    }
     if (drive->spaces[nsid] && drive->spaces[nsid]->zoned)
         drive->spaces[nsid]->zoned->owner = NULL;
     drive->spaces[nsid] = NULL;
@@ -202,6 +198,28 @@ uint16_t vn_drive_next_cntlid(const struct vn_drive *drive, uint16_t from) {
             next = ctrl->cntlid;
     }
     return next;
+}
+
+uint32_t vn_drive_nr_attached(const struct vn_drive *drive, uint32_t nsid) {
+    uint32_t nr = 0;
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++)
+        nr += drive->ctrls[i] && drive->ctrls[i]->namespaces.by_nsid[nsid];
+    return nr;
+}
+
+void vn_drive_raise(const struct vn_drive *drive, enum vn_aen_type type, uint8_t info) {
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
+        if (drive->ctrls[i])
+            vn_aer_raise(drive->ctrls[i], type, info);
+    }
+}
+
+void vn_drive_tell_changed(const struct vn_drive *drive, uint32_t nsid, const struct vn_ctrl *but) {
+    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
+        struct vn_ctrl *ctrl = drive->ctrls[i];
+        if (ctrl && ctrl != but && ctrl->namespaces.by_nsid[nsid])
+            vn_aer_ns_changed(ctrl, nsid);
+    }
 }
 
 void vn_drive_count_change(const struct vn_ctrl *ctrl) {
@@ -296,13 +314,11 @@ void vn_drive_touch(struct vn_drive *drive) {
 }
 
 static void on_saved_for(struct vn_keep_wait *wait, int err) {
-    struct vn_req *req = (struct vn_req *)(void *)((char *)wait - offsetof(struct vn_req, filter));
-    vn_req_complete(req, err ? VN_SC_INTERNAL : VN_SC_SUCCESS);
+    vn_req_complete(vn_drive_waiter(wait), err ? VN_SC_INTERNAL : VN_SC_SUCCESS);
 }
 
 void vn_drive_save_for(struct vn_req *req) {
-    struct vn_keep_wait *wait = (struct vn_keep_wait *)(void *)req->filter;
-    _Static_assert(sizeof(*wait) <= sizeof(req->filter), "who waits fits into the request's scratch");
+    struct vn_keep_wait *wait = vn_drive_wait_of(req);
     wait->fn = on_saved_for;
     req->ns = NULL; /* no backend has it */
     vn_req_set_state(req, VN_REQ_TAKEN); /* a reset gives it up if the save does not end */

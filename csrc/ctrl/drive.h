@@ -6,6 +6,7 @@
 #define VN_CTRL_DRIVE_H
 
 #include "core/keep.h"
+#include "core/util.h"
 #include "ctrl/fabrics.h"
 #include "ctrl/job.h"
 #include "ctrl/kept.h"
@@ -86,6 +87,10 @@ bool vn_drive_is_shared(const struct vn_drive *drive, uint32_t nsid);
 uint32_t vn_drive_next_space(const struct vn_drive *drive, uint32_t nsid); /* the next allocated NSID above it; 0: none */
 struct vn_ctrl *vn_drive_ctrl(const struct vn_drive *drive, uint16_t cntlid); /* NULL: there is none */
 uint16_t vn_drive_next_cntlid(const struct vn_drive *drive, uint16_t from); /* the next from that one on; FFFFh: none */
+uint32_t vn_drive_nr_attached(const struct vn_drive *drive, uint32_t nsid); /* controllers that have it */
+/* An event for all its controllers; a namespace has changed, for all that have it but one (NULL: for all). */
+void vn_drive_raise(const struct vn_drive *drive, enum vn_aen_type type, uint8_t info);
+void vn_drive_tell_changed(const struct vn_drive *drive, uint32_t nsid, const struct vn_ctrl *but);
 /* A namespace has come to a controller, or gone: its ANA log has changed. */
 void vn_drive_count_change(const struct vn_ctrl *ctrl);
 static inline bool vn_ctrl_is_managed(const struct vn_ctrl *ctrl) {
@@ -99,6 +104,14 @@ void vn_decision_drop(struct vn_ctrl *ctrl);
 int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, uint32_t result, uint64_t specific);
 
 /* --- Keeping. Reactor. --- */
+/* Who waits for a save is in the scratch of a command that no backend has. */
+static inline struct vn_keep_wait *vn_drive_wait_of(struct vn_req *req) {
+    _Static_assert(sizeof(struct vn_keep_wait) <= sizeof(req->filter), "it fits");
+    return (struct vn_keep_wait *)(void *)req->filter;
+}
+static inline struct vn_req *vn_drive_waiter(struct vn_keep_wait *wait) {
+    return vn_container_of((void *)wait, struct vn_req, filter);
+}
 /* Ends the command as a success when what is kept is durable; else with an internal error. */
 void vn_drive_save_for(struct vn_req *req);
 /* All that is kept. wait: as of vn_keep_save, or NULL. */
@@ -168,9 +181,4 @@ struct vn_timestamp vn_timestamp_now(const struct vn_ctrl *ctrl);
 /* Reactor: something kept, of the controller's drive or its namespaces, is being saved, or one of them formatted: it cannot move
  * now. */
 bool vn_ctrl_saves(const struct vn_ctrl *ctrl);
-/* The channel that a controller has to a namespace, or NULL. */
-static inline struct vn_ns_chan *vn_drive_chan(const struct vn_ctrl *ctrl, uint32_t nsid) {
-    return vn_ns_table_get(&ctrl->namespaces, nsid);
-}
-
 #endif

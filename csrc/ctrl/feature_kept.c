@@ -129,13 +129,6 @@ static vn_status set_behavior(struct vn_req *req) {
 }
 
 /* --- Namespace Write Protection, 84h (Base 5.27.1.33): a state of the namespace, for all its controllers --- */
-static void tell_all(struct vn_drive *drive, uint32_t nsid) {
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
-        if (drive->ctrls[i] && drive->ctrls[i]->namespaces.by_nsid[nsid])
-            vn_aer_ns_changed(drive->ctrls[i], nsid);
-    }
-}
-
 /* The state is as it was before: req->step. */
 static void end_protection(struct vn_req *req, vn_status status) {
     struct vn_ns *ns = req->ctrl->drive->spaces[req->cmd.nsid];
@@ -144,18 +137,17 @@ static void end_protection(struct vn_req *req, vn_status status) {
         vn_ns_state_look(ns);
     }
     if (!status)
-        tell_all(req->ctrl->drive, req->cmd.nsid);
+        vn_drive_tell_changed(req->ctrl->drive, req->cmd.nsid, NULL);
     vn_req_complete(req, status);
 }
 
 static void on_protection_saved(struct vn_keep_wait *wait, int err) {
-    struct vn_req *req = (struct vn_req *)(void *)((char *)wait - offsetof(struct vn_req, filter));
-    end_protection(req, err ? VN_SC_INTERNAL : VN_SC_SUCCESS);
+    end_protection(vn_drive_waiter(wait), err ? VN_SC_INTERNAL : VN_SC_SUCCESS);
 }
 
 static void save_protection(struct vn_req *req) {
     struct vn_keep *keep = req->ns->ns->state->keep;
-    struct vn_keep_wait *wait = (struct vn_keep_wait *)(void *)req->filter;
+    struct vn_keep_wait *wait = vn_drive_wait_of(req);
     req->ns = NULL; /* no backend has it */
     wait->fn = on_protection_saved;
     vn_req_set_state(req, VN_REQ_TAKEN);

@@ -106,10 +106,7 @@ static uint32_t choose_slot(const struct vn_drive *drive) {
 }
 
 static void activate_now(struct vn_drive *drive, uint32_t slot) {
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
-        if (drive->ctrls[i])
-            vn_aer_raise(drive->ctrls[i], VN_AEN_NOTICE, VN_AEN_NOTICE_FIRMWARE);
-    }
+    vn_drive_raise(drive, VN_AEN_NOTICE, VN_AEN_NOTICE_FIRMWARE);
     drive->kept.firmware.active = (uint8_t)slot;
     drive->kept.firmware.next = 0;
 }

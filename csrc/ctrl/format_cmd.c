@@ -104,14 +104,10 @@ static void end_run(struct vn_format_run *run, vn_status status) {
         count_down(cmd, status);
 }
 
-/* Of all controllers that have the namespace, but not the one that asked: it knows. */
+/* Not the controller that asked: it knows. */
 static void tell_others(const struct vn_format_run *run) {
     const struct vn_ctrl *own = run->nsc->hosts;
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
-        struct vn_ctrl *ctrl = own->drive->ctrls[i];
-        if (ctrl && !(run->cmd && run->cmd->ctrl == ctrl) && ctrl->namespaces.by_nsid[run->nsc->nsid])
-            vn_aer_ns_changed(ctrl, run->nsc->nsid);
-    }
+    vn_drive_tell_changed(own->drive, run->nsc->nsid, run->cmd ? run->cmd->ctrl : NULL);
 }
 
 static void on_saved_done(struct vn_keep_wait *wait, int err) {
@@ -130,13 +126,12 @@ static void on_saved_done(struct vn_keep_wait *wait, int err) {
 static void change(struct vn_format_run *run) {
     struct vn_format_kept *kept = &run->ns->state->kept.format;
     char error[128];
-    run->ns->state->kept.marks.nr = 0; /* all blocks have been written */
+    run->ns->state->kept.marks = (struct vn_marks){0}; /* all blocks have been written */
     if (vn_ns_apply_format(run->ns, error, sizeof(error))) { /* no memory for its buffers */
         end_run(run, VN_SC_INTERNAL);
         return;
     }
     kept->in_progress = 0;
-    run->ns->state->kept.marks = (struct vn_marks){0}; /* of blocks that were */
     vn_ns_state_look(run->ns);
     vn_keep_save(run->ns->state->keep, run->nsc->chan->reactor, &run->wait);
 }
@@ -189,8 +184,7 @@ static void erase_next(struct vn_format_run *run) {
         end_run(run, VN_SC_ABORT_REQUESTED);
         return;
     }
-    uint64_t size = run->ns->backend->size & ~(uint64_t)(run->ns->backend->block_min - 1);
-    uint64_t bytes = vn_min_u64(size - run->at, STEP_BYTES);
+    uint64_t bytes = vn_min_u64(vn_backend_whole_size(run->ns->backend) - run->at, STEP_BYTES);
     if (!bytes && run->ns->zoned) /* durable with the flush */
         vn_zones_clear(&run->ns->zoned->zones);
     bool taken = operate(run, bytes ? VN_OP_WRITE_ZEROES : VN_OP_FLUSH, bytes);

@@ -365,7 +365,7 @@ static vn_status identify_by_nsid(struct vn_req *req, uint8_t cns) {
 /* The controllers of the drive, from an identifier on; nsid: those that have it, 0: all. */
 static void list_drive_ctrls(const struct vn_drive *drive, uint32_t nsid, uint16_t from, uint16_t *list) {
     while ((from = vn_drive_next_cntlid(drive, from)) != VN_CNTLID_DYNAMIC) {
-        if (!nsid || vn_drive_chan(vn_drive_ctrl(drive, from), nsid))
+        if (!nsid || vn_ns_table_get(&vn_drive_ctrl(drive, from)->namespaces, nsid))
             list[++list[0]] = from;
         from++;
     }

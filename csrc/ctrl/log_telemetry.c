@@ -146,10 +146,7 @@ void vn_telemetry_capture(struct vn_ctrl *ctrl, const char *reason) {
     struct vn_log_telemetry header = header_of(drive, VN_LOG_TELEMETRY_CTRL, kept->last1, kept->last2, kept->reason);
     vn_events_add(drive, ctrl, VN_PEL_TELEMETRY, &header, sizeof(header));
     vn_drive_touch(drive);
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
-        if (drive->ctrls[i])
-            vn_aer_raise(drive->ctrls[i], VN_AEN_NOTICE, VN_AEN_NOTICE_TELEMETRY);
-    }
+    vn_drive_raise(drive, VN_AEN_NOTICE, VN_AEN_NOTICE_TELEMETRY);
 }
 
 /* --- The pages --- */

@@ -30,11 +30,6 @@ static uint32_t nr_passes(const struct vn_sanitize_kept *sanitize) {
     return PASSES(sanitize->cdw10) ? PASSES(sanitize->cdw10) : 16;
 }
 
-static uint64_t size_of(const struct vn_ns *ns) {
-    uint64_t size = __atomic_load_n(&ns->backend->size, __ATOMIC_RELAXED);
-    return size & ~((uint64_t)ns->backend->block_min - 1);
-}
-
 static bool is_due(const struct vn_sanitize_kept *sanitize, uint32_t nsid) {
     return sanitize->due[nsid / 64] & 1ull << nsid % 64;
 }
@@ -73,10 +68,7 @@ static void on_end_saved(struct vn_keep_wait *wait, int err) {
     (void)err; /* not durable: a restart does the last of it again */
     drive->sanitize_ends = false;
     refuse_all(drive);
-    for (size_t i = 0; i < VN_DRIVE_MAX_CTRLS; i++) {
-        if (drive->ctrls[i])
-            vn_aer_raise(drive->ctrls[i], VN_AEN_IO, VN_AEN_IO_SANITIZED);
-    }
+    vn_drive_raise(drive, VN_AEN_IO, VN_AEN_IO_SANITIZED);
     vn_self_test_resume(drive);
 }
 
@@ -219,7 +211,7 @@ static void step(struct vn_drive *drive) {
         vn_job_later(drive, step, STEP_NS);
         return;
     }
-    uint64_t size = size_of(ns);
+    uint64_t size = vn_backend_whole_size(ns->backend);
     bool more = ACTION(sanitize->cdw10) == VN_SANACT_OVERWRITE ? overwrite(drive, ns, size) : zero(drive, ns, size);
     if (!more && ns->zoned) /* durable with the flush */
         vn_zones_clear(&ns->zoned->zones);
@@ -234,7 +226,7 @@ void vn_sanitize_resume(struct vn_drive *drive) {
 
 /* --- The command --- */
 static void on_begin_saved(struct vn_keep_wait *wait, int err) {
-    struct vn_req *req = (struct vn_req *)(void *)((char *)wait - offsetof(struct vn_req, filter));
+    struct vn_req *req = vn_drive_waiter(wait);
     struct vn_drive *drive = req->ctrl->drive;
     if (err) { /* it has not begun */
         drive->kept.sanitize.status = VN_SANITIZE_HAS_FAILED;
@@ -265,7 +257,7 @@ static bool begin(struct vn_req *req) {
         if (!drive->spaces[nsid])
             continue;
         sanitize->due[nsid / 64] |= 1ull << nsid % 64;
-        sanitize->total += size_of(drive->spaces[nsid]) * nr_passes(sanitize);
+        sanitize->total += vn_backend_whole_size(drive->spaces[nsid]->backend) * nr_passes(sanitize);
     }
     refuse_all(drive);
     if (any_held(drive)) {
@@ -275,7 +267,7 @@ static bool begin(struct vn_req *req) {
     }
     vn_self_test_end(drive, VN_TEST_SANITIZE, 0, NULL);
     vn_events_add(drive, req->ctrl, VN_PEL_SANITIZE_START, &event, sizeof(event));
-    struct vn_keep_wait *wait = (struct vn_keep_wait *)(void *)req->filter;
+    struct vn_keep_wait *wait = vn_drive_wait_of(req);
     wait->fn = on_begin_saved;
     vn_req_set_state(req, VN_REQ_TAKEN);
     vn_drive_save(drive, wait);

@@ -28,14 +28,9 @@ static const struct vn_ctrl *tested_ctrl(const struct vn_drive *drive) {
     return NULL;
 }
 
-static uint64_t size_of(const struct vn_ns *ns) {
-    uint64_t size = __atomic_load_n(&ns->backend->size, __ATOMIC_RELAXED);
-    return size & ~((uint64_t)ns->backend->block_min - 1);
-}
-
 /* Bytes that a test reads of a namespace. */
 static uint64_t work_of(const struct vn_ns *ns, uint32_t test) {
-    uint64_t size = size_of(ns);
+    uint64_t size = vn_backend_whole_size(ns->backend);
     return test == VN_SELF_TEST_EXTENDED ? size : vn_min_u64(SAMPLE_BYTES, size) * SAMPLES;
 }
 
@@ -116,7 +111,7 @@ static void step(struct vn_drive *drive) {
     }
     bool extended = test->running == VN_SELF_TEST_EXTENDED;
     struct vn_ns_chan *nsc = vn_ns_table_get(&ctrl->namespaces, test->at_nsid);
-    uint64_t size = nsc ? size_of(nsc->ns) : 0;
+    uint64_t size = nsc ? vn_backend_whole_size(nsc->ns->backend) : 0;
     if (!nsc || test->at >= (extended ? size : SAMPLES)) {
         bool removed = !nsc && test->at_nsid && test->nsid != VN_NSID_BROADCAST;
         if (removed || !next_ns(drive, ctrl)) {
@@ -204,6 +199,6 @@ void vn_self_test_log(struct vn_log *log) {
 uint16_t vn_self_test_minutes(const struct vn_drive *drive) {
     uint64_t bytes = 0, each = VN_DRIVE_BUFFER_BYTES * (60000000000ull / READ_EVERY_NS);
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++)
-        bytes += drive->spaces[nsid] ? size_of(drive->spaces[nsid]) : 0;
+        bytes += drive->spaces[nsid] ? vn_backend_whole_size(drive->spaces[nsid]->backend) : 0;
     return (uint16_t)vn_min_u64(bytes / each + 1, UINT16_MAX);
 }
