@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <time.h>
 
 #define vn_container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
@@ -20,6 +21,13 @@ static inline uint64_t vn_min_u64(uint64_t a, uint64_t b) {
 /* Of an option: 0 stands for the default. */
 static inline uint32_t vn_or_default(uint32_t value, uint32_t by_default) {
     return value ? value : by_default;
+}
+
+/* ASCII fields are padded with spaces and have no terminator (Base 1.4). */
+static inline void vn_put_ascii(char *field, size_t bytes, const char *text) {
+    size_t n = strnlen(text, bytes);
+    memcpy(field, text, n);
+    memset(field + n, ' ', bytes - n);
 }
 
 /* For any thread; on a reactor vn_reactor_now_ns costs nothing. */

@@ -7,13 +7,10 @@
 #include "core/status.h"
 #include "core/util.h"
 #include "ctrl/bounce.h"
+#include "ctrl/copy.h"
 #include "ctrl/zone_cmd.h"
 
-#define MAX_RANGES 128u /* what fits a page, in format 0h: MSRC, which is 0's based, is one less */
-#define FORMAT_SHORT 0u
-#define FORMAT_LONG 1u
-
-_Static_assert(MAX_RANGES * sizeof(struct vn_copy_range_long) <= sizeof(((struct vn_bounce *)0)->list), "the list fits");
+_Static_assert(VN_COPY_LIST_BYTES_MAX <= sizeof(((struct vn_bounce *)0)->list), "the list fits");
 
 static uint32_t max_blocks(const struct vn_ns *ns) {
     return VN_BOUNCE_BYTES >> ns->block_shift;
@@ -22,32 +19,25 @@ static uint32_t max_blocks(const struct vn_ns *ns) {
 void vn_io_copy_limits(const struct vn_ns *ns, struct vn_id_ns *id) {
     id->mssrl = (uint16_t)max_blocks(ns);
     id->mcl = max_blocks(ns);
-    id->msrc = MAX_RANGES - 1;
+    id->msrc = VN_COPY_RANGES_MAX - 1;
 }
 
-/* A source range: both formats begin alike up to NLB. */
 static const struct vn_copy_range *range_at(const struct vn_req *req, uint32_t index) {
-    bool is_long = VN_COPY_FORMAT(req->cmd.cdw12) == FORMAT_LONG;
-    size_t bytes = is_long ? sizeof(struct vn_copy_range_long) : sizeof(struct vn_copy_range);
-    return (const struct vn_copy_range *)(const void *)(req->bounce->list + index * bytes);
-}
-
-static uint32_t blocks_of(const struct vn_copy_range *range) {
-    return range->nlb + 1u;
+    return vn_copy_range_at(&req->cmd, req->bounce->list, index);
 }
 
 /* Blocks of the first so many ranges. */
 static uint32_t blocks_before(const struct vn_req *req, uint32_t nr) {
     uint32_t sum = 0;
     for (uint32_t i = 0; i < nr; i++)
-        sum += blocks_of(range_at(req, i));
+        sum += vn_copy_blocks_of(range_at(req, i));
     return sum;
 }
 
 /* Sources are read, and the destination is where its zone's write pointer is. */
 static vn_status check_zones(const struct vn_req *req, uint32_t sum) {
     for (uint32_t i = 0; i < req->nr_steps; i++) {
-        vn_status status = vn_zones_check_read(vn_zones_of(req), range_at(req, i)->slba, blocks_of(range_at(req, i)));
+        vn_status status = vn_zones_check_read(vn_zones_of(req), range_at(req, i)->slba, vn_copy_blocks_of(range_at(req, i)));
         if (status)
             return status;
     }
@@ -59,12 +49,12 @@ static vn_status check_ranges(struct vn_req *req) {
     const struct vn_ns *ns = req->ns->ns;
     uint32_t sum = 0;
     for (uint32_t i = 0; i < req->nr_steps; i++) {
-        uint32_t nr = blocks_of(range_at(req, i));
+        uint32_t nr = vn_copy_blocks_of(range_at(req, i));
         if (nr > max_blocks(ns) || (sum += nr) > max_blocks(ns))
             return VN_SC_CMD_SIZE_LIMIT;
     }
     for (uint32_t i = 0; i < req->nr_steps; i++) {
-        if (!vn_ns_has_blocks(ns, range_at(req, i)->slba, blocks_of(range_at(req, i))))
+        if (!vn_ns_has_blocks(ns, range_at(req, i)->slba, vn_copy_blocks_of(range_at(req, i))))
             return VN_SC_LBA_RANGE;
     }
     if (!vn_ns_has_blocks(ns, vn_io_slba(&req->cmd), sum)) {
@@ -81,11 +71,7 @@ static void on_written(struct vn_req *req, void *arg) {
     if (req->status)
         req->result = 0; /* none, as far as one knows */
     if (!req->status && !read_status) {
-        uint64_t bytes = req->length;
-        vn_count(&req->ctrl->counters.read_bytes, bytes); /* it is User Data In and Out (NVM Command Set 1.4.2) */
-        vn_count(&req->ctrl->counters.write_bytes, bytes);
-        vn_count(&req->ctrl->counters.reads, 1);
-        vn_count(&req->ctrl->counters.writes, 1);
+        vn_copy_count(req->ctrl, req->length);
         req->result = 0; /* reserved when all went well */
     }
     vn_req_complete(req, read_status ? read_status : req->status);
@@ -149,16 +135,14 @@ static void read_next(struct vn_req *req) {
     req->op = VN_OP_READ;
     req->limits = 0;
     req->offset = range->slba << shift;
-    vn_bounce_point(req, blocks_before(req, req->step) << shift, blocks_of(range) << shift);
+    vn_bounce_point(req, blocks_before(req, req->step) << shift, vn_copy_blocks_of(range) << shift);
     vn_req_push(req, on_read, NULL);
     vn_io_submit(req);
 }
 
 /* There is a buffer: for the list too, which is copied once. */
 static vn_status begin_with_buffer(struct vn_req *req) {
-    bool is_long = VN_COPY_FORMAT(req->cmd.cdw12) == FORMAT_LONG;
-    uint32_t entry = is_long ? sizeof(struct vn_copy_range_long) : sizeof(struct vn_copy_range);
-    vn_status status = vn_ctrl_receive(req, req->bounce->list, req->nr_steps * entry);
+    vn_status status = vn_ctrl_receive(req, req->bounce->list, req->nr_steps * vn_copy_entry_bytes(&req->cmd));
     if (!status)
         status = check_ranges(req);
     if (!status && req->ns->ns->read_only)
@@ -183,13 +167,11 @@ static void begin(struct vn_req *req) {
 vn_status vn_io_copy(struct vn_req *req) {
     uint32_t format = VN_COPY_FORMAT(req->cmd.cdw12), nr = VN_COPY_NR(req->cmd.cdw12);
     req->error_location = 48; /* CDW12, until it has been found good */
-    if (format != FORMAT_SHORT && format != FORMAT_LONG)
-        return VN_SC_INVALID_FIELD;
-    if (req->ns->ns->special & VN_NS_SPECIAL_META) /* metadata is not copied: docs/nvme.md */
+    if (format != VN_COPY_FORMAT_SHORT && format != VN_COPY_FORMAT_LONG)
         return VN_SC_INVALID_FIELD;
     if (req->cmd.cdw12 & (VN_RW_PRINFO_MASK | VN_COPY_PRINFOR_MASK)) /* formatted without protection information */
         return VN_SC_INVALID_FIELD;
-    if (nr > MAX_RANGES)
+    if (nr > VN_COPY_RANGES_MAX)
         return VN_SC_CMD_SIZE_LIMIT;
     req->error_location = 0xffff;
     req->nr_steps = nr;

@@ -30,9 +30,8 @@ static uint8_t *image_of(const struct vn_drive *drive) {
 }
 
 static void put_revision(const struct vn_drive *drive, uint32_t slot, char out[8]) {
-    memset(out, ' ', 8);
     if (slot == 1)
-        memcpy(out, vn_persona_revision(drive), vn_min_u64(strlen(vn_persona_revision(drive)), 8));
+        vn_put_ascii(out, 8, vn_persona_revision(drive));
     else
         memcpy(out, drive->kept.firmware.revision[slot - 1], 8);
 }
@@ -179,9 +178,7 @@ bool vn_firmware_activate(struct vn_drive *drive) {
 void vn_firmware_log(struct vn_log *log) {
     const struct vn_drive *drive = log->req->ctrl->drive;
     struct vn_log_firmware page = {.afi = 1}; /* slot 1 */
-    const char *own = drive ? vn_persona_revision(drive) : VN_VERSION;
-    memset(page.frs[0], ' ', sizeof(page.frs[0]));
-    memcpy(page.frs[0], own, vn_min_u64(strlen(own), sizeof(page.frs[0])));
+    vn_put_ascii(page.frs[0], sizeof(page.frs[0]), drive ? vn_persona_revision(drive) : VN_VERSION);
     if (drive) {
         page.afi = (uint8_t)(drive->kept.firmware.active | drive->kept.firmware.next << 4);
         memcpy(page.frs[1], drive->kept.firmware.revision[1], sizeof(page.frs) - sizeof(page.frs[0]));

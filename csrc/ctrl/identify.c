@@ -39,20 +39,13 @@
 #define NR_LISTED_CTRLS (VN_PAGE_SIZE / sizeof(uint16_t) - 1)
 #define KELVIN_0C 273u
 
-/* ASCII fields are padded with spaces and have no terminator (Base 1.4). */
-static void put_ascii(char *field, size_t bytes, const char *text) {
-    size_t n = strnlen(text, bytes);
-    memcpy(field, text, n);
-    memset(field + n, ' ', bytes - n);
-}
-
 static void put_u128(uint8_t field[16], uint64_t value) {
     memcpy(field, &value, sizeof(value));
 }
 
 static void put_firmware(const struct vn_ctrl *ctrl, char field[8]) {
     char revision[9];
-    put_ascii(field, 8, vn_firmware_revision(ctrl, revision));
+    vn_put_ascii(field, 8, vn_firmware_revision(ctrl, revision));
 }
 
 static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
@@ -143,8 +136,8 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
         identify_fabrics(ctrl, id);
         return;
     }
-    put_ascii(id->sn, sizeof(id->sn), ctrl->serial);
-    put_ascii(id->mn, sizeof(id->mn), ctrl->model);
+    vn_put_ascii(id->sn, sizeof(id->sn), ctrl->serial);
+    vn_put_ascii(id->mn, sizeof(id->mn), ctrl->model);
     put_firmware(ctrl, id->fr);
     id->vid = VN_PCI_VENDOR;
     id->ssvid = VN_PCI_SUBVENDOR;

@@ -168,7 +168,7 @@ static void deallocate_next(struct vn_req *req) {
     vn_io_submit(req);
 }
 
-static vn_status dataset_management(struct vn_req *req) {
+vn_status vn_io_take_ranges(struct vn_req *req, void (*next)(struct vn_req *req)) {
     uint32_t nr = (req->cmd.cdw10 & 0xff) + 1;
     vn_status status = vn_ctrl_receive(req, req->buffer, nr * (uint32_t)sizeof(struct vn_dsm_range));
     if (status)
@@ -183,12 +183,16 @@ static vn_status dataset_management(struct vn_req *req) {
         vn_ctrl_end(req, req->ns->ns->read_only ? VN_SC_NS_WRITE_PROTECTED : VN_SC_SUCCESS);
         return VN_SC_SUCCESS;
     }
-    req->op = VN_OP_DEALLOCATE;
     req->nr_iov = 0;
     req->step = 0;
     req->nr_steps = nr;
-    deallocate_next(req);
+    next(req);
     return VN_SC_SUCCESS;
+}
+
+static vn_status dataset_management(struct vn_req *req) {
+    req->op = VN_OP_DEALLOCATE;
+    return vn_io_take_ranges(req, deallocate_next);
 }
 
 /* --- Which commands there are: dispatch, ONCS and the effects log say the same --- */

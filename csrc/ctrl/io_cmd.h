@@ -16,6 +16,9 @@ uint32_t vn_io_write_flags(const struct vn_req *req);
 vn_status vn_io_enter(struct vn_req *req);
 /* Read, Write, Compare: ready to be submitted, or the status. */
 vn_status vn_io_prepare(struct vn_req *req, enum vn_op op);
+/* Dataset Management: the ranges are in req->buffer and good, nr_steps of them, and next deals with them from req->step on; or
+ * there is nothing to do, and the command has ended. */
+vn_status vn_io_take_ranges(struct vn_req *req, void (*next)(struct vn_req *req));
 /* To the namespace, now or when it has room. */
 void vn_io_submit(struct vn_req *req);
 

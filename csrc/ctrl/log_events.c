@@ -69,9 +69,7 @@ void vn_events_power_on(struct vn_ctrl *ctrl, bool firmware_activated) {
         .timestamp = vn_timestamp_now(ctrl),
     };
     char revision[9];
-    vn_firmware_revision(ctrl, revision);
-    memset(event.revision, ' ', sizeof(event.revision));
-    memcpy(event.revision, revision, strlen(revision));
+    vn_put_ascii(event.revision, sizeof(event.revision), vn_firmware_revision(ctrl, revision));
     vn_events_add(drive, ctrl, VN_PEL_POWER_ON, &event, sizeof(event));
 }
 
@@ -139,11 +137,6 @@ vn_status vn_events_begin(struct vn_req *req) {
     }
 }
 
-static void put_text(char *to, size_t bytes, const char *from) {
-    memset(to, ' ', bytes);
-    memcpy(to, from, strnlen(from, bytes));
-}
-
 static void put_header(struct vn_log *log) {
     static const uint8_t types[] = {VN_PEL_SMART, VN_PEL_FIRMWARE, VN_PEL_TIMESTAMP, VN_PEL_POWER_ON, VN_PEL_HARDWARE,
                                     VN_PEL_CHANGE_NS, VN_PEL_FORMAT_START, VN_PEL_FORMAT_END, VN_PEL_SANITIZE_START,
@@ -164,8 +157,8 @@ static void put_header(struct vn_log *log) {
         .generation = ctrl->drive->kept.events.generation,
         .context = VN_EVENTS_CONTEXT_EXISTS | CONTEXT_PORT,
     };
-    put_text(header.sn, sizeof(header.sn), ctrl->serial);
-    put_text(header.mn, sizeof(header.mn), ctrl->model);
+    vn_put_ascii(header.sn, sizeof(header.sn), ctrl->serial);
+    vn_put_ascii(header.mn, sizeof(header.mn), ctrl->model);
     memcpy(header.subnqn, ctrl->subnqn, strlen(ctrl->subnqn));
     for (size_t i = 0; i < VN_ARRAY_SIZE(types); i++)
         header.supported[types[i] / 8] |= (uint8_t)(1u << types[i] % 8);

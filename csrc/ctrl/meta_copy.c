@@ -6,26 +6,18 @@
 
 #include "core/status.h"
 #include "core/util.h"
+#include "ctrl/copy.h"
 #include "ctrl/meta_ops.h"
 
-#define MAX_RANGES 128u
-#define FORMAT_SHORT 0u
-#define FORMAT_LONG 1u
 #define PRINFOR(cdw12) (((cdw12) >> 12) & 0xfu)
 #define PRINFOW(cdw12) (((cdw12) >> 26) & 0xfu)
 #define PRACT 0x8u
 #define PRCHK 0x7u
 
-_Static_assert(MAX_RANGES * sizeof(struct vn_copy_range_long) <= VN_META_LIST_BYTES, "the list fits");
+_Static_assert(VN_COPY_LIST_BYTES_MAX <= VN_META_LIST_BYTES, "the list fits");
 
 static const struct vn_copy_range *range_at(const struct vn_req *req, uint32_t index) {
-    bool is_long = VN_COPY_FORMAT(req->cmd.cdw12) == FORMAT_LONG;
-    size_t bytes = is_long ? sizeof(struct vn_copy_range_long) : sizeof(struct vn_copy_range);
-    return (const struct vn_copy_range *)(const void *)(req->slot->list + index * bytes);
-}
-
-static uint32_t blocks_of(const struct vn_copy_range *range) {
-    return range->nlb + 1u;
+    return vn_copy_range_at(&req->cmd, req->slot->list, index);
 }
 
 static vn_status check_ranges(struct vn_req *req) {
@@ -33,13 +25,13 @@ static vn_status check_ranges(struct vn_req *req) {
     const struct vn_pi *pi = vn_meta_pi(req);
     uint32_t sum = 0, most = VN_META_DATA_BYTES / pi->block_bytes;
     for (uint32_t i = 0; i < req->nr_steps; i++) {
-        uint32_t nr = blocks_of(range_at(req, i));
+        uint32_t nr = vn_copy_blocks_of(range_at(req, i));
         if (nr > most || (sum += nr) > most)
             return VN_SC_CMD_SIZE_LIMIT;
     }
     for (uint32_t i = 0; i < req->nr_steps; i++) {
         const struct vn_copy_range *range = range_at(req, i);
-        if (!vn_ns_has_blocks(ns, range->slba, blocks_of(range)))
+        if (!vn_ns_has_blocks(ns, range->slba, vn_copy_blocks_of(range)))
             return VN_SC_LBA_RANGE;
         vn_status status = pi->type ? vn_pi_validate(pi, PRINFOR(req->cmd.cdw12) & PRCHK, range->eilbrt, range->slba)
                                     : VN_SC_SUCCESS;
@@ -58,13 +50,8 @@ static vn_status check_ranges(struct vn_req *req) {
 static void on_written(struct vn_req *req) {
     const struct vn_meta_slot *slot = req->slot;
     vn_status read_status = slot->status;
-    uint64_t bytes = (uint64_t)slot->nr * vn_meta_pi(req)->block_bytes;
-    if (!read_status) {
-        vn_count(&req->ctrl->counters.read_bytes, bytes);
-        vn_count(&req->ctrl->counters.write_bytes, bytes);
-        vn_count(&req->ctrl->counters.reads, 1);
-        vn_count(&req->ctrl->counters.writes, 1);
-    }
+    if (!read_status)
+        vn_copy_count(req->ctrl, (uint64_t)slot->nr * vn_meta_pi(req)->block_bytes);
     req->result = read_status ? req->step : 0; /* reserved when all went well */
     vn_meta_finish(req, read_status);
 }
@@ -132,12 +119,12 @@ static void on_read(struct vn_req *req) {
 static void read_next(struct vn_req *req) {
     struct vn_meta_slot *slot = req->slot;
     const struct vn_copy_range *range = range_at(req, req->step);
-    if (!vn_meta_move_lock(req, range->slba, range->slba + blocks_of(range), false)) {
+    if (!vn_meta_move_lock(req, range->slba, range->slba + vn_copy_blocks_of(range), false)) {
         vn_meta_wait(req, read_next);
         return;
     }
     slot->slba = range->slba;
-    slot->nr = blocks_of(range);
+    slot->nr = vn_copy_blocks_of(range);
     slot->first = (uint32_t)slot->at;
     vn_meta_load(req, on_read);
 }
@@ -147,9 +134,7 @@ static void begin(struct vn_req *req) {
         vn_meta_wait(req, begin);
         return;
     }
-    size_t entry = VN_COPY_FORMAT(req->cmd.cdw12) == FORMAT_LONG ? sizeof(struct vn_copy_range_long)
-                                                                 : sizeof(struct vn_copy_range);
-    vn_status status = vn_ctrl_receive(req, req->slot->list, (uint32_t)(req->nr_steps * entry));
+    vn_status status = vn_ctrl_receive(req, req->slot->list, req->nr_steps * vn_copy_entry_bytes(&req->cmd));
     if (!status)
         status = check_ranges(req);
     if (status) {
@@ -165,15 +150,15 @@ vn_status vn_meta_copy(struct vn_req *req) {
     const struct vn_pi *pi = vn_meta_pi(req);
     uint32_t cdw12 = req->cmd.cdw12, format = VN_COPY_FORMAT(cdw12);
     req->error_location = 48; /* CDW12, until it has been found good */
-    if (format != FORMAT_SHORT && format != FORMAT_LONG)
+    if (format != VN_COPY_FORMAT_SHORT && format != VN_COPY_FORMAT_LONG)
         return VN_SC_INVALID_FIELD;
     if (!pi->type && (cdw12 & (VN_RW_PRINFO_MASK | VN_COPY_PRINFOR_MASK)))
         return VN_SC_INVALID_FIELD;
-    if (pi->type && format == FORMAT_LONG) /* its tags are those of another guard */
+    if (pi->type && format == VN_COPY_FORMAT_LONG) /* its tags are those of another guard */
         return VN_SC_INVALID_FIELD;
     if ((PRINFOR(cdw12) ^ PRINFOW(cdw12)) & PRACT) /* between one format and the same there is nothing to add or take away */
         return VN_SC_INVALID_FIELD;
-    if (VN_COPY_NR(cdw12) > MAX_RANGES)
+    if (VN_COPY_NR(cdw12) > VN_COPY_RANGES_MAX)
         return VN_SC_CMD_SIZE_LIMIT;
     req->error_location = 0xffff;
     vn_status status = pi->type ? vn_pi_validate(pi, PRINFOW(cdw12) & PRCHK, req->cmd.cdw14, vn_io_slba(&req->cmd))

@@ -109,20 +109,5 @@ static void dsm_next(struct vn_req *req) {
 }
 
 vn_status vn_meta_dsm(struct vn_req *req) {
-    uint32_t nr = (req->cmd.cdw10 & 0xff) + 1;
-    vn_status status = vn_ctrl_receive(req, req->buffer, nr * (uint32_t)sizeof(struct vn_dsm_range));
-    const struct vn_dsm_range *ranges = req->buffer;
-    for (uint32_t i = 0; i < nr && !status; i++)
-        status = vn_ns_has_blocks(req->ns->ns, ranges[i].slba, ranges[i].nlb) ? VN_SC_SUCCESS : VN_SC_LBA_RANGE;
-    if (status)
-        return status;
-    if (!(req->cmd.cdw11 & VN_DSM_AD) || !req->ns->ns->backend->deallocates) {
-        vn_ctrl_end(req, req->ns->ns->read_only ? VN_SC_NS_WRITE_PROTECTED : VN_SC_SUCCESS);
-        return VN_SC_SUCCESS;
-    }
-    req->step = 0;
-    req->nr_steps = nr;
-    req->nr_iov = 0;
-    dsm_next(req);
-    return VN_SC_SUCCESS;
+    return vn_io_take_ranges(req, dsm_next);
 }
