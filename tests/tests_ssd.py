@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from types import TracebackType
 
+from vhostnvme.closable import Closable
 from vhostnvme.testing import Completion, NvmeHost
 from vhostnvme.testing.nvme import BROADCAST_NSID, PAGE_BYTES, Admin, Sqe
 from vhostnvme.testing.server import ServerProcess
@@ -16,7 +16,7 @@ CAPACITY = 64 * MIB
 EVERY = BROADCAST_NSID
 
 
-class SsdServer:
+class SsdServer(Closable):
     """`vhostnvme serve --ssd FOLDER`, with a socket for each controller; a context manager.
 
     `query`: options of the SSD; others: of the command line.
@@ -77,17 +77,6 @@ class SsdServer:
         for host in self._hosts:
             host.close()
         self._hosts.clear()
-
-    def __enter__(self) -> SsdServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def manage(host: NvmeHost, sqe: Sqe, data: bytes) -> Completion:

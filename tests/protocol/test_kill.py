@@ -9,14 +9,13 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from tests_mortal import END_S, script_server
 from tests_protocol import BLOCK, dice
 from tests_stamps import Command, Load, Oracle, stamped
 
@@ -25,7 +24,6 @@ from vhostnvme.testing import Completion, NvmeHost
 
 CYCLES = int(os.environ.get("VHOSTNVME_KILL_CYCLES", "50"))
 BLOCKS = 8192  # 4 MiB
-START_S, END_S = 20.0, 10.0
 
 SERVER = """
     import sys
@@ -42,24 +40,11 @@ SERVER = """
 """
 
 
-@contextlib.contextmanager
 def server(
     path: Path, socket: Path, doorbells: int, direct: bool
-) -> Iterator[subprocess.Popen[str]]:
-    arguments = [str(path), str(socket), str(doorbells), "on" if direct else "off"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SERVER), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", "the server did not start"
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=END_S)
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    arguments = str(path), str(socket), str(doorbells), "on" if direct else "off"
+    return script_server(SERVER, *arguments)
 
 
 def cycle(path: Path, socket: Path, oracle: Oracle, rng: random.Random, mapped: bool) -> None:

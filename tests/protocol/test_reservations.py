@@ -8,119 +8,23 @@ from pathlib import Path
 
 import pytest
 from tests_protocol import BLOCK, PAGE, Serve, dice, pattern, refused
+from tests_reservations import HOLDER, OUTSIDER, REGISTRANT, Parties, opened, reserve, take
 
 from vhostnvme.native import (
-    Controller,
-    ControllerOptions,
-    Drive,
-    DriveOptions,
-    Namespace,
     Runtime,
 )
-from vhostnvme.storage.disk import native_options
-from vhostnvme.storage.spec import parse_spec
-from vhostnvme.testing import NvmeHost, QueuePair, nvme, nvme_io
-from vhostnvme.testing.nvme import Admin, Completion, Sqe, Status
+from vhostnvme.testing import nvme, nvme_io
+from vhostnvme.testing.nvme import Admin, Sqe, Status
 from vhostnvme.testing.nvme_io import Kind, Notice
-from vhostnvme.testing.server import ServerProcess
 
-HOLDER, REGISTRANT, OUTSIDER = 0, 1, 2
 CONFLICT = Status.RESERVATION_CONFLICT
 READS = {"read", "compare", "verify"}
-
-
-class Party:
-    """A host with a controller of its own."""
-
-    def __init__(self, number: int, controller: Controller, path: Path) -> None:
-        self.number = number
-        self.key = 0x11 * (number + 1)
-        self.controller = controller
-        self.host = NvmeHost.connect(path, memory_bytes=8 << 20)
-        self.start()
-
-    def start(self) -> None:
-        self.host.enable()
-        self.queue: QueuePair = self.host.create_queue_pair(1, depth=64)
-
-    def identify_as(self, identifier: bytes) -> Completion:
-        extended = int(len(identifier) == 16)
-        with self.host.alloc(PAGE) as buffer:
-            buffer.put(identifier)
-            sqe = nvme.set_features(nvme_io.HOST_IDENTIFIER, extended)
-            return self.host.admin(sqe, buffer, PAGE)
-
-    def send(self, sqe: Sqe, data: bytes = b"") -> Completion:
-        with self.host.alloc(PAGE) as buffer:
-            buffer.put(data)
-            return self.queue.command(buffer.point(sqe, PAGE))
-
-    def register(
-        self, action: int = 0, key: int | None = None, *, persist: int = 0, flags: int = 0
-    ) -> Completion:
-        sqe = nvme_io.register(1, action, persist=persist, flags=flags)
-        return self.send(sqe, nvme_io.keys(self.key, self.key if key is None else key))
-
-    def acquire(self, kind: int, action: int = 0, theirs: int = 0) -> Completion:
-        return self.send(nvme_io.acquire(1, action, kind), nvme_io.keys(self.key, theirs))
-
-    def release(self, kind: int, action: int = 0) -> Completion:
-        return self.send(nvme_io.release(1, action, kind), nvme_io.keys(self.key))
-
-    def report(self, *, extended: bool = False) -> nvme_io.Report:
-        with self.host.alloc(PAGE) as buffer:
-            sqe = buffer.point(nvme_io.report(1, PAGE, extended=extended))
-            assert self.queue.command(sqe).ok
-            return nvme_io.Report.of(buffer.get(), extended=extended)
-
-    def notice(self, *, retain: bool = False) -> tuple[int, int, int, int]:
-        """Count, type, how many more, NSID."""
-        page = self.host.log_page(nvme_io.RESERVATION_LOG, 64, rae=retain)
-        count = int.from_bytes(page[:8], "little")
-        return count, page[8], page[9], int.from_bytes(page[12:16], "little")
-
-
-class Parties(list[Party]):
-    """Hosts that share namespace 1."""
-
-    drive: Drive
-    namespace: Namespace
-
-
-@contextlib.contextmanager
-def opened(runtime: Runtime, folder: Path, spec: str, count: int) -> Iterator[Parties]:
-    with contextlib.ExitStack() as stack:
-        parties = Parties()
-        parties.drive = stack.enter_context(Drive(runtime, DriveOptions(shared=True)))
-        namespace = Namespace(runtime, native_options(parse_spec(spec)))
-        parties.namespace = stack.enter_context(namespace)
-        parties.drive.add_space(namespace, 1, shared=True)
-        for number in range(count):
-            options = ControllerOptions(serial="shared", cntlid=number + 1, drive=parties.drive)
-            controller = stack.enter_context(Controller(runtime, options))
-            controller.attach(namespace, 1)
-            path = folder / f"r{id(parties)}-{number}"
-            controller.listen(path)
-            party = Party(number, controller, path)
-            stack.callback(party.host.close)
-            parties.append(party)
-        try:
-            yield parties
-        finally:
-            for party in parties:
-                party.host.close()
 
 
 @pytest.fixture
 def parties(runtime: Runtime, sockets: Path) -> Iterator[Parties]:
     with opened(runtime, sockets, "mem:16M", 3) as made:
         yield made
-
-
-def reserve(parties: Parties, kind: int) -> None:
-    for party in parties[:2]:
-        assert party.register().ok
-    assert parties[HOLDER].acquire(kind).ok
 
 
 IO = {
@@ -424,72 +328,3 @@ def test_one_controller_alone(serve: Serve) -> None:
     page = host.identify_controller()
     assert int.from_bytes(page[520:522], "little") >> 5 & 1  # ONCS: reservations
     assert page[96] & 1  # CTRATT: host identifiers of 128 bits
-
-
-def take(queue: QueuePair, sqe: Sqe, data: bytes) -> Completion:
-    with queue.host.alloc(PAGE) as buffer:
-        buffer.put(data)
-        return queue.command(buffer.point(sqe, PAGE))
-
-
-@pytest.mark.parametrize("persist", [False, True])
-def test_kill_keeps_reservations_that_persist(tmp_path: Path, persist: bool) -> None:
-    """As they were acknowledged; those that do not persist are gone after a loss of power."""
-    rng = dice("test_kill_keeps_reservations_that_persist")
-    path = tmp_path / "d"
-    path.write_bytes(bytes(1 << 20))
-    key = 0
-    kind = 0
-    for _ in range(4):
-        with (
-            ServerProcess([f"file:{path}"], directory=tmp_path) as server,
-            NvmeHost.connect(server.socket, memory_bytes=4 << 20) as host,
-        ):
-            host.enable()
-            assert host.identify_namespace(1).raw[31] & 1  # RESCAP: it can persist
-            queue = host.create_queue_pair()
-            with host.alloc(PAGE) as buffer:
-                assert queue.command(buffer.point(nvme_io.report(1, PAGE))).ok
-                found = nvme_io.Report.of(buffer.get())
-            if persist:
-                assert found.kind == kind
-                assert [entry.key for entry in found.controllers] == ([key] if key else [])
-            else:
-                assert not found.controllers and not found.kind
-                key = kind = 0
-            if not key:
-                new = rng.randrange(1, 1 << 64)
-                sqe = nvme_io.register(1, 0, persist=3 if persist else 2)
-                assert take(queue, sqe, nvme_io.keys(0, new)).ok
-                key = new
-            else:
-                new = rng.randrange(1, 1 << 64)
-                assert take(queue, nvme_io.register(1, 2), nvme_io.keys(key, new)).ok
-                key = new
-            if kind:
-                assert take(queue, nvme_io.release(1, 0, kind), nvme_io.keys(key)).ok
-                kind = 0
-            if rng.random() < 0.8:
-                kind = rng.choice(list(Kind))
-                assert take(queue, nvme_io.acquire(1, 0, kind), nvme_io.keys(key)).ok
-            server.kill()
-
-
-def test_marks_and_reservations_share_a_file(tmp_path: Path, serve: Serve) -> None:
-    path = tmp_path / "d"
-    path.write_bytes(bytes(1 << 20))
-    served = serve(f"file:{path}")
-    queue = served.connect().create_queue_pair()
-    assert take(queue, nvme_io.register(1, 0, persist=3), nvme_io.keys(0, 7)).ok
-    assert queue.command(nvme_io.write_uncorrectable(1, 3, 2)).ok
-    queue.write(3, bytes(BLOCK))
-    served.close()
-    served = serve(f"file:{path}")
-    host = served.connect()
-    queue = host.create_queue_pair()
-    with host.alloc(PAGE) as buffer:
-        assert queue.command(buffer.point(nvme_io.report(1, PAGE))).ok
-        assert nvme_io.Report.of(buffer.get()).controllers[0].key == 7
-        sqe = nvme_io.get_lba_status(1, 0, 64)
-        assert host.admin(sqe, buffer, PAGE).ok
-        assert nvme_io.lba_status(buffer.get())[1] == [(4, 1, 3)]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
-import textwrap
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests_mortal import END_S, script_server
 from tests_protocol import BLOCK, Serve, dice, refused
 from tests_zone_life import Past, ZoneLife, stamp
 from tests_zones import CAPACITY, ZONE, blocks, bring, queue_of, zoned
@@ -25,7 +23,6 @@ from vhostnvme.testing.zns import Action, State, ZonedQueue
 
 CYCLES = int(os.environ.get("VHOSTNVME_KILL_CYCLES", "15"))
 OPTIONS = "zoned=on&zone-size=64K&zone-capacity=48K&max-open=4&max-active=8&zone-extension=64"
-END_S = 10.0
 
 SERVER = """
     import sys
@@ -222,23 +219,6 @@ def test_a_zoned_namespace_keeps_its_size(serve: Serve, spec: str) -> None:
 
 
 # --- kill -9 ---
-@contextlib.contextmanager
-def server(spec: str, socket: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SERVER), spec, str(socket)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", "the server did not start"
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=END_S)
-
-
 @pytest.mark.timeout(60 + 4 * CYCLES)
 def test_kill_9_loses_nothing_that_was_acknowledged(spec: str, sockets: Path) -> None:
     rng = dice("test_kill_9_loses_nothing_that_was_acknowledged")
@@ -246,7 +226,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(spec: str, sockets: Path) ->
     socket = sockets / "zones"
     for cycle in range(CYCLES):
         dead = threading.Event()
-        with server(spec, socket) as process:
+        with script_server(SERVER, spec, str(socket)) as process:
             queue = queue_of(NvmeHost.connect(socket, memory_bytes=8 << 20))
 
             def kill(
@@ -263,7 +243,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(spec: str, sockets: Path) ->
                 life.run(queue, dead.is_set)
             timer.join()
         print(f"cycle {cycle}: {life.acknowledged} acknowledged")  # noqa: T201
-    with server(spec, socket):
+    with script_server(SERVER, spec, str(socket)):
         queue = queue_of(NvmeHost.connect(socket, memory_bytes=8 << 20))
         life.check(queue)
         queue.queue.host.close()
