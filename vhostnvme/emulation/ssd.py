@@ -185,6 +185,7 @@ class EmulatedSsd(EmulatedDrive):
         except BaseException:
             folder.record.namespaces.remove(record)
             namespace.close()
+            folder.save()  # it is to name nothing that is not there
             folder.remove_image(record.uuid)
             raise
         self._tell_capacity()

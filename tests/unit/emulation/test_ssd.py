@@ -200,3 +200,17 @@ def test_a_private_namespace_goes_from_one_controller_to_another(tmp_path: Path)
             assert [ssd.has(number, nsid) for number in (1, 2)] == [False, True]
 
     asyncio.run(change())
+
+
+def test_what_the_library_refuses_leaves_nothing(tmp_path: Path) -> None:
+    async def refused() -> None:
+        async with services() as running:
+            setup = setup_of(tmp_path, CAPACITY + "&namespaces=0")
+            drive = await running.add_drive(setup, [device_of(tmp_path)])
+            assert isinstance(drive, EmulatedSsd)
+            with pytest.raises(NativeError, match="group 33"):
+                await drive.create(MIB, group=33)
+
+    asyncio.run(refused())
+    assert not list((tmp_path / "ssd").glob("ns-*"))
+    assert found(tmp_path) == {}
