@@ -7,6 +7,7 @@ first and in the file system afterwards, and taken the other way round, so a cra
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import uuid
@@ -170,24 +171,20 @@ class EmulatedSsd(EmulatedDrive):
             nsid, uuid.uuid4(), size, new.block_size, new.shared, new.group, controllers
         )
         spec = folder.spec_of(record)
-        try:
-            await asyncio.to_thread(folder.make_image, record.uuid, size)
-            namespace = await self._open_new(spec, new)
-        except OSError as error:
-            folder.remove_image(record.uuid)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace(f"SSD {folder.path}: its file system is full") from None
-            raise
-        try:
-            folder.record.namespaces.append(record)
-            folder.save()
+        with contextlib.ExitStack() as undo:
+            undo.callback(folder.remove_image, record.uuid)
+            try:
+                await asyncio.to_thread(folder.make_image, record.uuid, size)
+                namespace = await self._open_new(spec, new)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise NoSpace(f"SSD {folder.path}: its file system is full") from None
+                raise
+            undo.callback(namespace.close)
+            self._enter(record)
+            undo.callback(self._strike, record)
             self._take(nsid, Space(spec, namespace, new.shared, new.group, attached))
-        except BaseException:
-            folder.record.namespaces.remove(record)
-            namespace.close()
-            folder.save()  # it is to name nothing that is not there
-            folder.remove_image(record.uuid)
-            raise
+            undo.pop_all()
         self._tell_capacity()
         return nsid
 
@@ -210,8 +207,21 @@ class EmulatedSsd(EmulatedDrive):
 
     def _forget(self, nsid: int) -> None:
         """From here on it is gone, whatever happens."""
+        self._strike(self._record(nsid))
+
+    def _enter(self, record: NamespaceRecord) -> None:
+        """From here on the SSD has it; if it cannot be written, it has it not."""
         namespaces = self.folder.record.namespaces
-        record = self._record(nsid)
+        namespaces.append(record)
+        try:
+            self.folder.save()
+        except BaseException:
+            namespaces.remove(record)
+            raise
+
+    def _strike(self, record: NamespaceRecord) -> None:
+        """From here on the SSD has it no more; if it cannot be written, it still has it."""
+        namespaces = self.folder.record.namespaces
         at = namespaces.index(record)
         namespaces.remove(record)
         try:
