@@ -89,7 +89,7 @@ struct fake {
     uint32_t nr_ccr, nr_keep_alive, nr_io, nr_admin_connects;
     uint16_t ccr_cntlid;
     uint64_t ccr_cirn;
-    int event_fd_conn;    /* index of the connection with an Asynchronous Event Request, -1: none */
+    int event_fd_conn;    /* index of the newest association's connection while that waits for an event, -1: it does not */
     uint16_t event_cid;
 };
 
@@ -263,7 +263,10 @@ static inline void fake_connect(struct fake_conn *conn, const struct vn_sqe *sqe
     if (!status) {
         conn->cntlid = conn->qid ? connect.cntlid : ++fake->next_cntlid;
         result = conn->cntlid;
-        fake->nr_admin_connects += !conn->qid;
+        if (!conn->qid) {
+            fake->nr_admin_connects++;
+            fake->event_fd_conn = -1; /* what waits for an event waits on the newest association */
+        }
         conn->live = true;
     }
     pthread_cond_broadcast(&fake->changed);
@@ -300,9 +303,11 @@ static inline void fake_admin(struct fake_conn *conn, const struct vn_sqe *sqe, 
         return;
     case VN_ADMIN_ASYNC_EVENT:
         pthread_mutex_lock(&fake->lock);
-        fake->event_fd_conn = (int)(conn - fake->conns);
-        fake->event_cid = sqe->cid;
-        pthread_cond_broadcast(&fake->changed);
+        if (conn->cntlid == fake->next_cntlid) {
+            fake->event_fd_conn = (int)(conn - fake->conns);
+            fake->event_cid = sqe->cid;
+            pthread_cond_broadcast(&fake->changed);
+        }
         pthread_mutex_unlock(&fake->lock);
         return;
     case VN_ADMIN_CROSS_RESET:
