@@ -54,10 +54,12 @@ const char *vn_version(void) {
 }
 
 /* --- Runtime --- */
+_Static_assert(VN_RUNTIME_SQPOLL == VN_REACTOR_SQPOLL && VN_RUNTIME_AWAKE == VN_REACTOR_AWAKE &&
+               VN_RUNTIME_PIN == VN_REACTOR_PIN, "a runtime's flags are its reactors'");
 int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out) {
     uint32_t nr = opts->nr_reactors ? opts->nr_reactors : 1;
-    if (opts->flags & ~(VN_RUNTIME_SQPOLL | VN_RUNTIME_AWAKE))
-        return vn_fail(-EINVAL, "unknown runtime flags %x: take VN_RUNTIME_SQPOLL, VN_RUNTIME_AWAKE or none", opts->flags);
+    if (opts->flags & ~(VN_RUNTIME_SQPOLL | VN_RUNTIME_AWAKE | VN_RUNTIME_PIN))
+        return vn_fail(-EINVAL, "unknown runtime flags %x: take VN_RUNTIME_SQPOLL, _AWAKE, _PIN, or none", opts->flags);
     if (nr > VN_MAX_REACTORS)
         return vn_fail(-EINVAL, "%u reactors are not possible: take 1 to %u", nr, VN_MAX_REACTORS);
     vn_runtime *rt = calloc(1, sizeof(*rt));
@@ -75,10 +77,7 @@ int vn_runtime_create(const struct vn_runtime_opts *opts, vn_runtime **out) {
     }
     uint32_t poll_us = opts->poll_us == UINT32_MAX ? DEFAULT_POLL_US : opts->poll_us;
     for (; rt->nr_reactors < nr; rt->nr_reactors++) {
-        struct vn_reactor_opts reactor_opts = {.index = rt->nr_reactors,
-                                               .poll_us = poll_us,
-                                               .flags = (opts->flags & VN_RUNTIME_SQPOLL ? VN_REACTOR_SQPOLL : 0) |
-                                                        (opts->flags & VN_RUNTIME_AWAKE ? VN_REACTOR_AWAKE : 0)};
+        struct vn_reactor_opts reactor_opts = {.index = rt->nr_reactors, .poll_us = poll_us, .flags = opts->flags};
         err = vn_reactor_start_as(&reactor_opts, &rt->reactors[rt->nr_reactors]);
         if (err == -EPERM || err == -ENOSYS) {
             vn_fail(err, "io_uring is not allowed here: set the sysctl kernel.io_uring_disabled to 0, or let the "

@@ -167,6 +167,7 @@ def load_card(path: Path) -> CardConfig:
         reactors=card.number("reactors", 1, REACTORS_MAX, RuntimeOptions().reactors),
         poll_us=card.number("poll_us", 0, 1_000_000, RuntimeOptions().poll_us),
         sqpoll=bool(card.take("sqpoll", bool)),
+        pin_memory=bool(card.take("pin_memory", bool)),
     )
     card.finish()
     clustered = top.peek("cluster") is not None

@@ -13,16 +13,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "backend/direct.h"
 #include "backend/medium.h"
 #include "core/status.h"
 #include "core/util.h"
 
-#define RETRIES_MAX 16            /* of EINTR and EAGAIN without progress between them */
-#define IOVECS_MAX 1024           /* of one system call (UIO_MAXIOV) */
-#define TRANSFER_MAX (1u << 30)   /* bytes of one system call; the kernel ends at 2 GiB */
-#define BOUNCE_BYTES (256u << 10) /* longer transfers take several rounds through their buffer */
+#define RETRIES_MAX 16          /* of EINTR and EAGAIN without progress between them */
+#define TRANSFER_MAX (1u << 30) /* bytes of one system call; the kernel ends at 2 GiB */
 #define NR_BOUNCE 64u
-#define DIRTY_MAX (16u << 20)     /* bytes written into the page cache before write-back is set off */
+#define BOUNCE_AREA (NR_BOUNCE * (size_t)(VN_DIRECT_BUFFER + VN_DIRECT_IOVECS * sizeof(struct iovec)))
+#define DIRTY_MAX (16u << 20) /* bytes written into the page cache before write-back is set off */
 
 struct file_list {
     struct file_io *head, *tail;
@@ -36,11 +36,10 @@ struct file_io {
     uint64_t done;          /* bytes */
     uint64_t iov_done;      /* bytes of the iovec that comes next */
     uint32_t iov_index;     /* of the iovec that comes next */
-    uint32_t piece;         /* bytes of the round in flight, when it goes through a buffer */
     uint8_t *bounce;        /* aligned buffer, or NULL */
     enum vn_file_phase phase;
     uint8_t retries;
-    bool needs_bounce;
+    bool needs_bounce, bounces_all; /* some of its memory is misaligned; or none of it may be used */
     bool zeros;     /* DATA writes zeros because the file system cannot clear ranges */
     bool in_flight; /* op is in io_uring */
     struct vn_medium_slot *slot; /* when it came */
@@ -61,6 +60,7 @@ struct file_chan {
     struct vn_medium_chan counts;
     uint64_t dirty;            /* bytes, about: in the page cache since write-back was last set off */
     uint8_t *bounce;           /* NR_BOUNCE buffers, touched when used */
+    struct iovec *bounce_iov;  /* for each of them */
     uint8_t *free[NR_BOUNCE];
     uint32_t nr_free;
 };
@@ -192,16 +192,6 @@ static void on_synced(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
 
 /* --- Reads, writes, compares --- */
 
-static bool is_aligned(const struct vn_file *file, const struct vn_req *req) {
-    uintptr_t bases = 0;
-    size_t lengths = 0;
-    for (uint32_t i = 0; i < req->nr_iov; i++) {
-        bases |= (uintptr_t)req->iov[i].iov_base;
-        lengths |= req->iov[i].iov_len;
-    }
-    return !(bases & (file->mem_align - 1)) && !(lengths & (file->length_align - 1));
-}
-
 /* Steps over bytes that have been transferred. The iovecs themselves stay as they are: they are the caller's. */
 static void advance(struct file_io *io, uint64_t bytes) {
     const struct vn_req *req = req_of(io);
@@ -213,25 +203,21 @@ static void advance(struct file_io *io, uint64_t bytes) {
         io->iov_done -= req->iov[io->iov_index++].iov_len;
 }
 
-/* Between the bounce buffer and the iovecs, from where the request is; true when they (now) hold the same. */
-static bool bounce_copy(const struct file_io *io, enum vn_op op, uint32_t bytes) {
+static struct vn_direct_rule rule_of(const struct file_io *io) {
+    const struct vn_file *file = io->chan->file;
+    return (struct vn_direct_rule){file->mem_align, file->length_align, io->bounces_all};
+}
+
+static struct vn_direct_rest rest_of(const struct file_io *io) {
     const struct vn_req *req = req_of((struct file_io *)io);
-    uint8_t *at = io->bounce;
-    uint64_t skip = io->iov_done;
-    for (uint32_t i = io->iov_index; bytes; i++) {
-        uint8_t *base = (uint8_t *)req->iov[i].iov_base + skip;
-        uint32_t n = (uint32_t)vn_min_u64(bytes, req->iov[i].iov_len - skip);
-        if (op == VN_OP_READ)
-            memcpy(base, at, n);
-        else if (op == VN_OP_WRITE)
-            memcpy(at, base, n);
-        else if (memcmp(base, at, n) != 0)
-            return false;
-        at += n;
-        bytes -= n;
-        skip = 0;
-    }
-    return true;
+    return (struct vn_direct_rest){&req->iov[io->iov_index], io->iov_done, req->length - io->done};
+}
+
+/* What has come into the buffer goes where it belongs; false: a compare has found a difference. */
+static bool take_bounced(const struct file_io *io, uint32_t bytes) {
+    const struct vn_req *req = req_of((struct file_io *)io);
+    struct vn_direct_rule rule = rule_of(io);
+    return req->cancelled || req->op == VN_OP_WRITE || vn_direct_take(&rule, rest_of(io), req->op, bytes, io->bounce);
 }
 
 /* Where in the file the request goes on. */
@@ -246,29 +232,40 @@ static void prep_buffer(const struct file_io *io, struct io_uring_sqe *sqe, bool
         io_uring_prep_read(sqe, io->chan->fd, (void *)(uintptr_t)buf, (unsigned)n, place_of(io));
 }
 
+static void prep_vector(const struct file_io *io, struct io_uring_sqe *sqe, bool writes, const struct iovec *iov,
+                        uint32_t nr) {
+    if (nr == 1)
+        prep_buffer(io, sqe, writes, iov->iov_base, vn_min_u64(iov->iov_len, TRANSFER_MAX));
+    else if (writes)
+        io_uring_prep_writev(sqe, io->chan->fd, iov, nr, place_of(io));
+    else
+        io_uring_prep_readv(sqe, io->chan->fd, iov, nr, place_of(io));
+}
+
+static void prep_bounce(const struct file_io *io, struct io_uring_sqe *sqe, bool writes) {
+    const struct file_chan *fc = io->chan;
+    uint64_t index = (uint64_t)(io->bounce - fc->bounce) / VN_DIRECT_BUFFER;
+    struct vn_direct_round round = {.buffer = io->bounce, .iov = fc->bounce_iov + index * VN_DIRECT_IOVECS};
+    struct vn_direct_rule rule = rule_of(io);
+    vn_direct_layout(&rule, rest_of(io), writes, &round);
+    prep_vector(io, sqe, writes, round.iov, round.nr);
+}
+
 static void prep_data(struct file_io *io, struct io_uring_sqe *sqe) {
     const struct vn_req *req = req_of(io);
     bool writes = req->op == VN_OP_WRITE || io->zeros;
-    uint64_t left = req->length - io->done;
     const struct iovec *iov = &req->iov[io->iov_index];
-    if (io->zeros) {
-        prep_buffer(io, sqe, true, io->chan->file->zeros, vn_min_u64(left, VN_FILE_ZEROS));
-    } else if (io->bounce) {
-        io->piece = (uint32_t)vn_min_u64(left, BOUNCE_BYTES);
-        if (writes)
-            bounce_copy(io, VN_OP_WRITE, io->piece);
-        prep_buffer(io, sqe, writes, io->bounce, io->piece);
-    } else if (io->iov_done || io->iov_index + 1 == req->nr_iov) {
-        /* one iovec, or the rest of one after a short transfer */
+    if (io->zeros)
+        prep_buffer(io, sqe, true, io->chan->file->zeros, vn_min_u64(req->length - io->done, VN_FILE_ZEROS));
+    else if (io->bounce)
+        prep_bounce(io, sqe, writes);
+    else if (io->iov_done) /* the rest of one after a short transfer */
         prep_buffer(io, sqe, writes, (uint8_t *)iov->iov_base + io->iov_done,
                     vn_min_u64(iov->iov_len - io->iov_done, TRANSFER_MAX));
-    } else {
-        unsigned nr = (unsigned)vn_min_u64(req->nr_iov - io->iov_index, IOVECS_MAX);
-        if (writes)
-            io_uring_prep_writev(sqe, io->chan->fd, iov, nr, place_of(io));
-        else
-            io_uring_prep_readv(sqe, io->chan->fd, iov, nr, place_of(io));
-    }
+    else
+        prep_vector(io, sqe, writes, iov, (uint32_t)vn_min_u64(req->nr_iov - io->iov_index, VN_DIRECT_IOVECS));
+    if (io->chan->file->backend.direct && !io->chan->file->in_memory)
+        vn_reactor_use_pinned(io->chan->chan.reactor, sqe);
     /* Direct writes are made durable by the write itself, which a device with FUA does in one step. Buffered ones
      * get an fdatasync after them, so that a failed write and a failed flush can be told apart. */
     if (writes && (req->io_flags & VN_REQ_FUA) && io->chan->file->backend.direct)
@@ -404,8 +401,8 @@ static void data_done(struct file_io *io, int res) {
         go_on(io);
         return;
     }
-    if (res == -EINVAL && io->chan->file->backend.direct && !io->needs_bounce && !io->zeros && !req->cancelled) {
-        io->needs_bounce = true; /* a file system that wants more alignment than it has told */
+    if (res == -EINVAL && io->chan->file->backend.direct && !io->bounces_all && !io->zeros && !req->cancelled) {
+        io->needs_bounce = io->bounces_all = true; /* a file system that wants more alignment than it has told */
         go_on(io);
         return;
     }
@@ -417,7 +414,7 @@ static void data_done(struct file_io *io, int res) {
         fail(io, ECANCELED);
         return;
     }
-    if (io->bounce && !req->cancelled && req->op != VN_OP_WRITE && !bounce_copy(io, req->op, (uint32_t)res)) {
+    if (io->bounce && !take_bounced(io, (uint32_t)res)) {
         finish(io, VN_SC_COMPARE_FAILURE);
         return;
     }
@@ -479,7 +476,9 @@ static enum vn_submit file_submit(struct vn_chan *chan, struct vn_req *req) {
         io->phase = io->zeros ? VN_FILE_DATA : VN_FILE_RANGE;
     } else {
         io->phase = VN_FILE_DATA;
-        io->needs_bounce = req->op == VN_OP_COMPARE || !is_aligned(fc->file, req);
+        io->bounces_all = req->op == VN_OP_COMPARE;
+        io->needs_bounce = io->bounces_all ||
+                           !vn_direct_fits(fc->file->mem_align, fc->file->length_align, req->iov, req->nr_iov);
     }
     return issue(io) ? VN_TAKEN : VN_BUSY;
 }
@@ -539,14 +538,14 @@ static int file_chan_open(struct vn_backend *backend, struct vn_reactor *reactor
         err = -errno;
         goto out_free;
     }
-    fc->bounce = mmap(NULL, (size_t)NR_BOUNCE * BOUNCE_BYTES, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    fc->bounce = mmap(NULL, BOUNCE_AREA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fc->bounce == MAP_FAILED) {
         err = -errno;
         goto out_close;
     }
+    fc->bounce_iov = (struct iovec *)(void *)(fc->bounce + (size_t)NR_BOUNCE * VN_DIRECT_BUFFER);
     for (fc->nr_free = 0; fc->nr_free < NR_BOUNCE; fc->nr_free++)
-        fc->free[fc->nr_free] = fc->bounce + (size_t)fc->nr_free * BOUNCE_BYTES;
+        fc->free[fc->nr_free] = fc->bounce + (size_t)fc->nr_free * VN_DIRECT_BUFFER;
     fc->chan = (struct vn_chan){.backend = backend, .reactor = reactor};
     fc->file = file;
     fc->sync_op.done = on_synced;
@@ -568,7 +567,7 @@ static void file_chan_close(struct vn_chan *chan) {
     assert(!has_waiting(fc) && !fc->sync_in_flight && fc->nr_free == NR_BOUNCE);
     vn_medium_chan_close(&fc->counts);
     vn_poller_remove(chan->reactor, &fc->poller);
-    munmap(fc->bounce, (size_t)NR_BOUNCE * BOUNCE_BYTES);
+    munmap(fc->bounce, BOUNCE_AREA);
     close(fc->fd);
     free(fc);
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "core/mailbox.h"
+#include "core/pinned.h"
 #include "core/util.h"
 
 #define REAP_BATCH 128u
@@ -43,6 +44,7 @@ struct vn_reactor {
     clockid_t cpu_clock;
     struct vn_uring_op wake_op;
     uint64_t wake_value;
+    struct vn_pinned pinned;
     /* one writer, read by any thread */
     atomic_uint_fast64_t rounds, sleeps, enters, ops;
     int start_result;
@@ -134,6 +136,20 @@ void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op) {
         io_uring_prep_cancel(sqe, op, 0);
         io_uring_sqe_set_data(sqe, NULL);
     }
+}
+
+int vn_reactor_pin(struct vn_reactor *reactor, const void *base, uint64_t len, vn_pin_told *told, void *owner) {
+    assert(vn_reactor_is_here(reactor));
+    return vn_pinned_add(&reactor->pinned, base, len, told, owner);
+}
+
+void vn_reactor_unpin(struct vn_reactor *reactor, const void *base) {
+    assert(vn_reactor_is_here(reactor));
+    vn_pinned_remove(&reactor->pinned, base);
+}
+
+void vn_reactor_use_pinned(struct vn_reactor *reactor, struct io_uring_sqe *sqe) {
+    vn_pinned_use(&reactor->pinned, sqe);
 }
 
 void vn_poller_add(struct vn_reactor *reactor, struct vn_poller *poller) {
@@ -367,6 +383,7 @@ int vn_reactor_start_as(const struct vn_reactor_opts *opts, struct vn_reactor **
     int err = vn_mailbox_init(&reactor->box);
     if (err)
         goto out_free;
+    vn_pinned_init(&reactor->pinned, reactor, &reactor->ring, opts->flags & VN_REACTOR_PIN);
     vn_pollers_init(&reactor->pollers, reactor->poll_ns > REST_NS ? reactor->poll_ns : REST_NS);
     sem_init(&reactor->started, 0, 0);
 
@@ -410,7 +427,7 @@ static int set_stop(void *arg) {
 void vn_reactor_stop(struct vn_reactor *reactor) {
     vn_reactor_call(reactor, set_stop, reactor);
     pthread_join(reactor->thread, NULL);
-    assert(!reactor->pollers.active && !reactor->pollers.resting && !reactor->timers);
+    assert(!reactor->pollers.active && !reactor->pollers.resting && !reactor->timers && !reactor->pinned.nr);
     sem_destroy(&reactor->started);
     vn_mailbox_fini(&reactor->box);
     free(reactor);

@@ -36,6 +36,7 @@ struct vn_message {
 
 #define VN_REACTOR_AWAKE 2u  /* never sleeps: it has a core to itself */
 #define VN_REACTOR_SQPOLL 1u /* a thread of the kernel submits, and spins for a while after the last submission */
+#define VN_REACTOR_PIN 4u    /* memory that is offered with vn_reactor_pin is pinned */
 struct vn_reactor_opts {
     uint32_t index, poll_us, flags;
 };
@@ -71,6 +72,14 @@ struct io_uring_sqe *vn_reactor_sqe(struct vn_reactor *reactor, struct vn_uring_
  * A burst to an idle device then starts before all of it is prepared. */
 void vn_reactor_io_begin(struct vn_reactor *reactor);
 void vn_reactor_io_end(struct vn_reactor *reactor);
+/* Memory that storage operations will use, page-aligned, for as long as it is mapped; without VN_REACTOR_PIN nothing
+ * happens. Pinned in the background: told says how far that came, with an errno if the kernel takes no more.
+ * -ENOSPC: too much, or too many regions. */
+typedef void vn_pin_told(void *owner, const void *base, uint64_t pinned, uint64_t len, int err);
+int vn_reactor_pin(struct vn_reactor *reactor, const void *base, uint64_t len, vn_pin_told *told, void *owner);
+void vn_reactor_unpin(struct vn_reactor *reactor, const void *base); /* also one that is not there */
+/* Makes a read or write (one buffer, or a vector of them) that has been prepared use pinned memory, if all is. */
+void vn_reactor_use_pinned(struct vn_reactor *reactor, struct io_uring_sqe *sqe);
 /* Ask for the cancellation of op; it still completes exactly once. */
 void vn_reactor_cancel(struct vn_reactor *reactor, struct vn_uring_op *op);
 

@@ -31,6 +31,7 @@ int vn_vfu_dev_leave(struct vn_vfu_dev *dev) {
     vn_timer_disarm(dev->reactor, &dev->retry_timer);
     vn_timer_disarm(dev->reactor, &dev->irq_timer);
     vn_poller_remove(dev->reactor, &dev->poller);
+    vn_vfu_dev_unpin_all(dev);
     return 0;
 }
 
@@ -44,4 +45,5 @@ void vn_vfu_dev_enter(struct vn_vfu_dev *dev) {
     dev->move = VN_MOVE_NONE;
     dev->readable = true; /* nobody has heard the client meanwhile */
     vn_poller_add(dev->reactor, &dev->poller);
+    vn_vfu_dev_pin_all(dev);
 }

@@ -94,6 +94,8 @@ static void on_dma_map(vfu_ctx_t *ctx, vfu_dma_info_t *info) {
                       "the client maps more than %u memory regions: the rest is out of reach", VN_GUEST_REGIONS);
     if (err) /* also -EINVAL: the same region once more, which is there and watched */
         vn_sigbus_unwatch(info->mapping.iov_base);
+    else
+        vn_vfu_dev_pin(dev, info->vaddr, info->iova.iov_len);
     vn_doorbell_remap(dev);
 }
 
@@ -105,6 +107,7 @@ static void on_dma_unmap(vfu_ctx_t *ctx, vfu_dma_info_t *info) {
     }
     /* What was given up may still be running in the kernel: its addresses must never be used again. */
     info->keep_addresses = dev->ctrl->nr_orphans > 0;
+    vn_vfu_dev_unpin(dev, info->vaddr);
     vn_guest_mem_remove(&dev->mem, (uintptr_t)info->iova.iov_base, info->iova.iov_len);
     vn_sigbus_unwatch(info->mapping.iov_base);
     vn_doorbell_remap(dev);

@@ -80,6 +80,12 @@ void vn_vfu_dev_enter(struct vn_vfu_dev *dev);
 /* Nothing is under way in it: what comes next comes from outside. */
 bool vn_vfu_dev_is_still(const struct vn_vfu_dev *dev);
 
+/* pin.c: memory that has been mapped, and that will be unmapped. Nothing happens on reactors that pin none. */
+void vn_vfu_dev_pin(struct vn_vfu_dev *dev, const void *base, uint64_t len);
+void vn_vfu_dev_unpin(struct vn_vfu_dev *dev, const void *base);
+void vn_vfu_dev_pin_all(struct vn_vfu_dev *dev);
+void vn_vfu_dev_unpin_all(struct vn_vfu_dev *dev);
+
 /* doorbell.c: the rings. */
 bool vn_doorbell_poll(struct vn_vfu_dev *dev);
 bool vn_doorbell_arm(struct vn_vfu_dev *dev);

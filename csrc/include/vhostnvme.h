@@ -30,6 +30,7 @@ const char *vn_version(void);
 /* --- Runtime --- */
 #define VN_RUNTIME_SQPOLL 1u /* threads of the kernel submit the reactors' I/O */
 #define VN_RUNTIME_AWAKE 2u  /* reactors never sleep: each has a core to itself */
+#define VN_RUNTIME_PIN 4u    /* guests' memory is pinned where the kernel takes it: a guest must not give any of it back */
 struct vn_runtime_opts {
     uint32_t nr_reactors;     /* 0 = 1 */
     uint32_t poll_us;         /* spin no longer than that for an event that is about to come; 0: never */

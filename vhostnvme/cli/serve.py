@@ -76,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let a thread of the kernel submit the I/O; needs a core of its own for each reactor",
     )
     parser.add_argument(
+        "--pin-memory",
+        action="store_true",
+        help="pin the guest's memory, which saves CPU time; no balloon or hot-unplug in the guest",
+    )
+    parser.add_argument(
         "--queues",
         type=arguments.whole_number(1, 128),
         default=0,
@@ -157,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
         target=_target(args) if args.tcp or args.config else None,
         control=args.control,
     )
-    runtime = RuntimeOptions(reactors=args.reactors, sqpoll=args.sqpoll)
+    runtime = RuntimeOptions(reactors=args.reactors, sqpoll=args.sqpoll, pin_memory=args.pin_memory)
     if args.poll_us is not None:
         runtime = replace(runtime, poll_us=args.poll_us)
     asyncio.run(serve(options, runtime, Announcement(as_json=args.json, ready_fd=args.ready_fd)))

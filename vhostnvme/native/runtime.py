@@ -40,7 +40,9 @@ class Runtime(Handle):
         opts = ffi.new("struct vn_runtime_opts *")
         opts.nr_reactors = options.reactors
         opts.poll_us = options.poll_us
-        opts.flags = lib.VN_RUNTIME_SQPOLL if options.sqpoll else 0
+        opts.flags = (lib.VN_RUNTIME_SQPOLL if options.sqpoll else 0) | (
+            lib.VN_RUNTIME_PIN if options.pin_memory else 0
+        )
         out = ffi.new("vn_runtime **")
         check(lib.vn_runtime_create(opts, out))
         self._handle = out[0]

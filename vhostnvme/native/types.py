@@ -90,11 +90,13 @@ class RuntimeOptions:
     """`poll_us`: the longest that a reactor spins for what is about to come; 0: never.
 
     `sqpoll`: a thread of the kernel for each reactor submits its I/O, and spins for it.
+    `pin_memory`: guests' memory is pinned for io_uring where the kernel takes it.
     """
 
     reactors: int = 1
     poll_us: int = 100
     sqpoll: bool = False
+    pin_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
