@@ -237,6 +237,7 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 
 /* Commands Supported and Effects, beyond nvme.h */
 #define VN_EFFECT_CSE_ALL (2u << 16) /* no other command of any namespace meanwhile */
+#define VN_EFFECT_UUID (1u << 19)    /* it has a UUID Index */
 
 /* --- Identify: bits of its fields (Base 5.17.2.1) --- */
 #define VN_OACS_SECURITY (1u << 0)
@@ -252,6 +253,29 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 #define VN_LPA_EVENTS (1u << 4)
 #define VN_LPA_SUPPORTED_PAGES (1u << 5)
 #define VN_CTRATT_ENDURANCE_GROUPS (1u << 4)
+#define VN_CTRATT_GRANULARITY (1u << 7)
+#define VN_CTRATT_UUID_LIST (1u << 9)
+
+/* --- Identify: namespace granularity, and UUIDs of what is the vendor's own --- */
+#define VN_GRANULARITY_OF_FORMATS (1u << 0) /* descriptor N is of LBA format N */
+struct vn_id_granularity { /* CNS 16h */
+    uint32_t attributes;
+    uint8_t nr; /* descriptors, zero-based */
+    uint8_t rsvd5[27];
+    struct {
+        uint64_t size, capacity; /* bytes; 0: not said */
+    } of[16];
+    uint8_t rsvd288[3808];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_id_granularity, 4096);
+
+#define VN_UUID_LIST_ENTRIES 128u
+struct vn_uuid_entry { /* CNS 17h: entry 0 is none */
+    uint8_t association; /* 0: not said */
+    uint8_t rsvd1[15];
+    uint8_t uuid[16];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_uuid_entry, 32);
 
 /* --- Directives (Base 8.7) --- */
 struct vn_directive_parameters {

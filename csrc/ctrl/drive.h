@@ -135,6 +135,7 @@ void vn_drive_space_came(struct vn_drive *drive, uint32_t nsid);
 
 /* --- Identify Controller: what follows from being part of a drive. identify_drive.c --- */
 void vn_drive_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id);
+void vn_drive_granularity(const struct vn_ctrl *ctrl, struct vn_id_granularity *id); /* id: zeros */
 
 /* --- Commands. True: the command is parked; else *status is its outcome. --- */
 vn_status vn_drive_allows(const struct vn_req *req); /* 0, or why not now: a sanitize operation (Base 8.21.1) */
