@@ -492,6 +492,8 @@ enum vn_feature {
     VN_FEAT_TIMESTAMP = 0x0e,
     VN_FEAT_KEEP_ALIVE = 0x0f,
     VN_FEAT_HOST_BEHAVIOR = 0x16,
+    VN_FEAT_SANITIZE = 0x17,
+    VN_FEAT_ENDURANCE = 0x18,
     VN_FEAT_IOCS_PROFILE = 0x19,
     VN_FEAT_PROGRESS_MARKER = 0x80,
     VN_FEAT_HOST_ID = 0x81,
@@ -515,6 +517,7 @@ enum vn_log_id {
     VN_LOG_ENDURANCE = 0x09,
     VN_LOG_EVENTS = 0x0d,
     VN_LOG_LBA_STATUS = 0x0e,
+    VN_LOG_ENDURANCE_EVENTS = 0x0f,
     VN_LOG_FEATURES = 0x12,
     VN_LOG_MI_EFFECTS = 0x13,
     VN_LOG_RESERVATION = 0x80,
@@ -573,8 +576,13 @@ enum vn_aen_error_info {
     VN_AEN_ERROR_DIAGNOSTIC = 0x02,  /* diagnostic failure */
     VN_AEN_ERROR_PERSISTENT = 0x03,
 };
-enum vn_aen_smart_info { VN_AEN_SMART_RELIABILITY = 0x00, VN_AEN_SMART_TEMPERATURE = 0x01 };
-enum vn_aen_notice_info { VN_AEN_NOTICE_NS_ATTR = 0x00, VN_AEN_NOTICE_FIRMWARE = 0x01, VN_AEN_NOTICE_TELEMETRY = 0x02 };
+enum vn_aen_smart_info { VN_AEN_SMART_RELIABILITY = 0x00, VN_AEN_SMART_TEMPERATURE = 0x01, VN_AEN_SMART_SPARE = 0x02 };
+enum vn_aen_notice_info {
+    VN_AEN_NOTICE_NS_ATTR = 0x00,
+    VN_AEN_NOTICE_FIRMWARE = 0x01,
+    VN_AEN_NOTICE_TELEMETRY = 0x02,
+    VN_AEN_NOTICE_ENDURANCE = 0x06,
+};
 enum vn_aen_io_info { VN_AEN_IO_RESERVATION = 0x00, VN_AEN_IO_SANITIZED = 0x01 };
 
 #endif

@@ -59,7 +59,7 @@ static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
         return VN_OAES_DISCOVERY;
-    uint32_t of_drive = ctrl->drive ? VN_OAES_FIRMWARE | VN_OAES_TELEMETRY : 0;
+    uint32_t of_drive = ctrl->drive ? VN_OAES_FIRMWARE | VN_OAES_TELEMETRY | VN_OAES_ENDURANCE : 0;
     of_drive |= vn_ctrl_has_zones(ctrl) ? VN_OAES_ZONE_CHANGED : 0;
     return VN_OAES_NS_ATTR | of_drive | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0);
 }

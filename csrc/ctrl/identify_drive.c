@@ -22,7 +22,7 @@ void vn_drive_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->pels = PELS_64K;
     id->edstt = vn_self_test_minutes(ctrl->drive);
     id->dsto = DSTO_ONE_AT_A_TIME;
-    id->sanicap = VN_SANICAP;
+    id->sanicap = vn_sanitize_capabilities(ctrl->drive);
     id->nwpc = NWPC_ALL;
     id->oncs |= VN_ONCS_SAVE_SELECT | VN_ONCS_TIMESTAMP;
 }
