@@ -46,6 +46,14 @@ struct vn_log_endurance { /* 09h */
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_log_endurance, 512);
 
+enum vn_endurance_warning { VN_ENDURANCE_SPARE = 1u << 0, VN_ENDURANCE_RELIABILITY = 1u << 2, VN_ENDURANCE_READ_ONLY = 1u << 3 };
+#define VN_ENDURANCE_ALL (VN_ENDURANCE_SPARE | VN_ENDURANCE_RELIABILITY | VN_ENDURANCE_READ_ONLY)
+struct vn_log_endurance_events { /* 0Fh: groups whose log has not been read since an event */
+    uint64_t nr;
+    uint16_t groups[252];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_log_endurance_events, 512);
+
 struct vn_self_test_result {
     uint8_t status; /* result in bits 3:0, which test in bits 7:4 */
     uint8_t segment, valid, rsvd3;
@@ -216,7 +224,13 @@ struct vn_log_sanitize { /* 81h */
     uint8_t rsvd32[480];
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_log_sanitize, 512);
-enum vn_sanitize_status { VN_SANITIZE_NEVER, VN_SANITIZE_DONE, VN_SANITIZE_RUNS, VN_SANITIZE_HAS_FAILED };
+enum vn_sanitize_status {
+    VN_SANITIZE_NEVER,
+    VN_SANITIZE_DONE,
+    VN_SANITIZE_RUNS,
+    VN_SANITIZE_HAS_FAILED,
+    VN_SANITIZE_DONE_DEALLOCATED, /* though that was not wanted */
+};
 enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SANACT_OVERWRITE = 3, VN_SANACT_CRYPTO = 4 };
 #define VN_SANITIZE_AUSE (1u << 3)
 #define VN_SANITIZE_OIPBP (1u << 8)
@@ -224,6 +238,7 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 #define VN_SANICAP_CRYPTO (1u << 0)
 #define VN_SANICAP_BLOCK (1u << 1)
 #define VN_SANICAP_OVERWRITE (1u << 2)
+#define VN_SANICAP_NDI (1u << 29) /* it deallocates, whether that is wanted or not */
 #define VN_SANICAP_NOT_MODIFIED (1u << 30) /* NODMMAS: with NODAS the media are left as the operation made them */
 
 /* Feature Identifiers Supported and Effects, 12h: 256 dwords */
@@ -233,10 +248,12 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 #define VN_FID_CTRL_CAPABILITY (1u << 4)
 #define VN_FID_SCOPE_NS (1u << 20)
 #define VN_FID_SCOPE_CTRL (1u << 21)
+#define VN_FID_SCOPE_ENDURANCE (1u << 23)
 #define VN_FID_SCOPE_SUBSYSTEM (1u << 25)
 
 /* Commands Supported and Effects, beyond nvme.h */
 #define VN_EFFECT_CSE_ALL (2u << 16) /* no other command of any namespace meanwhile */
+#define VN_EFFECT_UUID (1u << 19)    /* it has a UUID Index */
 
 /* --- Identify: bits of its fields (Base 5.17.2.1) --- */
 #define VN_OACS_SECURITY (1u << 0)
@@ -245,6 +262,7 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 #define VN_OACS_DIRECTIVES (1u << 5)
 #define VN_ONCS_TIMESTAMP (1u << 6)
 #define VN_OAES_FIRMWARE (1u << 9)
+#define VN_OAES_ENDURANCE (1u << 14)
 #define VN_LPA_SMART_NS (1u << 0)
 #define VN_LPA_EFFECTS (1u << 1)
 #define VN_LPA_EXTENDED (1u << 2)
@@ -252,6 +270,29 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 #define VN_LPA_EVENTS (1u << 4)
 #define VN_LPA_SUPPORTED_PAGES (1u << 5)
 #define VN_CTRATT_ENDURANCE_GROUPS (1u << 4)
+#define VN_CTRATT_GRANULARITY (1u << 7)
+#define VN_CTRATT_UUID_LIST (1u << 9)
+
+/* --- Identify: namespace granularity, and UUIDs of what is the vendor's own --- */
+#define VN_GRANULARITY_OF_FORMATS (1u << 0) /* descriptor N is of LBA format N */
+struct vn_id_granularity { /* CNS 16h */
+    uint32_t attributes;
+    uint8_t nr; /* descriptors, zero-based */
+    uint8_t rsvd5[27];
+    struct {
+        uint64_t size, capacity; /* bytes; 0: not said */
+    } of[16];
+    uint8_t rsvd288[3808];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_id_granularity, 4096);
+
+#define VN_UUID_LIST_ENTRIES 128u
+struct vn_uuid_entry { /* CNS 17h: entry 0 is none */
+    uint8_t association; /* 0: not said */
+    uint8_t rsvd1[15];
+    uint8_t uuid[16];
+} VN_PACKED;
+VN_ASSERT_SIZE(struct vn_uuid_entry, 32);
 
 /* --- Directives (Base 8.7) --- */
 struct vn_directive_parameters {

@@ -8,6 +8,7 @@
 #include "ctrl/gate.h"
 #include "ctrl/reserve_cmd.h"
 #include "ctrl/format_cmd.h"
+#include "ctrl/vendor.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
 
@@ -106,7 +107,9 @@ bool vn_admin_offers(const struct vn_ctrl *ctrl, uint8_t opcode) {
 
 uint32_t vn_admin_effects(const struct vn_ctrl *ctrl, uint8_t opcode) {
     const struct command *command = find(ctrl, opcode);
-    return command ? VN_EFFECT_CSUPP | command->effects : 0;
+    if (!command)
+        return 0;
+    return VN_EFFECT_CSUPP | command->effects | (ctrl->drive && vn_vendor_selects(opcode) ? VN_EFFECT_UUID : 0);
 }
 
 uint16_t vn_admin_oacs(const struct vn_ctrl *ctrl) {
@@ -117,7 +120,7 @@ uint16_t vn_admin_oacs(const struct vn_ctrl *ctrl) {
 }
 
 /* What is refused of any admin command. */
-static vn_status check(const struct vn_req *req) {
+static vn_status check(struct vn_req *req) {
     if (req->ctrl->fabrics) {
         vn_status status = vn_fabrics_check(req);
         if (status)
@@ -125,7 +128,10 @@ static vn_status check(const struct vn_req *req) {
     } else if (VN_SQE_FUSE(req->cmd.flags) || VN_SQE_PSDT(req->cmd.flags) != VN_PSDT_PRP) {
         return VN_SC_INVALID_FIELD; /* admin commands use PRPs on PCIe (Base 4.1.1) */
     }
-    return vn_admin_offers(req->ctrl, req->cmd.opcode) ? vn_drive_allows(req) : VN_SC_INVALID_OPCODE;
+    if (!vn_admin_offers(req->ctrl, req->cmd.opcode))
+        return VN_SC_INVALID_OPCODE;
+    vn_status status = vn_drive_allows(req);
+    return status ? status : vn_vendor_check(req);
 }
 
 /* Those that only a drive has. */

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "core/util.h"
+#include "ctrl/feature.h"
 #include "ctrl/persona.h"
 #include "ns/ns_state.h"
 #include "ns/zoned.h"
@@ -62,6 +63,7 @@ int vn_drive_open(const struct vn_drive_opts *opts, struct vn_reactor *reactor, 
         vn_ana_init(&drive->views[i]);
     memset(drive->ana_group, 1, sizeof(drive->ana_group));
     vn_persona_begin(drive);
+    vn_feature_begin_drive(drive);
     drive->kept.power_cycles++;
     drive->kept.unsafe_shutdowns += drive->kept.running;
     drive->kept.running = 0;

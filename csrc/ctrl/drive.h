@@ -49,6 +49,12 @@ struct vn_drive {
     struct vn_job job;            /* the self-test or sanitize operation under way */
     uint8_t *buffer;              /* of jobs, VN_DRIVE_BUFFER_BYTES; then of a firmware image, VN_FIRMWARE_BYTES */
     struct vn_keep_wait sanitize_save;
+    bool nodrm;         /* feature 17h: who does not want a sanitize operation to deallocate is warned, not refused */
+    struct {
+        uint8_t wanted; /* feature 18h: warnings that are told of by an event, enum vn_endurance_warning */
+        uint8_t told;   /* ... and that there were when they were last looked at */
+        bool listed;    /* it is in log 0Fh */
+    } endurance;
     bool sanitize_ends; /* it has ended, which is being saved: until then it is still in progress to the host */
     bool started;                 /* a host has enabled one of its controllers */
     struct vn_download {
@@ -135,6 +141,7 @@ void vn_drive_space_came(struct vn_drive *drive, uint32_t nsid);
 
 /* --- Identify Controller: what follows from being part of a drive. identify_drive.c --- */
 void vn_drive_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id);
+void vn_drive_granularity(const struct vn_ctrl *ctrl, struct vn_id_granularity *id); /* id: zeros */
 
 /* --- Commands. True: the command is parked; else *status is its outcome. --- */
 vn_status vn_drive_allows(const struct vn_req *req); /* 0, or why not now: a sanitize operation (Base 8.21.1) */
@@ -155,12 +162,17 @@ void vn_self_test_resume(struct vn_drive *drive); /* one that was under way when
 /* It ends so, unless it is none of it: of a namespace (nsid), a controller (ctrl) or at all (0, NULL). */
 void vn_self_test_end(struct vn_drive *drive, enum vn_self_test_outcome outcome, uint32_t nsid, const struct vn_ctrl *ctrl);
 /* sanitize.c */
-#define VN_SANICAP (VN_SANICAP_CRYPTO | VN_SANICAP_BLOCK | VN_SANICAP_OVERWRITE | VN_SANICAP_NOT_MODIFIED)
+#define VN_NODRM_DEFAULT true
+uint32_t vn_sanitize_capabilities(const struct vn_drive *drive); /* SANICAP */
 void vn_sanitize_resume(struct vn_drive *drive);
 vn_status vn_sanitize_refusal(const struct vn_drive *drive); /* how I/O ends now because of it; 0: it does not */
 static inline bool vn_drive_is_sanitized(const struct vn_drive *drive) {
     return drive && (drive->kept.sanitize.status == VN_SANITIZE_RUNS || drive->sanitize_ends);
 }
+/* endurance.c */
+uint8_t vn_endurance_warnings(const struct vn_drive *drive); /* enum vn_endurance_warning, as things are */
+void vn_endurance_check(struct vn_drive *drive); /* raises an event if there is a warning more, and that is wanted */
+void vn_endurance_was_read(struct vn_drive *drive); /* its log, with RAE = 0 */
 /* firmware.c */
 const char *vn_firmware_revision(const struct vn_ctrl *ctrl, char out[9]); /* of what runs, without padding */
 bool vn_firmware_activate(struct vn_drive *drive); /* at a reset: what was committed for then. True: another one runs. */

@@ -1,5 +1,6 @@
 /* Get and Set Features (Base 5.27, 5.14): which there are, what may be saved, and those that are a value of the controller. The
- * values go back to the saved ones, or to their defaults, on a controller reset. Others are in feature_kept.c.
+ * values go back to the saved ones, or to their defaults, on a controller reset. Others are in feature_kept.c and
+ * feature_drive.c.
  * Called by admin_cmd.c.
  */
 #include <string.h>
@@ -35,6 +36,8 @@ static const struct vn_feature_row rows[] = {
     {VN_FEAT_TIMESTAMP, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_KEEP_ALIVE, VN_KIND_FABRICS, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_HOST_BEHAVIOR, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_SANITIZE, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_SUBSYSTEM},
+    {VN_FEAT_ENDURANCE, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_ENDURANCE},
     {VN_FEAT_IOCS_PROFILE, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_PROGRESS_MARKER, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_HOST_ID, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
@@ -181,6 +184,9 @@ static vn_status set_value(struct vn_req *req) {
         ctrl->fabrics->kato_ms = vn_kato_round(value);
         ctrl->door->kato_changed(ctrl);
         return VN_SC_SUCCESS;
+    case VN_FEAT_SANITIZE:
+    case VN_FEAT_ENDURANCE:
+        return vn_feature_set_drive(req);
     default:
         return vn_feature_set_kept(req);
     }
@@ -202,7 +208,10 @@ bool vn_feature_set(struct vn_req *req, vn_status *status) {
     vn_events_set_feature(req);
     if (!(req->cmd.cdw10 & SET_SAVE))
         return false;
-    vn_feature_save(ctrl->kept, &ctrl->features, fid);
+    if (vn_feature_is_drives(fid))
+        vn_feature_save_drive(ctrl->drive, fid);
+    else
+        vn_feature_save(ctrl->kept, &ctrl->features, fid);
     vn_drive_save_for(req);
     return true;
 }
@@ -277,6 +286,8 @@ vn_status vn_feature_get(struct vn_req *req) {
         return vn_resv_get_feature(req, select);
     if (vn_feature_is_kept(fid))
         return vn_feature_get_kept(req, select);
+    if (vn_feature_is_drives(fid))
+        return vn_feature_get_drive(req, select);
     struct vn_features features = select == VN_SEL_CURRENT   ? ctrl->features
                                   : select == VN_SEL_DEFAULT ? default_features(ctrl)
                                                              : saved_features(ctrl);

@@ -28,4 +28,11 @@ bool vn_feature_is_kept(uint8_t fid);
 vn_status vn_feature_set_kept(struct vn_req *req);
 vn_status vn_feature_get_kept(struct vn_req *req, uint32_t select);
 
+/* feature_drive.c */
+bool vn_feature_is_drives(uint8_t fid);
+void vn_feature_begin_drive(struct vn_drive *drive); /* what is saved counts */
+vn_status vn_feature_set_drive(struct vn_req *req);
+void vn_feature_save_drive(struct vn_drive *drive, uint8_t fid);
+vn_status vn_feature_get_drive(struct vn_req *req, uint32_t select);
+
 #endif

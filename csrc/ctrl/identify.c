@@ -12,8 +12,9 @@
 #include "ctrl/io_cmd.h"
 #include "ctrl/persona.h"
 #include "ctrl/reserve_cmd.h"
-#include "ns/ns_state.h"
+#include "ctrl/vendor.h"
 #include "ctrl/zone_cmd.h"
+#include "ns/ns_state.h"
 
 #define FRMW_ONE_SLOT_READ_ONLY 0x03 /* one slot, and slot 1 is read-only */
 #define VWC_PRESENT 0x1u
@@ -58,7 +59,7 @@ static bool has_volatile_cache(const struct vn_ctrl *ctrl) {
 uint32_t vn_identify_oaes(const struct vn_ctrl *ctrl) {
     if (vn_ctrl_kind(ctrl) == VN_KIND_DISCOVERY)
         return VN_OAES_DISCOVERY;
-    uint32_t of_drive = ctrl->drive ? VN_OAES_FIRMWARE | VN_OAES_TELEMETRY : 0;
+    uint32_t of_drive = ctrl->drive ? VN_OAES_FIRMWARE | VN_OAES_TELEMETRY | VN_OAES_ENDURANCE : 0;
     of_drive |= vn_ctrl_has_zones(ctrl) ? VN_OAES_ZONE_CHANGED : 0;
     return VN_OAES_NS_ATTR | of_drive | (vn_ctrl_has_ana(ctrl) ? VN_OAES_ANA : 0);
 }
@@ -437,6 +438,16 @@ vn_status vn_identify(struct vn_req *req) {
         if (!ctrl->drive)
             return VN_SC_INVALID_FIELD;
         list_endurance_groups((uint16_t)req->cmd.cdw11, (uint16_t *)ctrl->page);
+        return send_page(req);
+    case VN_CNS_GRANULARITY:
+        if (!ctrl->drive)
+            return VN_SC_INVALID_FIELD;
+        vn_drive_granularity(ctrl, (struct vn_id_granularity *)ctrl->page);
+        return send_page(req);
+    case VN_CNS_UUID_LIST:
+        if (!ctrl->drive)
+            return VN_SC_INVALID_FIELD;
+        vn_vendor_list((struct vn_uuid_entry *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_LIST:
         ctrl->page[0] = (uint8_t)(1u << VN_CSI_NVM | (vn_ctrl_has_zones(ctrl) ? 1u << VN_CSI_ZNS : 0)); /* one combination */

@@ -76,6 +76,13 @@ struct vn_events_kept {
     uint8_t data[VN_EVENTS_BYTES];
 };
 
+/* Saved values of features of the whole drive; saved: which there are, feature_drive.c. */
+struct vn_drive_features_kept {
+    uint32_t saved;
+    uint8_t nodrm, endurance;
+    uint8_t rsvd6[2];
+};
+
 /* New fields come at the end; a shorter payload of an older file leaves them zero. */
 struct vn_drive_kept {
     uint64_t power_cycles, unsafe_shutdowns;
@@ -88,6 +95,7 @@ struct vn_drive_kept {
     struct vn_sanitize_kept sanitize;
     struct vn_telemetry_kept telemetry;
     struct vn_events_kept events;
+    struct vn_drive_features_kept features;
 };
 
 #endif

@@ -32,6 +32,7 @@ void vn_telemetry_ctrl_log(struct vn_log *log);
 void vn_telemetry_was_read(struct vn_ctrl *ctrl);
 vn_status vn_endurance_begin(struct vn_req *req);
 void vn_endurance_log(struct vn_log *log);
+void vn_endurance_events_log(struct vn_log *log);
 vn_status vn_events_begin(struct vn_req *req);
 void vn_events_log(struct vn_log *log);
 void vn_sanitize_log(struct vn_log *log);

@@ -145,6 +145,7 @@ static const struct page {
     {VN_LOG_ANA, VN_KIND_PCI | VN_KIND_IO, vn_ana_log, NULL},
     {VN_LOG_EVENTS, VN_KIND_PCI, vn_events_log, vn_events_begin},
     {VN_LOG_LBA_STATUS, VN_KIND_PCI, vn_lba_status_log, NULL},
+    {VN_LOG_ENDURANCE_EVENTS, VN_KIND_PCI, vn_endurance_events_log, NULL},
     {VN_LOG_FEATURES, VN_KIND_PCI | VN_KIND_IO, put_features, NULL},
     {VN_LOG_MI_EFFECTS, VN_KIND_PCI, put_mi_effects, NULL},
     {VN_LOG_DISCOVERY, VN_KIND_DISCOVERY, vn_discovery_log, NULL},
@@ -252,6 +253,8 @@ vn_status vn_log_page(struct vn_req *req) {
             memset(ctrl->changed_ns, 0, sizeof(ctrl->changed_ns));
         if (lid == VN_LOG_TELEMETRY_CTRL)
             vn_telemetry_was_read(ctrl);
+        if (lid == VN_LOG_ENDURANCE)
+            vn_endurance_was_read(ctrl->drive);
         if (lid == VN_LOG_CHANGED_ZONES)
             vn_zone_forget_changed(req);
         vn_aer_log_read(ctrl, lid);

@@ -1,5 +1,5 @@
-/* SMART / Health Information (Base 5.16.1.3) and Endurance Group Information (5.16.1.10): a drive's counters over its life; on
- * fabrics the controller's own. Called by log_page.c, and by aer.c's users for critical warnings.
+/* SMART / Health Information (Base 5.16.1.3): a drive's counters over its life; on fabrics the controller's own. Called by
+ * log_page.c, and by aer.c's users for critical warnings.
  */
 #include <string.h>
 
@@ -10,15 +10,14 @@
 
 #define TEMPERATURE_K (273 + 37)
 #define DATA_UNIT_BYTES (1000u * 512u)
-#define ENDURANCE_UNIT_BYTES 1000000000u
 #define NS_PER_MINUTE 60000000000ull
 #define NS_PER_HOUR 3600000000000ull
+#define WARNING_SPARE (1u << 0)
 #define WARNING_TEMPERATURE (1u << 1)
 #define WARNING_READ_ONLY (1u << 3)
-#define ENDURANCE_READ_ONLY (1u << 3)
 
-static uint64_t units(uint64_t bytes, uint64_t unit) {
-    return (bytes + unit - 1) / unit;
+static uint64_t units(uint64_t bytes) {
+    return (bytes + DATA_UNIT_BYTES - 1) / DATA_UNIT_BYTES;
 }
 
 /* Critical Warning, as things are (Base 5.16.1.3). */
@@ -31,6 +30,8 @@ static uint8_t critical_warning(const struct vn_ctrl *ctrl) {
         if (vn_backend_latched(table->by_nsid[nsid]->ns->backend))
             warning |= WARNING_READ_ONLY;
     }
+    if (ctrl->drive && (vn_endurance_warnings(ctrl->drive) & VN_ENDURANCE_SPARE))
+        warning |= WARNING_SPARE;
     return warning;
 }
 
@@ -44,6 +45,13 @@ static void tell_of_temperature(const struct vn_ctrl *ctrl) {
     vn_events_add(ctrl->drive, ctrl, VN_PEL_THERMAL, &event, sizeof(event));
 }
 
+/* One event stands for all that is new: what matters most. */
+static uint8_t reason_of(uint8_t warnings) {
+    if (warnings & WARNING_READ_ONLY)
+        return VN_AEN_SMART_RELIABILITY;
+    return warnings & WARNING_TEMPERATURE ? VN_AEN_SMART_TEMPERATURE : VN_AEN_SMART_SPARE;
+}
+
 void vn_log_check_warnings(struct vn_ctrl *ctrl) {
     uint8_t warning = critical_warning(ctrl);
     uint8_t fresh = warning & (uint8_t)~ctrl->told_warnings;
@@ -52,7 +60,9 @@ void vn_log_check_warnings(struct vn_ctrl *ctrl) {
         tell_of_temperature(ctrl);
     uint8_t told = fresh & (uint8_t)ctrl->features.async_event; /* feature 0Bh, bits 7:0 */
     if (told)
-        vn_aer_raise(ctrl, VN_AEN_SMART, told & WARNING_READ_ONLY ? VN_AEN_SMART_RELIABILITY : VN_AEN_SMART_TEMPERATURE);
+        vn_aer_raise(ctrl, VN_AEN_SMART, reason_of(told));
+    if (ctrl->drive)
+        vn_endurance_check(ctrl->drive);
     if (ctrl->drive && (fresh & WARNING_READ_ONLY))
         vn_telemetry_capture(ctrl, "a flush has failed: a namespace is read-only from now on");
 }
@@ -80,10 +90,11 @@ struct vn_log_smart vn_smart_page(const struct vn_ctrl *ctrl) {
     struct vn_log_smart page = {
         .critical_warning = critical_warning(ctrl),
         .temperature = TEMPERATURE_K,
+        .endu_grp_crit_warn = ctrl->drive ? vn_endurance_warnings(ctrl->drive) : 0,
         .avail_spare = 100,
         .spare_thresh = 10,
-        .data_units_read = {units(smart.read_bytes, DATA_UNIT_BYTES)},
-        .data_units_written = {units(smart.write_bytes, DATA_UNIT_BYTES)},
+        .data_units_read = {units(smart.read_bytes)},
+        .data_units_written = {units(smart.write_bytes)},
         .host_reads = {smart.reads},
         .host_writes = {smart.writes},
         .ctrl_busy_time = {smart.busy_ns / NS_PER_MINUTE},
@@ -109,33 +120,5 @@ vn_status vn_smart_begin(struct vn_req *req) {
 
 void vn_smart_log(struct vn_log *log) {
     struct vn_log_smart page = vn_smart_page(log->req->ctrl);
-    vn_log_put(log, &page, sizeof(page));
-}
-
-/* --- Endurance group: all of the drive is one --- */
-vn_status vn_endurance_begin(struct vn_req *req) {
-    return req->cmd.cdw11 >> 16 == VN_ENDURANCE_GROUP ? VN_SC_SUCCESS : VN_SC_INVALID_FIELD; /* LSI */
-}
-
-void vn_endurance_log(struct vn_log *log) {
-    const struct vn_ctrl *ctrl = log->req->ctrl;
-    struct vn_smart_kept smart = counts(ctrl);
-    struct vn_id_ctrl *id = (struct vn_id_ctrl *)ctrl->page;
-    memset(id, 0, sizeof(*id));
-    vn_identify_subsystem(ctrl, id);
-    struct vn_log_endurance page = {
-        .critical_warning = critical_warning(ctrl) & ENDURANCE_READ_ONLY,
-        .avail_spare = 100,
-        .spare_thresh = 10,
-        .read_units = {units(smart.read_bytes, ENDURANCE_UNIT_BYTES)},
-        .write_units = {units(smart.write_bytes, ENDURANCE_UNIT_BYTES)},
-        .media_write_units = {units(smart.write_bytes, ENDURANCE_UNIT_BYTES)},
-        .reads = {smart.reads},
-        .writes = {smart.writes},
-        .media_errors = {smart.media_errors},
-        .error_entries = {ctrl->error_count},
-    };
-    memcpy(page.capacity, id->tnvmcap, sizeof(page.capacity));
-    memcpy(page.unallocated, id->unvmcap, sizeof(page.unallocated));
     vn_log_put(log, &page, sizeof(page));
 }

@@ -20,8 +20,21 @@
 
 static void step(struct vn_drive *drive);
 
+uint32_t vn_sanitize_capabilities(const struct vn_drive *drive) {
+    uint32_t sanicap = VN_SANICAP_CRYPTO | VN_SANICAP_BLOCK | VN_SANICAP_OVERWRITE | VN_SANICAP_NOT_MODIFIED;
+    for (uint32_t nsid = 0; (nsid = vn_drive_next_space(drive, nsid));)
+        sanicap |= drive->spaces[nsid]->zoned ? VN_SANICAP_NDI : 0; /* its zones are empty then: nothing stays allocated */
+    return sanicap;
+}
+
+/* No-Deallocate After Sanitize is asked for, where there is no such thing (Base 8.21). */
+static bool wants_the_impossible(const struct vn_drive *drive, uint32_t cdw10) {
+    return (cdw10 & VN_SANITIZE_NODAS) && (vn_sanitize_capabilities(drive) & VN_SANICAP_NDI);
+}
+
 static bool deallocates(const struct vn_drive *drive) {
-    return !(drive->kept.sanitize.cdw10 & VN_SANITIZE_NODAS);
+    uint32_t cdw10 = drive->kept.sanitize.cdw10;
+    return !(cdw10 & VN_SANITIZE_NODAS) || wants_the_impossible(drive, cdw10);
 }
 
 static uint32_t nr_passes(const struct vn_sanitize_kept *sanitize) {
@@ -76,7 +89,9 @@ static void end(struct vn_drive *drive, bool failed) {
     struct vn_sanitize_kept *sanitize = &drive->kept.sanitize;
     struct vn_pel_sanitize_end event = {.progress = progress_of(sanitize)};
     vn_job_end(drive);
-    sanitize->status = failed ? VN_SANITIZE_HAS_FAILED : VN_SANITIZE_DONE;
+    sanitize->status = failed                                         ? VN_SANITIZE_HAS_FAILED
+                       : wants_the_impossible(drive, sanitize->cdw10) ? VN_SANITIZE_DONE_DEALLOCATED
+                                                                      : VN_SANITIZE_DONE;
     sanitize->failure_mode = !failed ? 0 : sanitize->cdw10 & VN_SANITIZE_AUSE ? VN_FAILURE_UNRESTRICTED : VN_FAILURE_RESTRICTED;
     if (ACTION(sanitize->cdw10) != VN_SANACT_OVERWRITE)
         sanitize->pass = 0;
@@ -251,7 +266,7 @@ static bool any_held(const struct vn_drive *drive) {
 static bool begin(struct vn_req *req) {
     struct vn_drive *drive = req->ctrl->drive;
     struct vn_sanitize_kept *sanitize = &drive->kept.sanitize, before = *sanitize;
-    struct vn_pel_sanitize_start event = {VN_SANICAP, req->cmd.cdw10, req->cmd.cdw11};
+    struct vn_pel_sanitize_start event = {vn_sanitize_capabilities(drive), req->cmd.cdw10, req->cmd.cdw11};
     *sanitize = (struct vn_sanitize_kept){.status = VN_SANITIZE_RUNS, .cdw10 = req->cmd.cdw10, .cdw11 = req->cmd.cdw11};
     for (uint32_t nsid = 1; nsid <= VN_MAX_NAMESPACES; nsid++) {
         if (!drive->spaces[nsid])
@@ -302,6 +317,8 @@ static vn_status check(const struct vn_req *req) {
         return VN_SC_SANITIZE_FAILED;
     if (action == VN_SANACT_EXIT_FAILURE)
         return VN_SC_SUCCESS;
+    if (wants_the_impossible(drive, req->cmd.cdw10) && !drive->nodrm)
+        return VN_SC_INVALID_FIELD;
     if (drive->kept.firmware.next)
         return VN_SC_FIRMWARE_NEEDS_RESET;
     if (any_formatted(drive))

@@ -91,6 +91,20 @@ def test_id_iocs(cli: GuestRig) -> None:
     assert '"NVM Command Set":"Selected"' in said
 
 
+def test_id_uuid(cli: GuestRig) -> None:
+    said = cli.output(f"nvme id-uuid {cli.controller('FULL')}")
+    assert "5b0b2a8e-6d1f-4c39-9a4e-3f1c7d2e8a61" in said
+    get = f"nvme get-log {cli.controller('FULL')} -i 7 -l 512"
+    cli.run(f"{get} --uuid-index=1")
+    refused = cli.run(f"{get} --uuid-index=2", check=False)
+    assert "Invalid Field" in refused.stdout + refused.stderr
+
+
+def test_id_ns_granularity(cli: GuestRig) -> None:
+    listed = ask(cli, "id-ns-granularity")
+    assert "262144" in str(listed) or "0x40000" in str(listed)  # 512 bytes and 8 of metadata
+
+
 # --- Log pages --------------------------------------------------------------------------------
 
 

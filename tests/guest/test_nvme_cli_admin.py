@@ -91,6 +91,25 @@ def test_write_protection(cli: GuestRig) -> None:
     cli.run(f"nvme write-zeroes {node} -s 0 -c 7")
 
 
+def test_sanitize_configuration(cli: GuestRig) -> None:
+    controller = cli.controller("ADMIN")
+    assert "No-Deallocate Response Mode" in cli.output(f"nvme get-feature {controller} -f 0x17 -H")
+    cli.run(
+        f"nvme set-feature {controller} -f 0x17 -V 0 && nvme set-feature {controller} -f 0x17 -V 1"
+    )
+
+
+def test_endurance_events(cli: GuestRig) -> None:
+    controller = cli.controller("ADMIN")
+    cli.run(f"nvme set-feature {controller} -f 0x18 -V 0x80001")
+    said = cli.output(f"nvme get-feature {controller} -f 0x18 -c 1")
+    assert int(said.split(":")[-1], 16) == 0x80001
+    cli.run(f"nvme set-feature {controller} -f 0x18 -V 1")
+    assert "Number of Entries Available: 0" in cli.output(
+        f"nvme endurance-event-agg-log {controller} -e 1"
+    )
+
+
 def test_fid_support_effects_log(cli: GuestRig) -> None:
     listed = ask(cli, "fid-support-effects-log {c}")["fid_support"]
     known = {name for one in listed for name in one}

@@ -107,7 +107,7 @@ def test_interrupt_vectors_are_configured_one_by_one(host: NvmeHost) -> None:
 # --- log pages ---
 
 
-@pytest.mark.parametrize("lid", [0x0A, 0x0F, 0x70, 0xC0, 0xFF])
+@pytest.mark.parametrize("lid", [0x0A, 0x0B, 0x70, 0xC0, 0xFF])
 def test_an_unknown_log_is_refused(host: NvmeHost, lid: int) -> None:
     refused(host.admin(nvme.get_log_page(lid, 512), host.alloc(512)), Status.INVALID_LOG_PAGE)
 

@@ -16,6 +16,8 @@ EXIT, BLOCK_ERASE, OVERWRITE, CRYPTO = 1, 2, 3, 4
 AUSE, OIPBP, NODAS = 1 << 3, 1 << 8, 1 << 9
 LOG = 0x81
 NEVER, DONE, RUNS, FAILED = range(4)
+DEALLOCATED = 4  # done, though that was not wanted
+CONFIGURATION = 0x17
 IN_PROGRESS, HAS_FAILED = 0x1D, 0x1C
 MIB = 1 << 20
 
@@ -69,6 +71,29 @@ def test_the_pattern_is_inverted_between_passes(tmp_path: Path, serve: Serve) ->
     assert wait_end(host) == DONE
     assert path.read_bytes() == b"\x0f" * MIB  # the last pass is the pattern as it was given
     assert b"\xf0" * 4096 in record.read_bytes()  # the one before it was not
+
+
+def test_zones_are_deallocated_with_a_warning_or_not_at_all(serve: Serve) -> None:
+    """Feature 17h: No-Deallocate After Sanitize is inhibited on a drive with zoned namespaces."""
+    plain = serve("mem:1M").connect()
+    assert struct.unpack_from("<I", plain.identify_controller(), 328)[0] >> 29 == 0b010
+    host = serve("mem:1M?zoned=on&zone-size=64K", "mem:1M").connect()
+    assert struct.unpack_from("<I", host.identify_controller(), 328)[0] >> 29 == 0b011
+    assert [host.get_feature(CONFIGURATION, select) for select in (0, 1)] == [1, 1]
+    sanitize(host, BLOCK_ERASE | NODAS)
+    assert wait_end(host) == DEALLOCATED
+    sanitize(host, BLOCK_ERASE)
+    assert wait_end(host) == DONE
+    host.set_feature(CONFIGURATION, 0)
+    refused(host.admin(Sqe(Admin.SANITIZE, cdw10=BLOCK_ERASE | NODAS)), Status.INVALID_FIELD)
+    host.disable()  # of the subsystem: a reset of the controller leaves it alone
+    host.enable()
+    assert host.get_feature(CONFIGURATION) == 0
+    sanitize(host, BLOCK_ERASE)
+    assert wait_end(host) == DONE
+    assert plain.admin(nvme.set_features(CONFIGURATION, 0)).ok
+    sanitize(plain, BLOCK_ERASE | NODAS)  # there it is possible
+    assert wait_end(plain) == DONE
 
 
 def test_nothing_is_seen_meanwhile(serve: Serve) -> None:
