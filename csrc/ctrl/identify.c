@@ -447,7 +447,7 @@ vn_status vn_identify(struct vn_req *req) {
     case VN_CNS_UUID_LIST:
         if (!ctrl->drive)
             return VN_SC_INVALID_FIELD;
-        vn_vendor_list((struct vn_uuid_entry *)ctrl->page);
+        vn_vendor_list(ctrl, (struct vn_uuid_entry *)ctrl->page);
         return send_page(req);
     case VN_CNS_IOCS_LIST:
         ctrl->page[0] = (uint8_t)(1u << VN_CSI_NVM | (vn_ctrl_has_zones(ctrl) ? 1u << VN_CSI_ZNS : 0)); /* one combination */

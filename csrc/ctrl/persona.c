@@ -145,6 +145,12 @@ uint32_t vn_persona_npss(const struct vn_ctrl *ctrl) {
     return persona && persona->nr_power_states ? persona->nr_power_states - 1 : 0;
 }
 
+const uint8_t *vn_persona_uuid(const struct vn_ctrl *ctrl) {
+    static const uint8_t none[16];
+    const struct vn_persona *persona = vn_persona_of(ctrl);
+    return persona && memcmp(persona->uuid, none, sizeof(none)) != 0 ? persona->uuid : NULL;
+}
+
 const struct vn_persona_log *vn_persona_find_log(const struct vn_ctrl *ctrl, uint8_t lid) {
     const struct vn_persona *persona = vn_persona_of(ctrl);
     for (uint32_t i = 0; persona && i < persona->nr_logs; i++) {

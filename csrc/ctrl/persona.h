@@ -26,6 +26,8 @@ uint16_t vn_persona_wctemp(const struct vn_ctrl *ctrl, uint16_t otherwise);
 bool vn_persona_has_format(const struct vn_ctrl *ctrl, uint32_t index);
 /* The highest power state. */
 uint32_t vn_persona_npss(const struct vn_ctrl *ctrl);
+/* Whose its log pages are, or NULL: it does not say. */
+const uint8_t *vn_persona_uuid(const struct vn_ctrl *ctrl);
 /* A log page of its own, or NULL; and that page, by the LID of the command. */
 const struct vn_persona_log *vn_persona_find_log(const struct vn_ctrl *ctrl, uint8_t lid);
 void vn_persona_log(struct vn_log *log);

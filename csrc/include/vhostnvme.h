@@ -242,6 +242,7 @@ struct vn_persona {
     const void *power_states; /* 32 bytes each, as in Identify Controller */
     uint32_t nr_logs;
     const struct vn_persona_log *logs;
+    uint8_t uuid[16]; /* whose they are: hosts select them by it; all zero: not said */
     /* what the SMART log of a drive without a kept state begins with; 512000 bytes a data unit */
     uint64_t data_units_read, data_units_written, host_reads, host_writes, busy_minutes, power_cycles, power_on_hours,
         unsafe_shutdowns, media_errors;

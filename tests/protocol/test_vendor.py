@@ -3,10 +3,12 @@ better have (Base 5.17.2.16, 5.17.2.17, 8.25)."""
 
 from __future__ import annotations
 
+import json
 import struct
 import uuid
 from pathlib import Path
 
+import pytest
 from tests_protocol import refused
 from tests_ssd import SsdServer, capacities, created
 
@@ -15,6 +17,7 @@ from vhostnvme.testing.nvme import Admin, Status
 
 GRANULARITY, UUID_LIST = 0x16, 0x17
 OURS = uuid.UUID("5b0b2a8e-6d1f-4c39-9a4e-3f1c7d2e8a61")
+THEIRS = uuid.UUID("c194d55b-e094-4794-a21d-29998f56be6f")
 TELEMETRY, SMART = (7, 8), 2
 SELECTS = {Admin.GET_LOG_PAGE, Admin.IDENTIFY, Admin.SET_FEATURES, Admin.GET_FEATURES}
 
@@ -54,6 +57,25 @@ def test_a_uuid_index_selects_what_is_of_it_alone(host: NvmeHost) -> None:
             assert host.admin(data.point(sqe.with_fields(cdw14=0x80))).ok  # not of the index
     error = host.log_page(1, 64)
     assert struct.unpack_from("<H", error, 14)[0] == 56  # CDW14
+
+
+@pytest.mark.parametrize("theirs", [THEIRS, None])
+def test_log_pages_of_a_persona_are_its_vendors(tmp_path: Path, theirs: uuid.UUID | None) -> None:
+    persona = {"logs": {"0xc0": {"hex": "01020304"}}} | ({"uuid": str(theirs)} if theirs else {})
+    path = tmp_path / "persona.json"
+    path.write_text(json.dumps(persona))
+    others = ("--persona", str(path))
+    with SsdServer(tmp_path, query="capacity=64M&namespaces=0", others=others) as ssd:
+        host = ssd.connect()
+        assert listed(host) == ([OURS, THEIRS] if theirs else [OURS])
+        sqe = nvme.get_log_page(0xC0, 4)
+        assert host.admin_data("its log", sqe, 4) == b"\x01\x02\x03\x04"
+        with host.alloc(512) as data:
+            refused(host.admin(data.point(sqe.with_fields(cdw14=1))), Status.INVALID_FIELD)
+            done = host.admin(data.point(sqe.with_fields(cdw14=2)))
+            assert done.ok is (theirs is not None)
+            sqe = nvme.get_log_page(7, 512).with_fields(cdw14=2)
+            refused(host.admin(data.point(sqe)), Status.INVALID_FIELD)
 
 
 def test_sizes_in_the_granularity_of_a_format_waste_nothing(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def native_persona(persona: Persona, *, managed: bool = True) -> NativePersona:
         formats=sum(1 << FORMATS.index(each) for each in set(formats_of(persona))),
         power_states=_power_states(persona),
         logs=persona.logs,
+        uuid=persona.uuid,
         **values,
         **starts,
         **spares,

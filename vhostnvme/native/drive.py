@@ -25,7 +25,8 @@ ENOENT = 2
 class PersonaOptions:
     """What a drive looks like; 0 and None are as it is without. See struct vn_persona.
 
-    `power_states` are 32 bytes each, as in Identify Controller; `logs` are vendor specific pages.
+    `power_states` are 32 bytes each, as in Identify Controller; `logs` are vendor specific pages,
+    and `uuid` says whose.
     """
 
     firmware: str | None = None
@@ -42,6 +43,7 @@ class PersonaOptions:
     formats: int = 0
     power_states: tuple[bytes, ...] = ()
     logs: Mapping[int, bytes] = field(default_factory=dict)
+    uuid: uuid.UUID | None = None
     data_units_read: int = 0
     data_units_written: int = 0
     host_reads: int = 0
@@ -229,7 +231,7 @@ class Drive(Handle):
 _NUMBERS = tuple(
     each.name
     for each in fields(PersonaOptions)
-    if each.name not in ("firmware", "power_states", "logs")
+    if each.name not in ("firmware", "power_states", "logs", "uuid")
 )
 
 
@@ -248,4 +250,6 @@ def _native_persona(persona: PersonaOptions) -> tuple[Any, list[Any]]:
     native.firmware = firmware
     native.nr_power_states, native.power_states = len(persona.power_states), states
     native.nr_logs, native.logs = len(persona.logs), logs
+    if persona.uuid:
+        native.uuid = list(persona.uuid.bytes)
     return native, alive

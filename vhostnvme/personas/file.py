@@ -6,6 +6,7 @@
      "id_ctrl": {…}, "id_ns": {…}, "smart": {…},       what nvme-cli prints; each may be missing
      "limits": {"queues": 16, "entries": 256},         I/O queue pairs, and entries of each
      "logs": {"0xc0": {"hex": "…"}, "0xc1": {"base64": "…"}},        vendor specific log pages
+     "uuid": "c194d55b-e094-4794-a21d-29998f56be6f",   whose they are, for hosts that ask by UUID
      "ignore": ["id_ctrl.hmpre", "smart.*"]}           what is there, and shall not count
 
 A file that is what `nvme id-ctrl -o json` prints, and nothing else, is one too. Fields that say
@@ -17,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -49,6 +51,7 @@ class Persona:
     queues: int = 0
     entries: int = 0
     logs: Mapping[int, bytes] = field(default_factory=dict)
+    uuid: uuid.UUID | None = None
     source: bytes = field(default=b"", compare=False, repr=False)
 
     def number(self, part: str, name: str, most: int) -> int | None:
@@ -108,6 +111,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     smart: dict[str, Any] = {}
     limits: _Limits = msgspec.field(default_factory=_Limits)
     logs: dict[str, _Log] = {}
+    uuid: uuid.UUID | None = None
     ignore: list[str] = []
 
 
@@ -167,6 +171,7 @@ def parse_persona(data: bytes, name: str) -> Persona:
         queues=limits.queues,
         entries=limits.entries,
         logs=_logs(name, found.logs),
+        uuid=found.uuid if found.uuid and found.uuid.int else None,
         source=data,
     )
 

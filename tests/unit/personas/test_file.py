@@ -26,6 +26,7 @@ def test_all_of_a_file() -> None:
             smart={"percent_used": "4", "temperature": 300},
             limits={"queues": 5, "entries": 6},
             logs={"0xC0": {"hex": "00 ff"}, "0xc1": {"base64": "AQI="}},
+            uuid="c194d55b-e094-4794-a21d-29998f56be6f",
             ignore=["id_ctrl.hmpre", "smart.temp*"],
         ),
         "file",
@@ -35,6 +36,7 @@ def test_all_of_a_file() -> None:
     assert found.smart == {"percent_used": "4"}
     assert (found.queues, found.entries) == (5, 6)
     assert found.logs == {0xC0: b"\x00\xff", 0xC1: b"\x01\x02"}
+    assert str(found.uuid) == "c194d55b-e094-4794-a21d-29998f56be6f"
 
 
 def test_a_bare_dump_of_a_controller_is_one() -> None:
