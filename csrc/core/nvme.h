@@ -345,6 +345,9 @@ struct vn_power_state {
     uint8_t rsvd23[9];
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_power_state, 32);
+#define VN_PSD_MXPS (1u << 0) /* mp is in 0.0001 W */
+#define VN_PSD_NOPS (1u << 1) /* no I/O command is processed in it */
+#define VN_POWER_STATES 32u
 
 struct vn_id_ctrl {
     uint16_t vid, ssvid;
@@ -401,7 +404,7 @@ struct vn_id_ctrl {
     uint8_t fcatt, msdbd;
     uint16_t ofcs;
     uint8_t rsvd1806[242];
-    struct vn_power_state psd[32];
+    struct vn_power_state psd[VN_POWER_STATES];
     uint8_t vs[1024];
 } VN_PACKED;
 VN_ASSERT_SIZE(struct vn_id_ctrl, 4096);
@@ -489,8 +492,11 @@ enum vn_feature {
     VN_FEAT_IRQ_VECTOR = 0x09,
     VN_FEAT_WRITE_ATOMICITY = 0x0a,
     VN_FEAT_ASYNC_EVENT = 0x0b,
+    VN_FEAT_APST = 0x0c,
     VN_FEAT_TIMESTAMP = 0x0e,
     VN_FEAT_KEEP_ALIVE = 0x0f,
+    VN_FEAT_HCTM = 0x10,
+    VN_FEAT_PERMISSIVE = 0x11,
     VN_FEAT_HOST_BEHAVIOR = 0x16,
     VN_FEAT_SANITIZE = 0x17,
     VN_FEAT_ENDURANCE = 0x18,

@@ -269,6 +269,7 @@ enum vn_sanitize_action { VN_SANACT_EXIT_FAILURE = 1, VN_SANACT_BLOCK = 2, VN_SA
 #define VN_LPA_TELEMETRY (1u << 3)
 #define VN_LPA_EVENTS (1u << 4)
 #define VN_LPA_SUPPORTED_PAGES (1u << 5)
+#define VN_CTRATT_PERMISSIVE (1u << 1) /* feature 11h */
 #define VN_CTRATT_ENDURANCE_GROUPS (1u << 4)
 #define VN_CTRATT_GRANULARITY (1u << 7)
 #define VN_CTRATT_UUID_LIST (1u << 9)

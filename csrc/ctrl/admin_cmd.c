@@ -8,6 +8,7 @@
 #include "ctrl/gate.h"
 #include "ctrl/reserve_cmd.h"
 #include "ctrl/format_cmd.h"
+#include "ctrl/power.h"
 #include "ctrl/vendor.h"
 
 #define NOT_ABORTED 0x1u /* CDW0 bit 0 of Abort */
@@ -216,6 +217,8 @@ static vn_status execute(struct vn_req *req, bool *parked) {
 
 void vn_admin_execute(struct vn_req *req) {
     req->start_ns = vn_reactor_now_ns(req->ctrl->reactor);
+    if (req->ctrl->drive)
+        vn_power_look(req->ctrl);
     bool parked = false;
     vn_status status = execute(req, &parked);
     if (!parked)

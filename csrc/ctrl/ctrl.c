@@ -173,7 +173,8 @@ void vn_ctrl_enter_flight(struct vn_ctrl *ctrl) {
 void vn_ctrl_leave_flight(struct vn_ctrl *ctrl) {
     if (--ctrl->nr_inflight)
         return;
-    vn_count(&ctrl->counters.busy_ns, vn_reactor_now_ns(ctrl->reactor) - ctrl->busy_since_ns);
+    ctrl->idle_since_ns = vn_reactor_now_ns(ctrl->reactor);
+    vn_count(&ctrl->counters.busy_ns, ctrl->idle_since_ns - ctrl->busy_since_ns);
     if (ctrl->on_drained) {
         void (*on_drained)(struct vn_ctrl *) = ctrl->on_drained;
         ctrl->on_drained = NULL;

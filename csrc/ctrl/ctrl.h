@@ -107,6 +107,18 @@ struct vn_features {
     uint16_t nr_sqs, nr_cqs;            /* granted I/O queues */
 };
 
+/* Features 0Ch, 10h, 11h as they are now, and what follows for the state of feature 02h: power.h. */
+struct vn_power {
+    struct vn_power_config {
+        bool apste, permissive;
+        uint32_t hctm;
+        uint64_t apst[VN_POWER_STATES];
+    } config;
+    uint8_t operational; /* the last state that took commands */
+    uint64_t since_ns;   /* it is idle, in the present state */
+    uint64_t commands;   /* of I/O, that there had been then */
+};
+
 #define VN_RESV_NOTICES 64u
 
 /* What the host has told of itself, and is told of reservations. */
@@ -168,6 +180,7 @@ struct vn_ctrl {
     uint64_t limit_marks[VN_NR_LIMITS];
     struct vn_limits limits;     /* control thread only */
     struct vn_features features;
+    struct vn_power power;
     struct vn_ctrl_host host;
 
     struct vn_req *io_pool, *admin_pool; /* free requests; on fabrics each queue has its own */
@@ -194,6 +207,7 @@ struct vn_ctrl {
     uint64_t error_specific; /* command specific information of the next entry: set just before the command ends */
     struct vn_ctrl_counters counters;
     uint64_t busy_since_ns, created_ns;
+    uint64_t idle_since_ns; /* when the last command in flight ended */
     struct vn_ctrl_counters folded; /* as far as the drive's SMART log has them */
     struct vn_ctrl_kept *kept;      /* its part of what the drive keeps; NULL: fabrics */
     struct vn_keep_wait shutdown_save;

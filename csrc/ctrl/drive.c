@@ -9,6 +9,7 @@
 #include "core/util.h"
 #include "ctrl/feature.h"
 #include "ctrl/persona.h"
+#include "ctrl/power.h"
 #include "ns/ns_state.h"
 #include "ns/zoned.h"
 
@@ -104,6 +105,7 @@ static struct vn_ctrl_kept *place_of(struct vn_drive *drive, uint16_t cntlid) {
     }
     struct vn_ctrl_kept *place = unused ? unused : absent;
     *place = (struct vn_ctrl_kept){.cntlid = cntlid, .used = 1};
+    vn_power_forget_saved(drive, place);
     return place;
 }
 

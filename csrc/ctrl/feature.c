@@ -1,6 +1,6 @@
 /* Get and Set Features (Base 5.27, 5.14): which there are, what may be saved, and those that are a value of the controller. The
- * values go back to the saved ones, or to their defaults, on a controller reset. Others are in feature_kept.c and
- * feature_drive.c.
+ * values go back to the saved ones, or to their defaults, on a controller reset. Others are in feature_kept.c,
+ * feature_drive.c and power.c.
  * Called by admin_cmd.c.
  */
 #include <string.h>
@@ -9,6 +9,7 @@
 #include "core/util.h"
 #include "ctrl/feature.h"
 #include "ctrl/persona.h"
+#include "ctrl/power.h"
 #include "ctrl/reserve_cmd.h"
 
 #define SET_SAVE (1u << 31)
@@ -33,8 +34,11 @@ static const struct vn_feature_row rows[] = {
     {VN_FEAT_IRQ_VECTOR, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_WRITE_ATOMICITY, HAS_IO, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_ASYNC_EVENT, VN_KIND_ANY, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_APST, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_TIMESTAMP, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_KEEP_ALIVE, VN_KIND_FABRICS, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_HCTM, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
+    {VN_FEAT_PERMISSIVE, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_HOST_BEHAVIOR, VN_KIND_PCI, VN_CAP_CHANGEABLE, VN_FID_SCOPE_CTRL},
     {VN_FEAT_SANITIZE, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_SUBSYSTEM},
     {VN_FEAT_ENDURANCE, VN_KIND_PCI, VN_CAP_SAVEABLE | VN_CAP_CHANGEABLE, VN_FID_SCOPE_ENDURANCE},
@@ -47,9 +51,9 @@ static const struct vn_feature_row rows[] = {
 };
 
 const struct vn_feature_row *vn_feature_find(const struct vn_ctrl *ctrl, uint8_t fid) {
+    if ((fid == VN_FEAT_TIMESTAMP && (ctrl->oncs_off & VN_ONCS_TIMESTAMP)) || !vn_power_has_feature(ctrl, fid))
+        return NULL;
     for (size_t i = 0; i < VN_ARRAY_SIZE(rows); i++) {
-        if (fid == VN_FEAT_TIMESTAMP && (ctrl->oncs_off & VN_ONCS_TIMESTAMP))
-            return NULL;
         if (rows[i].fid == fid)
             return rows[i].kinds & vn_ctrl_kind(ctrl) ? &rows[i] : NULL;
     }
@@ -84,6 +88,7 @@ static struct vn_features saved_features(const struct vn_ctrl *ctrl) {
 void vn_feature_reset(struct vn_ctrl *ctrl) {
     ctrl->features = saved_features(ctrl);
     vn_feature_reset_kept(ctrl);
+    vn_power_reset(ctrl);
     vn_resv_forget(ctrl);
 }
 
@@ -148,10 +153,7 @@ static vn_status set_value(struct vn_req *req) {
         features->arbitration = value & 0xffffff07;
         return VN_SC_SUCCESS;
     case VN_FEAT_POWER:
-        if ((value & 0x1f) > vn_persona_npss(ctrl))
-            return VN_SC_INVALID_FIELD;
-        features->power = value & 0xff;
-        return VN_SC_SUCCESS;
+        return vn_power_set_state(ctrl, value);
     case VN_FEAT_TEMP_THRESHOLD:
         return set_temperature(ctrl, value);
     case VN_FEAT_ERROR_RECOVERY:
@@ -184,6 +186,10 @@ static vn_status set_value(struct vn_req *req) {
         ctrl->fabrics->kato_ms = vn_kato_round(value);
         ctrl->door->kato_changed(ctrl);
         return VN_SC_SUCCESS;
+    case VN_FEAT_APST:
+    case VN_FEAT_HCTM:
+    case VN_FEAT_PERMISSIVE:
+        return vn_power_set_feature(req);
     case VN_FEAT_SANITIZE:
     case VN_FEAT_ENDURANCE:
         return vn_feature_set_drive(req);
@@ -210,6 +216,8 @@ bool vn_feature_set(struct vn_req *req, vn_status *status) {
         return false;
     if (vn_feature_is_drives(fid))
         vn_feature_save_drive(ctrl->drive, fid);
+    else if (vn_power_is_feature(fid))
+        vn_power_save(ctrl, fid);
     else
         vn_feature_save(ctrl->kept, &ctrl->features, fid);
     vn_drive_save_for(req);
@@ -286,6 +294,8 @@ vn_status vn_feature_get(struct vn_req *req) {
         return vn_resv_get_feature(req, select);
     if (vn_feature_is_kept(fid))
         return vn_feature_get_kept(req, select);
+    if (vn_power_is_feature(fid))
+        return vn_power_get_feature(req, select);
     if (vn_feature_is_drives(fid))
         return vn_feature_get_drive(req, select);
     struct vn_features features = select == VN_SEL_CURRENT   ? ctrl->features

@@ -11,6 +11,7 @@
 #include "ctrl/format_cmd.h"
 #include "ctrl/io_cmd.h"
 #include "ctrl/persona.h"
+#include "ctrl/power.h"
 #include "ctrl/reserve_cmd.h"
 #include "ctrl/vendor.h"
 #include "ctrl/zone_cmd.h"
@@ -172,7 +173,6 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     id->awupf = 0;
     id->sgls = SGLS_ANY_ALIGNMENT | (ctrl->drive ? SGLS_BIT_BUCKET | SGLS_MPTR_BYTE_ALIGNED | SGLS_LONGER | SGLS_MPTR_SGL : 0);
     snprintf(id->subnqn, sizeof(id->subnqn), "%s", ctrl->subnqn);
-    id->psd[0].mp = 2500; /* 25 W: one operational power state, as every controller must name one */
     vn_identify_subsystem(ctrl, id);
     if (ctrl->drive)
         vn_drive_identify(ctrl, id);
@@ -180,6 +180,7 @@ void vn_identify_ctrl(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
         identify_fabrics_io(ctrl, id);
     put_ana(ctrl, id);
     vn_persona_identify(ctrl, id);
+    vn_power_identify(ctrl, id);
 }
 
 /* By the user or the host, or since a flush failed: what was acknowledged before may be lost, so no more is taken. */

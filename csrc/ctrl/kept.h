@@ -83,6 +83,13 @@ struct vn_drive_features_kept {
     uint8_t rsvd6[2];
 };
 
+/* Saved values of features of power, of the controller at the same place of ctrls; saved: which there are, power.c. */
+struct vn_ctrl_power_kept {
+    uint32_t saved, hctm;
+    uint8_t apste, permissive, rsvd10[6];
+    uint64_t apst[VN_POWER_STATES];
+};
+
 /* New fields come at the end; a shorter payload of an older file leaves them zero. */
 struct vn_drive_kept {
     uint64_t power_cycles, unsafe_shutdowns;
@@ -96,6 +103,7 @@ struct vn_drive_kept {
     struct vn_telemetry_kept telemetry;
     struct vn_events_kept events;
     struct vn_drive_features_kept features;
+    struct vn_ctrl_power_kept power[VN_DRIVE_MAX_CTRLS];
 };
 
 #endif

@@ -38,6 +38,7 @@ void vn_events_log(struct vn_log *log);
 void vn_sanitize_log(struct vn_log *log);
 void vn_lba_status_log(struct vn_log *log);
 
+#define VN_TEMPERATURE_K (273u + 37) /* that it always has */
 /* log_smart.c: the page's fields, for other logs too. */
 struct vn_log_smart vn_smart_page(const struct vn_ctrl *ctrl);
 uint64_t vn_power_on_hours(const struct vn_ctrl *ctrl);

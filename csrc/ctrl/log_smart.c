@@ -8,7 +8,6 @@
 #include "ctrl/log.h"
 #include "ctrl/persona.h"
 
-#define TEMPERATURE_K (273 + 37)
 #define DATA_UNIT_BYTES (1000u * 512u)
 #define NS_PER_MINUTE 60000000000ull
 #define NS_PER_HOUR 3600000000000ull
@@ -23,7 +22,7 @@ static uint64_t units(uint64_t bytes) {
 /* Critical Warning, as things are (Base 5.16.1.3). */
 static uint8_t critical_warning(const struct vn_ctrl *ctrl) {
     uint8_t warning = 0;
-    if (TEMPERATURE_K >= ctrl->features.temp_over || TEMPERATURE_K <= ctrl->features.temp_under)
+    if (VN_TEMPERATURE_K >= ctrl->features.temp_over || VN_TEMPERATURE_K <= ctrl->features.temp_under)
         warning |= WARNING_TEMPERATURE;
     const struct vn_ns_table *table = &ctrl->namespaces;
     for (uint32_t nsid = vn_ns_table_next(table, 0); nsid; nsid = vn_ns_table_next(table, nsid)) {
@@ -36,10 +35,10 @@ static uint8_t critical_warning(const struct vn_ctrl *ctrl) {
 }
 
 static void tell_of_temperature(const struct vn_ctrl *ctrl) {
-    bool over = TEMPERATURE_K >= ctrl->features.temp_over;
+    bool over = VN_TEMPERATURE_K >= ctrl->features.temp_over;
     uint16_t threshold = over ? ctrl->features.temp_over : ctrl->features.temp_under;
     struct vn_pel_thermal event = {
-        .over = (uint8_t)(over ? TEMPERATURE_K - threshold : threshold - TEMPERATURE_K),
+        .over = (uint8_t)(over ? VN_TEMPERATURE_K - threshold : threshold - VN_TEMPERATURE_K),
         .threshold = over ? 0 : 1,
     };
     vn_events_add(ctrl->drive, ctrl, VN_PEL_THERMAL, &event, sizeof(event));
@@ -89,7 +88,7 @@ struct vn_log_smart vn_smart_page(const struct vn_ctrl *ctrl) {
     struct vn_smart_kept smart = counts(ctrl);
     struct vn_log_smart page = {
         .critical_warning = critical_warning(ctrl),
-        .temperature = TEMPERATURE_K,
+        .temperature = VN_TEMPERATURE_K,
         .endu_grp_crit_warn = ctrl->drive ? vn_endurance_warnings(ctrl->drive) : 0,
         .avail_spare = 100,
         .spare_thresh = 10,

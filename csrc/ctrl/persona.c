@@ -28,7 +28,7 @@ void vn_persona_free(struct vn_persona *persona) {
 static bool is_possible(const struct vn_persona *persona) {
     if ((persona->firmware && strlen(persona->firmware) > 8) || persona->nr_power_states > VN_PERSONA_POWER_STATES ||
         persona->nr_logs > VN_PERSONA_LOGS || (persona->vid | persona->ssvid) > UINT16_MAX || persona->ieee >> 24 ||
-        (persona->wctemp | persona->cctemp) > UINT16_MAX || persona->formats >> VN_NR_LBA_FORMATS)
+        (persona->wctemp | persona->cctemp | persona->mntmt | persona->mxtmt) > UINT16_MAX || persona->formats >> VN_NR_LBA_FORMATS)
         return false;
     for (uint32_t i = 0; i < persona->nr_logs; i++) {
         const struct vn_persona_log *log = &persona->logs[i];
@@ -95,10 +95,6 @@ void vn_persona_identify(const struct vn_ctrl *ctrl, struct vn_id_ctrl *id) {
     put(&id->wctemp, persona->wctemp, sizeof(id->wctemp));
     put(&id->cctemp, persona->cctemp, sizeof(id->cctemp));
     id->oncs &= (uint16_t)~persona->oncs_off;
-    if (persona->nr_power_states) {
-        id->npss = (uint8_t)(persona->nr_power_states - 1);
-        memcpy(id->psd, persona->power_states, persona->nr_power_states * sizeof(id->psd[0]));
-    }
 }
 
 const char *vn_persona_revision(const struct vn_drive *drive) {
@@ -138,11 +134,6 @@ uint16_t vn_persona_wctemp(const struct vn_ctrl *ctrl, uint16_t otherwise) {
 bool vn_persona_has_format(const struct vn_ctrl *ctrl, uint32_t index) {
     const struct vn_persona *persona = vn_persona_of(ctrl);
     return !persona || !persona->formats || (persona->formats & 1u << index);
-}
-
-uint32_t vn_persona_npss(const struct vn_ctrl *ctrl) {
-    const struct vn_persona *persona = vn_persona_of(ctrl);
-    return persona && persona->nr_power_states ? persona->nr_power_states - 1 : 0;
 }
 
 const uint8_t *vn_persona_uuid(const struct vn_ctrl *ctrl) {

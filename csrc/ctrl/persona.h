@@ -24,8 +24,6 @@ void vn_persona_smart(const struct vn_ctrl *ctrl, struct vn_log_smart *page);
 uint16_t vn_persona_wctemp(const struct vn_ctrl *ctrl, uint16_t otherwise);
 /* Whether it lets namespaces have that LBA format. */
 bool vn_persona_has_format(const struct vn_ctrl *ctrl, uint32_t index);
-/* The highest power state. */
-uint32_t vn_persona_npss(const struct vn_ctrl *ctrl);
 /* Whose its log pages are, or NULL: it does not say. */
 const uint8_t *vn_persona_uuid(const struct vn_ctrl *ctrl);
 /* A log page of its own, or NULL; and that page, by the LID of the command. */

@@ -224,6 +224,8 @@ int vn_ns_close(vn_ns *ns);
 #define VN_PERSONA_LOGS 16
 #define VN_PERSONA_LOG_BYTES 65536
 #define VN_PERSONA_POWER_STATES 32
+#define VN_PERSONA_NO_APST 1u /* no autonomous power state transitions, */
+#define VN_PERSONA_NO_HCTM 2u /* no host controlled thermal management */
 struct vn_persona_log {
     uint32_t lid; /* C0h to FFh */
     uint32_t bytes;
@@ -240,6 +242,8 @@ struct vn_persona {
     uint32_t formats;        /* LBA formats that namespaces can have: bits by the number in Identify Namespace */
     uint32_t nr_power_states;
     const void *power_states; /* 32 bytes each, as in Identify Controller */
+    uint32_t power_off;      /* VN_PERSONA_NO_* */
+    uint32_t mntmt, mxtmt;   /* Kelvin: bounds of host controlled thermal management */
     uint32_t nr_logs;
     const struct vn_persona_log *logs;
     uint8_t uuid[16]; /* whose they are: hosts select them by it; all zero: not said */

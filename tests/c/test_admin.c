@@ -100,7 +100,7 @@ static void test_identify(struct ctrl_rig *rig) {
     CHECK_EQ(identify(rig, VN_CNS_IOCS_CTRL, 0, 0), VN_SC_SUCCESS);
     CHECK_EQ(identify(rig, VN_CNS_IOCS_CTRL, 0, 1), VN_SC_INVALID_FIELD);
     CHECK_EQ(identify(rig, VN_CNS_IOCS_NS, 1, 2), VN_SC_INVALID_FIELD);
-    static const uint8_t known[] = {0, 1, 2, 3, 5, 6, 7, 8, 0x10, 0x11, 0x12, 0x13, 0x19, 0x1a, 0x1b, 0x1c};
+    static const uint8_t known[] = {0, 1, 2, 3, 5, 6, 7, 8, 0x10, 0x11, 0x12, 0x13, 0x16, 0x17, 0x19, 0x1a, 0x1b, 0x1c};
     for (unsigned cns = 0; cns < 256; cns++) {
         if (!memchr(known, (int)cns, sizeof(known)))
             CHECK_EQ(identify(rig, cns, 1, 0), VN_SC_INVALID_FIELD);

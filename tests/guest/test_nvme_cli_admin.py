@@ -110,6 +110,35 @@ def test_endurance_events(cli: GuestRig) -> None:
     )
 
 
+def test_linux_lets_it_sleep(cli: GuestRig) -> None:
+    """Linux configures the transitions by itself; I/O wakes the drive, and the kernel is quiet."""
+    controller, node = cli.controller("ADMIN"), cli.node("ADMIN")
+    with cli.quiet_kernel():
+        said = cli.output(f"nvme get-feature {controller} -f 0xc -H")
+        assert "Autonomous Power State Transition Enable (APSTE): Enabled" in said
+        assert ask(cli, "id-ctrl {c}")["npss"] == 4
+        poll(cli, "nvme get-feature {c} -f 2", r"value:0x0*[34]\b")
+        cli.run(f"dd if={node} of=/dev/null bs=4k count=256 iflag=direct")
+        cli.run(f"nvme set-feature {controller} -f 2 -V 4")
+        poll(cli, "nvme get-feature {c} -f 2", r"value:0x0*4\b")
+        cli.run(f"dd if=/dev/zero of={node} bs=4k count=256 oflag=direct")
+
+
+def test_thermal_management(cli: GuestRig) -> None:
+    controller = cli.controller("ADMIN")
+    cli.run(f"nvme set-feature {controller} -f 0x10 -V {330 << 16 | 340:#x}")
+    said = cli.output(f"nvme get-feature {controller} -f 0x10 -H")
+    assert "330" in said and "340" in said
+    cli.run(f"nvme set-feature {controller} -f 0x10 -V 0")
+
+
+def test_permissive_mode(cli: GuestRig) -> None:
+    controller = cli.controller("ADMIN")
+    cli.run(f"nvme set-feature {controller} -f 0x11 -V 1")
+    assert "True" in cli.output(f"nvme get-feature {controller} -f 0x11 -H")
+    cli.run(f"nvme set-feature {controller} -f 0x11 -V 0")
+
+
 def test_fid_support_effects_log(cli: GuestRig) -> None:
     listed = ask(cli, "fid-support-effects-log {c}")["fid_support"]
     known = {name for one in listed for name in one}

@@ -51,7 +51,7 @@ def test_the_number_of_queues_cannot_be_saved(host: NvmeHost) -> None:
     refused(host.admin(nvme.set_features(0x07, value, save=True)), Status.FEATURE_NOT_SAVEABLE)
 
 
-@pytest.mark.parametrize("fid", [0x00, 0x03, 0x0C, 0x0D, 0x10, 0x7F, 0xC0, 0xFF])
+@pytest.mark.parametrize("fid", [0x00, 0x03, 0x0D, 0x12, 0x7F, 0xC0, 0xFF])
 def test_unknown_features_are_refused(host: NvmeHost, fid: int) -> None:
     refused(host.admin(nvme.get_features(fid)), Status.INVALID_FIELD)
     refused(host.admin(nvme.set_features(fid, 0)), Status.INVALID_FIELD)
@@ -77,7 +77,7 @@ def test_features_of_the_controller_are_not_namespace_specific(host: NvmeHost) -
         assert host.admin(sqe.with_fields(nsid=EVERYWHERE)).ok, f"feature {fid:#x}"
 
 
-@pytest.mark.parametrize("value", [1, 31])
+@pytest.mark.parametrize("value", [5, 31])
 def test_a_power_state_that_is_not_there_is_refused(host: NvmeHost, value: int) -> None:
     refused(host.admin(nvme.set_features(2, value)), Status.INVALID_FIELD)
 

@@ -69,6 +69,7 @@ def native_persona(persona: Persona, *, managed: bool = True) -> NativePersona:
         oncs_off=_off(persona, "oncs", have),
         formats=sum(1 << FORMATS.index(each) for each in set(formats_of(persona))),
         power_states=_power_states(persona),
+        power_off=_power_off(persona),
         logs=persona.logs,
         uuid=persona.uuid,
         **values,
@@ -114,6 +115,8 @@ _PLAIN: Mapping[str, int] = {
     "rtd3e": 0xFFFFFFFF,
     "wctemp": 0xFFFF,
     "cctemp": 0xFFFF,
+    "mntmt": 0xFFFF,
+    "mxtmt": 0xFFFF,
 }
 _SMART: Mapping[str, str] = {
     "data_units_read": "data_units_read",
@@ -137,6 +140,12 @@ def _off(persona: Persona, name: str, have: Ours) -> int:
     """The bits that we have, and it has not."""
     said = persona.number("id_ctrl", name, 0xFFFF)
     return 0 if said is None else have.bits[name] & ~said
+
+
+def _power_off(persona: Persona) -> int:
+    """VN_PERSONA_NO_*: what it says that it has not."""
+    said = [persona.number("id_ctrl", name, 0xFFFF) for name in ("apsta", "hctma")]
+    return sum(1 << bit for bit, value in enumerate(said) if value is not None and not value & 1)
 
 
 def _power_states(persona: Persona) -> tuple[bytes, ...]:

@@ -42,6 +42,9 @@ class PersonaOptions:
     oncs_off: int = 0
     formats: int = 0
     power_states: tuple[bytes, ...] = ()
+    power_off: int = 0
+    mntmt: int = 0
+    mxtmt: int = 0
     logs: Mapping[int, bytes] = field(default_factory=dict)
     uuid: uuid.UUID | None = None
     data_units_read: int = 0

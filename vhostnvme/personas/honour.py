@@ -176,10 +176,33 @@ def _of_numbers(persona: Persona) -> list[Problem]:
     if count is not None and not 1 <= count <= NAMESPACES_MAX:
         why = f"we have up to {NAMESPACES_MAX} namespaces"
         found.append(Problem("id_ctrl.nn", why))
-    states = persona.id_ctrl.get("psds")
-    if states is not None and (not isinstance(states, list) or len(states) > POWER_STATES_MAX):
-        found.append(Problem("id_ctrl.psds", f"there are up to {POWER_STATES_MAX} power states"))
+    why_not = _wrong_states(persona.id_ctrl.get("psds"))
+    if why_not:
+        found.append(Problem("id_ctrl.psds", why_not))
     return found
+
+
+def _wrong_states(states: object) -> str | None:
+    """Why these cannot be power states (Base 8.15); None: they can, or there are none."""
+    if states is None:
+        return None
+    if not isinstance(states, list) or len(states) > POWER_STATES_MAX:
+        return f"there are up to {POWER_STATES_MAX} power states"
+    watts = []
+    for number, state in enumerate(states):
+        try:
+            flags = state.get("flags")
+            scale = int(state.get("max_power_scale", 0) if flags is None else flags) & 1
+            sleeps = bool(state.get("non-operational_state", 0) if flags is None else flags & 2)
+            watts.append(int(state.get("max_power", 0)) * (1 if scale else 100))
+        except (AttributeError, TypeError, ValueError):
+            return f"power state {number} is none"
+        if sleeps and number == 0:
+            return "power state 0 takes I/O commands"
+    known = [each for each in watts if each]
+    if known != sorted(known, reverse=True):
+        return "a power state takes no more power than the one before it"
+    return None
 
 
 def _of_formats(persona: Persona, ours: Ours) -> list[Problem]:

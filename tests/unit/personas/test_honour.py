@@ -22,6 +22,11 @@ def formats(*listed: tuple[int, int]) -> dict[str, Any]:
     return {"lbafs": [{"ms": metadata, "ds": shift, "rp": 0} for metadata, shift in listed]}
 
 
+def test_power_states_in_units_of_their_own() -> None:
+    states = [{"max_power": 30}, {"max_power": 900, "max_power_scale": 1}, {}, {"max_power": 8}]
+    assert problems(persona(id_ctrl={"psds": states}), OURS) == []
+
+
 def test_what_we_have_is_no_problem() -> None:
     said = {"oacs": 0b10, "oncs": 1, "lpa": 6, "mdts": 8, "nn": 256, "hmpre": 0, "ver": 65536}
     assert problems(persona(id_ctrl=said, id_ns=formats((0, 9), (8, 12))), OURS) == []
@@ -40,6 +45,10 @@ def test_what_we_have_is_no_problem() -> None:
         ("id_ctrl", {"mdts": 9}, "id_ctrl.mdts", "take 1 to 8"),
         ("id_ctrl", {"nn": 257}, "id_ctrl.nn", "256 namespaces"),
         ("id_ctrl", {"psds": [{}] * 33}, "id_ctrl.psds", "32 power states"),
+        ("id_ctrl", {"psds": [{"max_power": 1}, 7]}, "id_ctrl.psds", "state 1 is none"),
+        ("id_ctrl", {"psds": [{"non-operational_state": 1}]}, "id_ctrl.psds", "takes I/O"),
+        ("id_ctrl", {"psds": [{"flags": 2}]}, "id_ctrl.psds", "takes I/O"),
+        ("id_ctrl", {"psds": [{"max_power": 1}, {"max_power": 2}]}, "id_ctrl.psds", "no more"),
         ("id_ns", formats((128, 12)), "id_ns.lbafs", "4096 bytes with 128 bytes"),
     ],
 )
