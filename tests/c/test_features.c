@@ -77,7 +77,8 @@ static void test_saved(struct ctrl_rig *rig) {
 }
 
 static void test_refusals(struct ctrl_rig *rig) {
-    static const uint32_t known[] = {1, 2, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xe, 0x16, 0x19, 0x80, 0x81, 0x82, 0x83, 0x84};
+    static const uint32_t known[] = {1,    2,    4,    5,    6,    7,    8,    9,    0xa,  0xb,  0xc, 0xe,
+                                     0x10, 0x11, 0x16, 0x17, 0x18, 0x19, 0x80, 0x81, 0x82, 0x83, 0x84};
     for (uint32_t fid = 0, at = 0; fid < 256; fid++) {
         if (at < VN_ARRAY_SIZE(known) && fid == known[at]) {
             at++;
@@ -86,7 +87,7 @@ static void test_refusals(struct ctrl_rig *rig) {
         CHECK_EQ(set(rig, fid, 0, NULL), VN_SC_INVALID_FIELD);
         CHECK_EQ(get_status(rig, fid, VN_SEL_CURRENT, 0), VN_SC_INVALID_FIELD);
     }
-    CHECK_EQ(set(rig, VN_FEAT_POWER, 1, NULL), VN_SC_INVALID_FIELD);             /* there is state 0 only */
+    CHECK_EQ(set(rig, VN_FEAT_POWER, 5, NULL), VN_SC_INVALID_FIELD); /* there are five states */
     CHECK_EQ(set(rig, VN_FEAT_TEMP_THRESHOLD, 0x00200000, NULL), VN_SC_INVALID_FIELD); /* type 2 */
     CHECK_EQ(set(rig, VN_FEAT_TEMP_THRESHOLD, 0x00010000, NULL), VN_SC_INVALID_FIELD); /* sensor 1 */
     CHECK_EQ(set(rig, VN_FEAT_IRQ_VECTOR, VN_NR_VECTORS, NULL), VN_SC_INVALID_FIELD);

@@ -21,8 +21,8 @@ static vn_status get_log(struct ctrl_rig *rig, uint32_t lid, uint32_t bytes, uin
 static void test_bounds(struct ctrl_rig *rig) {
     rig_enable(rig);
     static const uint8_t others[] = {VN_LOG_SELF_TEST, VN_LOG_TELEMETRY_HOST, VN_LOG_TELEMETRY_CTRL, VN_LOG_ENDURANCE,
-                                     VN_LOG_EVENTS, VN_LOG_LBA_STATUS, VN_LOG_FEATURES, VN_LOG_MI_EFFECTS, VN_LOG_RESERVATION,
-                                     VN_LOG_SANITIZE};
+                                     VN_LOG_EVENTS, VN_LOG_LBA_STATUS, VN_LOG_ENDURANCE_EVENTS, VN_LOG_FEATURES, VN_LOG_MI_EFFECTS,
+                                     VN_LOG_RESERVATION, VN_LOG_SANITIZE};
     for (uint32_t lid = 0; lid < 256; lid++) {
         bool known = lid <= 5 || memchr(others, (int)lid, sizeof(others));
         vn_status status = get_log(rig, lid, 64, 0, 0, true);
