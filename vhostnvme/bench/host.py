@@ -18,6 +18,8 @@ from vhostnvme.errors import ProvisionError
 HOST_SECTION = "host"
 ENGINE_SECTION = "engine"
 FIO_RAMP_S = 0.3
+PINNED = f"{OURS} pinned"
+SERVERS: dict[str, Sequence[str]] = {OURS: (), PINNED: ("--pin-memory",)}
 FIO = "fio"
 FIO_FIXED = "fio fixed"
 # Files and buffers registered with the kernel beforehand: what fio can do at its best.
@@ -62,7 +64,7 @@ async def compare_files(
     results: Results,
     report: Report,
 ) -> None:
-    """fio natively, and our server driven by `vhostnvme perf`, on the same file, in turns.
+    """fio natively, and our servers driven by `vhostnvme perf`, on the same file, in turns.
 
     Args:
         files: by backing; filled, of DISK_BYTES.
@@ -71,27 +73,32 @@ async def compare_files(
         ProvisionError: there is no fio. PeerError, GuestError: a server or a load failed.
     """
     fio = fio_of_host()
-    names = [OURS, FIO, FIO_FIXED]
-    async with AsyncExitStack() as stack:
-        sockets = {}
-        for backing, path in files.items():
-            spec = f"file:{quote(str(path))}?direct=on"
-            context = server(path.parent, "host", spec)
-            sockets[backing] = await stack.enter_async_context(context)
-        for turn in range(rounds):
-            for place, load in enumerate(loads):
-                for backing, path in files.items():
-                    for name in rotated(names, turn + place):
-                        if name == OURS:
-                            sample = await perf([sockets[backing]], load, seconds=seconds)
-                        else:
-                            extra = FIXED_WORDS if name == FIO_FIXED else ()
-                            sample = await native_fio(fio, path, load, seconds, extra)
-                        results.add(Case(HOST_SECTION, backing, load, name), sample)
-                        report(
-                            f"host: round {turn + 1}/{rounds} {backing:5} {load.label:24}"
-                            f" {name:10} {sample.iops:9,.0f} IOPS"
-                        )
+    names = [*SERVERS, FIO, FIO_FIXED]
+    for turn in range(rounds):
+        for place, load in enumerate(loads):
+            for backing, path in files.items():
+                for name in rotated(names, turn + place):
+                    if name in SERVERS:
+                        sample = await served(path, load, seconds, SERVERS[name])
+                    else:
+                        extra = FIXED_WORDS if name == FIO_FIXED else ()
+                        sample = await native_fio(fio, path, load, seconds, extra)
+                    results.add(Case(HOST_SECTION, backing, load, name), sample)
+                    report(
+                        f"host: round {turn + 1}/{rounds} {backing:5} {load.label:24}"
+                        f" {name:16} {sample.iops:9,.0f} IOPS"
+                    )
+
+
+async def served(path: Path, load: Load, seconds: float, options: Sequence[str]) -> Sample:
+    """One run on a server of its own: it holds the file alone.
+
+    Raises:
+        PeerError: the server or the load failed.
+    """
+    spec = f"file:{quote(str(path))}?direct=on"
+    async with server(path.parent, "host", spec, options) as socket:
+        return await perf([socket], load, seconds=seconds)
 
 
 async def native_fio(
