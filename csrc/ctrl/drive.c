@@ -106,6 +106,7 @@ static struct vn_ctrl_kept *place_of(struct vn_drive *drive, uint16_t cntlid) {
     struct vn_ctrl_kept *place = unused ? unused : absent;
     *place = (struct vn_ctrl_kept){.cntlid = cntlid, .used = 1};
     vn_power_forget_saved(drive, place);
+    drive->kept.errors[place - drive->kept.ctrls] = (struct vn_ctrl_errors_kept){0};
     return place;
 }
 
@@ -120,9 +121,9 @@ int vn_drive_join(struct vn_drive *drive, struct vn_ctrl *ctrl) {
     if (!place)
         return -ENOSPC;
     ctrl->kept = place_of(drive, ctrl->cntlid);
-    ctrl->error_count = ctrl->kept->error_count;
     *place = ctrl;
     ctrl->drive = drive;
+    vn_log_recall_errors(ctrl);
     ctrl->oacs_off = (uint16_t)(drive->persona ? drive->persona->oacs_off : 0);
     ctrl->oncs_off = (uint16_t)(drive->persona ? drive->persona->oncs_off : 0);
     if (drive->flags & VN_DRIVE_ANA) {
@@ -266,7 +267,7 @@ void vn_drive_fold(struct vn_drive *drive) {
         smart->busy_ns += counters->busy_ns - folded->busy_ns;
         smart->media_errors += counters->media_errors - folded->media_errors;
         ctrl->folded = *counters;
-        ctrl->kept->error_count = ctrl->error_count;
+        vn_log_keep_errors(ctrl);
     }
 }
 

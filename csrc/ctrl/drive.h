@@ -187,6 +187,9 @@ void vn_events_change_ns(const struct vn_req *req); /* Namespace Management that
 void vn_events_drop_context(const struct vn_ctrl *ctrl);
 /* log_telemetry.c: the controller captures its state by itself. */
 void vn_telemetry_capture(struct vn_ctrl *ctrl, const char *reason);
+/* log_page.c: the controller's error log, into what is kept of it, and from there. */
+void vn_log_keep_errors(struct vn_ctrl *ctrl);
+void vn_log_recall_errors(struct vn_ctrl *ctrl);
 /* timestamp, feature 0Eh */
 struct vn_timestamp vn_timestamp_now(const struct vn_ctrl *ctrl);
 

@@ -8,6 +8,7 @@
 #define VN_DRIVE_KEPT_VERSION 1u
 #define VN_FIRMWARE_SLOTS 7u
 #define VN_EVENTS_BYTES 32768u
+#define VN_KEPT_ERRORS 16u /* the newest entries of an error log */
 #define VN_TELEMETRY_BYTES 8192u /* of data; the header is made when it is read */
 
 /* Over the drive's life, all its controllers together. */
@@ -90,6 +91,11 @@ struct vn_ctrl_power_kept {
     uint64_t apst[VN_POWER_STATES];
 };
 
+/* Of the controller at the same place of ctrls: entry N of its error log is at (N - 1) % VN_KEPT_ERRORS. */
+struct vn_ctrl_errors_kept {
+    struct vn_log_error entries[VN_KEPT_ERRORS];
+};
+
 /* New fields come at the end; a shorter payload of an older file leaves them zero. */
 struct vn_drive_kept {
     uint64_t power_cycles, unsafe_shutdowns;
@@ -104,6 +110,7 @@ struct vn_drive_kept {
     struct vn_events_kept events;
     struct vn_drive_features_kept features;
     struct vn_ctrl_power_kept power[VN_DRIVE_MAX_CTRLS];
+    struct vn_ctrl_errors_kept errors[VN_DRIVE_MAX_CTRLS];
 };
 
 #endif

@@ -20,6 +20,26 @@ static void add_error(struct vn_ctrl *ctrl, struct vn_log_error entry) {
     entry.error_count = ++ctrl->error_count;
     entry.trtype = ctrl->fabrics && transport ? VN_TRTYPE_TCP : 0; /* 0: not of the transport; PCI has no number */
     ctrl->error_log[(ctrl->error_count - 1) % VN_MAX_ERROR_LOG] = entry;
+    if (ctrl->drive)
+        vn_drive_touch(ctrl->drive);
+}
+
+static struct vn_log_error *kept_errors(const struct vn_ctrl *ctrl) {
+    return ctrl->drive->kept.errors[ctrl->kept - ctrl->drive->kept.ctrls].entries;
+}
+
+void vn_log_keep_errors(struct vn_ctrl *ctrl) {
+    uint64_t count = ctrl->error_count, fresh = vn_min_u64(count - ctrl->kept->error_count, VN_KEPT_ERRORS);
+    for (uint64_t i = count - fresh; i < count; i++)
+        kept_errors(ctrl)[i % VN_KEPT_ERRORS] = ctrl->error_log[i % VN_MAX_ERROR_LOG];
+    ctrl->kept->error_count = count;
+}
+
+/* Older entries than those that are kept stay zeros, which is none (Base 5.16.1.2). */
+void vn_log_recall_errors(struct vn_ctrl *ctrl) {
+    uint64_t count = ctrl->error_count = ctrl->kept->error_count;
+    for (uint64_t i = count - vn_min_u64(count, VN_KEPT_ERRORS); i < count; i++)
+        ctrl->error_log[i % VN_MAX_ERROR_LOG] = kept_errors(ctrl)[i % VN_KEPT_ERRORS];
 }
 
 void vn_log_error(struct vn_req *req, vn_status status) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,39 @@ def test_saved_values_outlive_the_server(tmp_path: Path, how: str) -> None:
             assert host.get_feature(fid, SAVED) == host.get_feature(fid) == value
 
 
+def errors(host: NvmeHost) -> list[tuple[int, int]]:
+    """(number, LBA) of the entries of the error log that are some, the newest first."""
+    log = host.log_page(1, 64 * 64)
+    found = [struct.unpack_from("<Q8xQ", log, at) for at in range(0, len(log), 64)]
+    assert [one for one in found if one[0]] == found[: sum(bool(one[0]) for one in found)]
+    return [one for one in found if one[0]]
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+@pytest.mark.parametrize("count", [3, 16, 70])
+def test_the_newest_errors_outlive_the_server(tmp_path: Path, how: str, count: int) -> None:
+    def fail(host: NvmeHost, lba: int) -> None:
+        refused(queue.command(nvme.verify(1, lba, 1)), Status.LBA_RANGE)
+
+    with drive_server(tmp_path, "mem:1M") as server:
+        with server.host() as host:
+            queue = host.create_queue_pair()
+            for number in range(count):
+                fail(host, 1000000 + number)
+            all_of_them = errors(host)
+            assert len(all_of_them) == min(count, 64)
+            if how == "kill":
+                time.sleep(1.5)  # they are saved within a second
+                server.kill()
+        if how == "stop":
+            server.stop()
+    with drive_server(tmp_path, "mem:1M") as server, server.host() as host:
+        assert errors(host) == all_of_them[:16]
+        queue = host.create_queue_pair()
+        fail(host, 5000000)
+        assert errors(host)[:2] == [(count + 1, 5000000), all_of_them[0]]
+
+
 def smart(host: NvmeHost) -> dict[str, int]:
     values = struct.unpack_from("<20Q", host.log_page(2, 512), 32)[::2]
     names = "read_units written_units reads writes busy cycles hours unsafe media errors".split()
@@ -99,7 +133,7 @@ def test_smart_counts_outlive_the_server(tmp_path: Path) -> None:
         assert smart(host)["unsafe"] == 1  # it was in use when it was killed
         assert smart(host)["cycles"] == 3
         entries = host.log_page(1, 64)
-        assert entries == bytes(64)  # their count lasts, they do not
+        assert struct.unpack_from("<Q", entries)[0] == 1  # the error lasts, with its number
         refused(host.admin(nvme.identify(0xFF)), Status.INVALID_FIELD)
         assert struct.unpack_from("<Q", host.log_page(1, 64))[0] == 2
 
