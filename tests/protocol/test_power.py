@@ -212,6 +212,14 @@ def test_a_persona_has_states_of_its_own(tmp_path: Path) -> None:
         refused(host.admin(nvme.set_features(HCTM, 319)), Status.INVALID_FIELD)
 
 
+def test_a_persona_stays_cooler_than_its_least_threshold(tmp_path: Path) -> None:
+    with served(tmp_path, hctma=1, mntmt=273, mxtmt=300) as ssd:
+        host = ssd.connect()
+        assert struct.unpack_from("<3H", host.identify_controller(), 322) == (1, 311, 311)
+        refused(host.admin(nvme.set_features(HCTM, 310)), Status.INVALID_FIELD)
+        host.set_feature(HCTM, 311)
+
+
 def test_a_persona_without_transitions_refuses_them(tmp_path: Path) -> None:
     with served(tmp_path, apsta=0, hctma=0) as ssd:
         host = ssd.connect()
