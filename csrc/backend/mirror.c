@@ -223,8 +223,8 @@ static int check_opts(const struct vn_ns_opts *opts, char *error, uint32_t error
         const struct vn_ns_opts *of_leg = mirror->legs[leg];
         if (state != VN_LEG_NONE && state != VN_LEG_OUT && state != VN_LEG_IN_SYNC)
             return vn_backend_fail(error, error_size, EINVAL, "leg %u is to be in sync, out or none", leg);
-        if (state == VN_LEG_IN_SYNC && (!of_leg || (of_leg->backend && !strcmp(of_leg->backend, "mirror"))))
-            return vn_backend_fail(error, error_size, EINVAL, "leg %u needs a backend, which is no mirror", leg);
+        if (state == VN_LEG_IN_SYNC && of_leg && of_leg->backend && !strcmp(of_leg->backend, "mirror"))
+            return vn_backend_fail(error, error_size, EINVAL, "leg %u is a mirror itself, which cannot be", leg);
     }
     return 0;
 }
@@ -240,7 +240,8 @@ static int open_legs(const struct vn_mirror_opts *opts, struct vn_mirror *mirror
         of_leg->uncovered = of_leg->state == VN_LEG_NONE;
         if (of_leg->state != VN_LEG_IN_SYNC)
             continue;
-        int err = vn_backend_open(opts->legs[leg], &of_leg->backend, why, sizeof(why));
+        int err = opts->legs[leg] ? vn_backend_open(opts->legs[leg], &of_leg->backend, why, sizeof(why))
+                                  : vn_backend_fail(why, sizeof(why), ENODEV, "it is missing");
         if (!err)
             continue;
         of_leg->state = VN_LEG_FAILED;

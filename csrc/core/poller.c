@@ -97,11 +97,12 @@ static bool run_resting(struct vn_pollers *pollers, uint64_t now_ns) {
             pollers->look_ns = vn_min_u64(pollers->look_ns, poller->look_ns);
             continue;
         }
+        bool is_look = now_ns >= poller->look_ns; /* which sees all that a sleeper would have looked at */
         bool had_work = ask(pollers, poller, now_ns);
         work |= had_work;
         if (poller->state != VN_POLLER_RESTS) /* it has removed itself */
             continue;
-        if (had_work || !poller->can_rest(poller))
+        if (had_work || !poller->can_rest(poller) || (is_look && poller->before_sleep && poller->before_sleep(poller)))
             put(pollers, poller, VN_POLLER_ACTIVE);
         else
             plan_look(pollers, poller, now_ns);

@@ -14,8 +14,9 @@ struct vn_poller {
     bool (*before_sleep)(struct vn_poller *poller); /* arm whatever wakes us, look again; true: stay awake */
     void (*after_sleep)(struct vn_poller *poller);  /* unless it rests */
     /* NULL: never. True: as it is now, and once before_sleep has answered false, it needs no turn. It then rests: it
-     * costs no turn and no sleep anything. It is asked again after vn_poller_wake, when max_sleep_ns says so, and
-     * in turns that had mail or a timer; when that gave it work, or can_rest is no longer true, it rests no more. */
+     * costs no turn and no sleep anything. It is asked again after vn_poller_wake, when max_sleep_ns says so (and then
+     * before_sleep too), and in turns that had mail or a timer; when that gave it work, or can_rest is no longer
+     * true, it rests no more. */
     bool (*can_rest)(struct vn_poller *poller);
     uint64_t max_sleep_ns; /* 0: any; else look again after that; sooner while its last work is not long ago */
     /* Set by poll(). Before `from` it needs no look, and whatever wakes it need not be armed; between both the reactor

@@ -25,7 +25,7 @@ struct vn_ns_opts;
 
 /* Of the backend "mirror". A leg is a backend with filters of its own; its block size must be the mirror's. */
 struct vn_mirror_opts {
-    const struct vn_ns_opts *legs[3]; /* VN_MIRROR_MAX_LEGS; NULL: missing, its state is VN_LEG_OUT or VN_LEG_NONE */
+    const struct vn_ns_opts *legs[3]; /* VN_MIRROR_MAX_LEGS; NULL: missing, which one in sync cannot be opened without */
     uint32_t states[3];               /* VN_LEG_IN_SYNC; else it is not opened, VN_LEG_OUT, VN_LEG_NONE */
     uint32_t preferred;               /* the leg that is read, if it counts */
     const char *bitmap_path;          /* write-intent bitmap: made when it is missing; on no disk of a leg */

@@ -212,6 +212,34 @@ def test_an_owner_that_is_killed_finds_its_copies_again(cards: Cards) -> None:
 
 
 @pytest.mark.slow
+def test_an_owner_without_its_own_ssd_goes_on_with_the_other_copy(cards: Cards) -> None:
+    made = create(cards)
+    settled(cards, made, "a", "b")
+    host, queue = opened(made.socket)
+    with host:
+        queue.write(8, b"both".ljust(BLOCK))
+    cards["a"].stop()
+    (folder,) = cards["a"].ssd_folders
+    aside = folder.rename(folder.with_name("aside"))
+    cards["a"].start()
+    cards.wait(lambda: stale(cards, made), "it is known to be stale")
+    host, queue = opened(made.socket)
+    with host:
+        assert queue.read(8, 1) == b"both".ljust(BLOCK)
+        queue.write(16, b"one".ljust(BLOCK))
+    aside.rename(folder)
+    settled(cards, made, "a", "b")
+    cards.wait(lambda: not namespace(cards, made).progress, "all has been repaired")
+    check_same(cards, settled(cards, made, "a", "b"))
+    host, queue = opened(made.socket)
+    with host:
+        assert queue.read(8, 1) == b"both".ljust(BLOCK)
+        assert queue.read(16, 1) == b"one".ljust(BLOCK)
+    cards["a"].delete_device(made.device)
+    wait_empty(cards)
+
+
+@pytest.mark.slow
 def test_a_vm_begins_again_where_its_other_copy_is() -> None:
     """Its card has gone; the card with the copy takes it over, and is the only one that has it."""
     with Cards(3, PLAN) as cards:

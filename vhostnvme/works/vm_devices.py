@@ -16,7 +16,7 @@ from vhostnvme.config import DeviceConfig
 from vhostnvme.control.paths import SOCKET_NAME, make_folder
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.server import Services
-from vhostnvme.errors import ConfigError
+from vhostnvme.errors import ConfigError, NativeError
 from vhostnvme.fabric.address import parse_address
 from vhostnvme.native import Event, EventType, Namespace
 from vhostnvme.storage.common import DiskSpec
@@ -123,13 +123,20 @@ class VmDevices:
         device = self._device(row.device)
         if not device.has(row.nsid):
             spec = MirrorSpec(
-                legs=tuple([await self._spec(leg) for leg in effect.legs if leg is not None]),
+                legs=tuple([leg for row in effect.legs if (leg := await self._known(row))]),
                 bitmap=row.uuid,
                 size=row.size,
                 block_size=row.block_size,
             )
             self._give(device, row, spec, await self._mirrors.open(effect))
         self._mirrors.opened(row.uuid)
+
+    async def _known(self, row: HoldingRow | None) -> DiskSpec | None:
+        """Of a copy; None: there is none, or it is not there now, and the mirror does without."""
+        try:
+            return None if row is None else await self._spec(row)
+        except (NativeError, ConfigError):
+            return None
 
     def _device(self, name: str) -> Device:
         device = self._devices.get(name)
