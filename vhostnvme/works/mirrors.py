@@ -12,7 +12,7 @@ import errno
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -31,14 +31,14 @@ from vhostnvme.cluster.rows import HoldingRow, Leg
 from vhostnvme.config import RecoveryConfig
 from vhostnvme.control.paths import make_folder
 from vhostnvme.emulation.server import Services
-from vhostnvme.errors import ClusterError, ConfigError, NativeError
+from vhostnvme.errors import ClusterError, NativeError
 from vhostnvme.fabric.address import Address
 from vhostnvme.native import Event, EventType, Mirror, MirrorInfo, MirrorOptions, NamespaceOptions
 from vhostnvme.native import LegState as NativeState
-from vhostnvme.storage.common import DiskSpec
 from vhostnvme.storage.disk import native_options
 from vhostnvme.storage.mirror import LEGS_MAX
 from vhostnvme.storage.mirror_record import Standing
+from vhostnvme.works.legs import SpecOf, specs_of
 
 _log = logging.getLogger(__name__)
 
@@ -55,9 +55,6 @@ _STATES = {
     NativeState.IN_SYNC: LegState.IN_SYNC,
     NativeState.FAILED: LegState.FAILED,
 }
-
-# What the data path opens of a holding.
-SpecOf = Callable[[HoldingRow], Awaitable[DiskSpec]]
 
 
 class Unit(Protocol):
@@ -145,7 +142,10 @@ class VmMirrors:
         read_only: bool = False,
     ) -> Mirror:
         make_folder(self._folder)
-        options = await self._options(rows)
+        options = [
+            None if spec is None else native_options(spec)
+            for spec in await specs_of(self._spec, rows)
+        ]
         local = [row is not None and row.giver == self._me for row in rows]
         states = tuple(
             NativeState.IN_SYNC if row else NativeState.OUT if leg.uuid else NativeState.NONE
@@ -176,26 +176,6 @@ class VmMirrors:
         holdings = [leg.uuid for leg in legs]
         self._mirrors[unit.uuid] = Running(mirror, mirror.id, holdings, options, local)
         return mirror
-
-    async def _options(self, rows: tuple[HoldingRow | None, ...]) -> list[NamespaceOptions | None]:
-        """What is opened for each leg; None: there is none, or it is not there now.
-
-        Raises:
-            NativeError, ConfigError: none of them is there.
-        """
-        options: list[NamespaceOptions | None] = [None] * len(rows)
-        missing: list[tuple[HoldingRow, NativeError | ConfigError]] = []
-        for number, row in enumerate(rows):
-            try:
-                options[number] = native_options(await self._spec(row)) if row else None
-            except (NativeError, ConfigError) as error:
-                assert row is not None
-                missing.append((row, error))
-        if missing and not any(options):
-            raise missing[0][1]
-        for row, why in missing:
-            _log.warning("copy %s of namespace %s is missing: %s", row.uuid, row.mirror, why)
-        return options
 
     def _bitmap(self, name: str) -> Path:
         return self._folder / name

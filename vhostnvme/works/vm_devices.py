@@ -16,13 +16,14 @@ from vhostnvme.config import DeviceConfig
 from vhostnvme.control.paths import SOCKET_NAME, make_folder
 from vhostnvme.emulation.device import Device, DeviceOptions
 from vhostnvme.emulation.server import Services
-from vhostnvme.errors import ConfigError, NativeError
+from vhostnvme.errors import ConfigError
 from vhostnvme.fabric.address import parse_address
 from vhostnvme.native import Event, EventType, Namespace
 from vhostnvme.storage.common import DiskSpec
 from vhostnvme.storage.mirror import MirrorSpec
 from vhostnvme.storage.remote import RemoteSpec
-from vhostnvme.works.mirrors import SpecOf, VmMirrors
+from vhostnvme.works.legs import SpecOf, specs_of
+from vhostnvme.works.mirrors import VmMirrors
 
 _log = logging.getLogger(__name__)
 
@@ -123,20 +124,13 @@ class VmDevices:
         device = self._device(row.device)
         if not device.has(row.nsid):
             spec = MirrorSpec(
-                legs=tuple([leg for row in effect.legs if (leg := await self._known(row))]),
+                legs=tuple(filter(None, await specs_of(self._spec, effect.legs))),
                 bitmap=row.uuid,
                 size=row.size,
                 block_size=row.block_size,
             )
             self._give(device, row, spec, await self._mirrors.open(effect))
         self._mirrors.opened(row.uuid)
-
-    async def _known(self, row: HoldingRow | None) -> DiskSpec | None:
-        """Of a copy; None: there is none, or it is not there now, and the mirror does without."""
-        try:
-            return None if row is None else await self._spec(row)
-        except (NativeError, ConfigError):
-            return None
 
     def _device(self, name: str) -> Device:
         device = self._devices.get(name)
