@@ -7,40 +7,47 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+from tests_simulated import (
+    BUG_HISTORIES_MAX,
+    CHUNK,
+    Ahead,
+    broken_rule,
+    notices_bug,
+    running_ahead,
+)
 
 from vhostnvme.cli.main import run
 from vhostnvme.testing.simulator.big import run_big
-from vhostnvme.testing.simulator.bugs import BUGS, Bug
+from vhostnvme.testing.simulator.bugs import BUGS
 from vhostnvme.testing.simulator.history import run_plan
 from vhostnvme.testing.simulator.plan import make_plan
 from vhostnvme.testing.simulator.story import interesting, tell
 
 HISTORIES = 1000
-CHUNK = 50
-BUG_HISTORIES_MAX = 200
+
+
+@pytest.fixture(scope="module")
+def ahead(request: pytest.FixtureRequest) -> Iterator[Ahead]:
+    with running_ahead(request) as running:
+        yield running
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, HISTORIES, CHUNK))
-def test_no_history_breaks_a_rule(first: int) -> None:
-    for seed in range(first, first + CHUNK):
-        outcome = run_plan(make_plan(seed))
-        story = "\n".join(tell(interesting(outcome.notes)[-40:]))
-        assert not outcome.broken, f"seed {seed}: {outcome.broken}\n{story}"
+@pytest.mark.parametrize("argument", range(0, HISTORIES, CHUNK))
+def test_no_history_breaks_a_rule(ahead: Ahead, argument: int) -> None:
+    assert ahead.result(broken_rule, argument) == ""
 
 
 def test_there_are_at_least_forty_bugs() -> None:
     assert len({bug.name for bug in BUGS}) == len(BUGS) >= 40
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_a_bug_is_noticed(bug: Bug) -> None:
-    for seed in range(bug.seed, bug.seed + BUG_HISTORIES_MAX):
-        if run_plan(make_plan(seed, favour=bug.favour), bug=bug).broken:
-            return
-    pytest.fail(f"{bug.what}: {BUG_HISTORIES_MAX} histories have not shown it")
+@pytest.mark.parametrize("argument", [bug.name for bug in BUGS])
+def test_a_bug_is_noticed(ahead: Ahead, argument: str) -> None:
+    assert ahead.result(notices_bug, argument), f"{BUG_HISTORIES_MAX} histories have not shown it"
 
 
 def test_a_bug_is_gone_after_its_history() -> None:
