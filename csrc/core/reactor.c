@@ -24,6 +24,7 @@
 #define TIMER_SLACK_NS 1000ul
 #define REST_NS 100000 /* while others keep the reactor awake: who is idle for so long is left alone */
 #define BUSY_DEVICE 64u /* storage operations in flight that keep any device at work while more are prepared */
+#define PIECE_MAX 2u    /* operations of one submission that the kernel hands to the device one by one */
 #define PREEMPTED_NS 40000ull
 #define CONTENDED_NS 1000000ull
 #define SQPOLL_IDLE_MS 1u /* the kernel's thread spins so long after the last submission; less cannot be asked for */
@@ -102,12 +103,13 @@ static void io_submitted(struct vn_reactor *reactor) {
     reactor->nr_io_prepared = 0;
 }
 
-/* The kernel hands a burst to the device when it has prepared all of it, microseconds for each; a device that has
- * less to do than that would wait. So pieces of 1, 2, 4, ... go ahead to an idle one, and none to a busy one
- * (docs/decisions/0004-io-uring.md). This runs no completions: they come at the turn's end. */
+/* The kernel hands a submission of more than two operations to the device when it has prepared all of them, microseconds
+ * for each; a device that has less to do than that would wait. So the first goes ahead to an idle device, then two at a
+ * time, until it is busy (docs/decisions/0004-io-uring.md). This runs no completions: they come at the turn's end. */
 void vn_reactor_io_begin(struct vn_reactor *reactor) {
     assert(vn_reactor_is_here(reactor));
-    if (++reactor->nr_io_prepared <= reactor->nr_io_submitted || reactor->nr_io_submitted >= BUSY_DEVICE)
+    uint32_t piece = reactor->nr_io_submitted ? PIECE_MAX : 1;
+    if (++reactor->nr_io_prepared < piece || reactor->nr_io_submitted >= BUSY_DEVICE)
         return;
     submit(reactor);
     io_submitted(reactor);

@@ -326,7 +326,7 @@ static int cancel_first(void *arg) {
 }
 
 /* --- Storage operations --- */
-#define NR_BURST 32
+#define NR_BURST 96
 static struct test_op burst[NR_BURST];
 
 static void on_burst(struct vn_uring_op *op, int res, uint32_t cqe_flags) {
@@ -347,10 +347,10 @@ static int start_burst(void *arg) {
     return (int)(after.enters - before.enters);
 }
 
-/* An idle device gets the first of a burst at once, and more and more as it has more to do; what is prepared on a
- * busy one goes at the turn's end. */
+/* An idle device gets the first of a burst at once and then two at a time, as many as the kernel hands on one by one;
+ * what is prepared on a busy one, with 64 or more, goes at the turn's end. */
 static void test_burst(void) {
-    static const int sizes[][2] = {{1, 1}, {2, 1}, {3, 2}, {7, 3}, {31, 5}, {32, 5}, {1, 1}};
+    static const int sizes[][2] = {{1, 1}, {2, 1}, {3, 2}, {7, 4}, {31, 16}, {32, 16}, {65, 33}, {96, 33}, {1, 1}};
     for (uint32_t i = 0; i < VN_ARRAY_SIZE(sizes); i++) {
         int size = sizes[i][0];
         CHECK_EQ(vn_reactor_call(reactor, start_burst, &size), sizes[i][1]);
@@ -400,7 +400,7 @@ static void test_sqpoll(void) {
     CHECK_EQ(vn_reactor_start_as(&opts, &reactor), 0);
     for (int i = 0; i < 20; i++) {
         int size = NR_BURST;
-        CHECK(vn_reactor_call(reactor, start_burst, &size) <= 5);
+        CHECK(vn_reactor_call(reactor, start_burst, &size) <= 33); /* its thread is awake, mostly */
         for (int j = 0; j < size; j++)
             wait_done();
     }
