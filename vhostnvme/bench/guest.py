@@ -22,6 +22,7 @@ from vhostnvme.storage.spec import parse_spec
 
 SECTION = "guest"
 FIO_RAMP_S = 0.4
+ROUND_STEP = 5  # another one begins in each round, on another kind of file
 # CPU is counted from the end of the ramp until so much of the measured time has passed.
 CPU_WINDOW = 0.9
 # Prints the name of a disk once the kernel has found it; `test -b`, because a missing one would be
@@ -92,9 +93,11 @@ async def compare(
         report(f"guest: up after {guest.boot_seconds:.1f} s on {accel}")
         await guest.run("modprobe virtio_blk", timeout=30)
         paths = {disk.serial: await find_disk(guest, disk) for disk in disks}
+        for disk in disks:  # whoever is first would be measured while the guest settles
+            await measure(guest, paths[disk.serial], loads[0], options.seconds, None)
         for turn in range(options.rounds):
             for place, load in enumerate(loads):
-                for disk in rotated(disks, turn * (len(disks) // 2 + 1) + place):
+                for disk in rotated(disks, turn * ROUND_STEP + place):
                     case = Case(SECTION, disk.backing, load, disk.contestant.name)
                     path, server = paths[disk.serial], servers.get(disk.serial)
                     sample = await measure(guest, path, load, options.seconds, server)
