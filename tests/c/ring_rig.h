@@ -172,12 +172,16 @@ static inline void ring_close(struct ring_rig *rig) {
 #define RING_ASQ 0x1000u
 #define RING_ACQ 0x2000u
 
-static inline void ring_enable(struct ring_rig *rig, uint32_t entries) {
+static inline void ring_enable_css(struct ring_rig *rig, uint32_t entries, uint32_t css) {
     struct vn_ctrl *ctrl = &rig->ctrl;
     vn_ctrl_reg_write(ctrl, VN_REG_AQA, (entries - 1) | (entries - 1) << 16, 4);
     vn_ctrl_reg_write(ctrl, VN_REG_ASQ, RING_ASQ, 8);
     vn_ctrl_reg_write(ctrl, VN_REG_ACQ, RING_ACQ, 8);
-    vn_ctrl_reg_write(ctrl, VN_REG_CC, VN_CC_EN | 6u << 16 | 4u << 20, 4);
+    vn_ctrl_reg_write(ctrl, VN_REG_CC, VN_CC_EN | css << 4 | 6u << 16 | 4u << 20, 4);
+}
+
+static inline void ring_enable(struct ring_rig *rig, uint32_t entries) {
+    ring_enable_css(rig, entries, 0);
 }
 
 static inline void ring_write_tail(struct ring_rig *rig, uint16_t qid, uint32_t tail) {

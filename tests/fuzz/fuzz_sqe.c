@@ -1,56 +1,14 @@
 /* Any admin and I/O commands on a running controller with fast, slow, failing and read-only namespaces, so that aborts,
  * deletions, resets and namespaces that go race with commands in flight.
  */
-#include "fuzz_rings.h"
-
-#define NR_QUEUES 4u /* admin, and three I/O queue pairs */
-#define ENTRIES 16u
-
-/* Queue i: submission at (2 + 2i) pages, completion a page later. */
-static uint64_t sq_gpa(uint32_t qid) {
-    return qid ? (2 + 2 * qid) * VN_PAGE_SIZE : RING_ASQ;
-}
-
-static uint64_t cq_gpa(uint32_t qid) {
-    return qid ? (3 + 2 * qid) * VN_PAGE_SIZE : RING_ACQ;
-}
-
-static uint32_t tails[NR_QUEUES];
-
-static void push(uint32_t qid, const struct vn_sqe *cmd) {
-    *ring_sqe(&rig, sq_gpa(qid), tails[qid]) = *cmd;
-    tails[qid] = (tails[qid] + 1) % ENTRIES;
-    ring_write_tail(&rig, (uint16_t)qid, tails[qid]);
-}
-
-/* The host consumes everything. */
-static void catch_up(void) {
-    for (uint32_t qid = 0; qid < NR_QUEUES; qid++) {
-        if (rig.ctrl.cqs[qid].exists)
-            ring_write_head(&rig, (uint16_t)qid, rig.ctrl.cqs[qid].tail);
-    }
-}
-
-static void bring_up(void) {
-    memset(tails, 0, sizeof(tails));
-    memset(rig.ram, 0, 16 * VN_PAGE_SIZE);
-    ring_enable(&rig, ENTRIES);
-    for (uint32_t qid = 1; qid < NR_QUEUES && rig.ctrl.state == VN_CTRL_READY; qid++) {
-        push(0, &(struct vn_sqe){.opcode = VN_ADMIN_CREATE_CQ, .prp1 = cq_gpa(qid), .cdw10 = qid | (ENTRIES - 1) << 16,
-                                 .cdw11 = 3 | qid << 16});
-        push(0, &(struct vn_sqe){.opcode = VN_ADMIN_CREATE_SQ, .prp1 = sq_gpa(qid), .cdw10 = qid | (ENTRIES - 1) << 16,
-                                 .cdw11 = 1 | qid << 16});
-    }
-    ring_turn(&rig);
-    catch_up();
-}
+#include "fuzz_queues.h"
 
 static void start(struct ring_rig *unused) {
     (void)unused;
     fuzz_map(0, RING_RAM_BYTES / 2, true);
     fuzz_map(RING_RAM_BYTES / 2, RING_RAM_BYTES / 4, true);
     fuzz_map(RING_RAM_BYTES / 2 + RING_RAM_BYTES / 4, RING_RAM_BYTES / 8, false);
-    bring_up();
+    bring_up(0);
 }
 
 static const uint64_t admin_opcodes[] = {
@@ -151,7 +109,7 @@ static bool one_op(struct input *input) {
     case 12: /* a reset in full flight, waited for or not */
         vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, take8(input) & 1 ? 0 : 0x4000, 4);
         if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up();
+            bring_up(0);
         break;
     case 13:
         ring_turn(&rig);
@@ -159,7 +117,7 @@ static bool one_op(struct input *input) {
         break;
     case 14:
         if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up();
+            bring_up(0);
         return false;
     default:
         ring_turn(&rig);

@@ -1,58 +1,16 @@
 /* Zoned namespaces, fast, slow and failing ones beside a conventional one: writes and appends at and around write pointers, every
  * zone action, reports, formats, sanitizes and resets, all in flight at once. The zones' counts hold after every step.
  */
-#include "fuzz_rings.h"
+#include "fuzz_queues.h"
 
 #include "fuzz_shapes.h"
 #include "ns/zoned.h"
 
-#define NR_QUEUES 3u /* admin, and two I/O queue pairs */
-#define ENTRIES 16u
 #define MAX_STEPS 64u /* bounds what an input may cost */
 #define ZONE_BYTES 65536u
+#define CSS_ALL 6u /* without which zones are out of reach */
 
-static uint32_t tails[NR_QUEUES];
 static uint32_t nr_steps;
-
-static uint64_t sq_gpa(uint32_t qid) {
-    return qid ? (2 + 2 * qid) * VN_PAGE_SIZE : RING_ASQ;
-}
-
-static uint64_t cq_gpa(uint32_t qid) {
-    return qid ? (3 + 2 * qid) * VN_PAGE_SIZE : RING_ACQ;
-}
-
-static void push(uint32_t qid, const struct vn_sqe *cmd) {
-    *ring_sqe(&rig, sq_gpa(qid), tails[qid]) = *cmd;
-    tails[qid] = (tails[qid] + 1) % ENTRIES;
-    ring_write_tail(&rig, (uint16_t)qid, tails[qid]);
-}
-
-/* The host consumes everything. */
-static void catch_up(void) {
-    for (uint32_t qid = 0; qid < NR_QUEUES; qid++) {
-        if (rig.ctrl.cqs[qid].exists)
-            ring_write_head(&rig, (uint16_t)qid, rig.ctrl.cqs[qid].tail);
-    }
-}
-
-/* With all command sets, without which zones are out of reach. */
-static void bring_up(void) {
-    memset(tails, 0, sizeof(tails));
-    memset(rig.ram, 0, 8 * VN_PAGE_SIZE);
-    vn_ctrl_reg_write(&rig.ctrl, VN_REG_AQA, (ENTRIES - 1) | (ENTRIES - 1) << 16, 4);
-    vn_ctrl_reg_write(&rig.ctrl, VN_REG_ASQ, RING_ASQ, 8);
-    vn_ctrl_reg_write(&rig.ctrl, VN_REG_ACQ, RING_ACQ, 8);
-    vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, VN_CC_EN | 6u << 4 | 6u << 16 | 4u << 20, 4);
-    for (uint32_t qid = 1; qid < NR_QUEUES && rig.ctrl.state == VN_CTRL_READY; qid++) {
-        push(0, &(struct vn_sqe){.opcode = VN_ADMIN_CREATE_CQ, .prp1 = cq_gpa(qid), .cdw10 = qid | (ENTRIES - 1) << 16,
-                                 .cdw11 = 3 | qid << 16});
-        push(0, &(struct vn_sqe){.opcode = VN_ADMIN_CREATE_SQ, .prp1 = sq_gpa(qid), .cdw10 = qid | (ENTRIES - 1) << 16,
-                                 .cdw11 = 1 | qid << 16});
-    }
-    ring_turn(&rig);
-    catch_up();
-}
 
 /* A block of the namespace: mostly the write pointer of a zone, its start, or one beside them. */
 static uint64_t take_lba(struct input *input, const struct vn_zoned *zoned) {
@@ -152,7 +110,7 @@ static bool one_op(struct input *input) {
     case 11: /* a reset in full flight, waited for or not */
         vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, take8(input) & 1 ? 0 : 0x4000, 4);
         if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up();
+            bring_up(CSS_ALL);
         break;
     case 12:
         vn_ctrl_disable(&rig.ctrl);
@@ -163,7 +121,7 @@ static bool one_op(struct input *input) {
         break;
     case 14:
         if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up();
+            bring_up(CSS_ALL);
         return false;
     default:
         ring_turn(&rig);
@@ -205,7 +163,7 @@ static void check_all(void) {
 static void start(struct ring_rig *at) {
     ring_add_namespaces(at);
     fuzz_map(0, RING_RAM_BYTES, true);
-    bring_up();
+    bring_up(CSS_ALL);
 }
 
 static void step(struct ring_rig *unused) {
