@@ -11,6 +11,7 @@
  * a time of its own. 64 steps are a millisecond. A look comes at most 1/32 of the idle time late. */
 #define STEP_NS 15625ull
 #define IDLE_SHARE 32
+#define REARM_NS 16000000ull /* a resting poller that has looks is armed anew so often */
 
 uint64_t vn_pollers_next_look(uint64_t now_ns, uint64_t work_ns, uint64_t max_sleep_ns) {
     uint64_t wanted = vn_min_u64((now_ns - work_ns) / IDLE_SHARE, max_sleep_ns);
@@ -75,6 +76,7 @@ static void plan_look(struct vn_pollers *pollers, struct vn_poller *poller, uint
 
 static void rest(struct vn_pollers *pollers, struct vn_poller *poller, uint64_t now_ns) {
     put(pollers, poller, VN_POLLER_RESTS);
+    poller->rearm_ns = now_ns + REARM_NS;
     plan_look(pollers, poller, now_ns);
 }
 
@@ -87,6 +89,14 @@ static bool ask(struct vn_pollers *pollers, struct vn_poller *poller, uint64_t n
     return true;
 }
 
+/* What wakes nobody and is no work for poll, such as a wrong value in a mapped doorbell, would stay unseen else. */
+static bool rearm(struct vn_poller *poller, uint64_t now_ns) {
+    if (!poller->max_sleep_ns || now_ns < poller->rearm_ns || !poller->before_sleep)
+        return false;
+    poller->rearm_ns = now_ns + REARM_NS;
+    return poller->before_sleep(poller);
+}
+
 static bool run_resting(struct vn_pollers *pollers, uint64_t now_ns) {
     bool work = false, all = pollers->ask_all;
     pollers->ask_all = false;
@@ -97,12 +107,11 @@ static bool run_resting(struct vn_pollers *pollers, uint64_t now_ns) {
             pollers->look_ns = vn_min_u64(pollers->look_ns, poller->look_ns);
             continue;
         }
-        bool is_look = now_ns >= poller->look_ns; /* which sees all that a sleeper would have looked at */
         bool had_work = ask(pollers, poller, now_ns);
         work |= had_work;
         if (poller->state != VN_POLLER_RESTS) /* it has removed itself */
             continue;
-        if (had_work || !poller->can_rest(poller) || (is_look && poller->before_sleep && poller->before_sleep(poller)))
+        if (had_work || !poller->can_rest(poller) || rearm(poller, now_ns))
             put(pollers, poller, VN_POLLER_ACTIVE);
         else
             plan_look(pollers, poller, now_ns);

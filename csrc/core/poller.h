@@ -15,8 +15,8 @@ struct vn_poller {
     void (*after_sleep)(struct vn_poller *poller);  /* unless it rests */
     /* NULL: never. True: as it is now, and once before_sleep has answered false, it needs no turn. It then rests: it
      * costs no turn and no sleep anything. It is asked again after vn_poller_wake, when max_sleep_ns says so (and then
-     * before_sleep too), and in turns that had mail or a timer; when that gave it work, or can_rest is no longer
-     * true, it rests no more. */
+     * before_sleep too, every 16 ms), and in turns that had mail or a timer; when that gave it work, or can_rest is
+     * no longer true, it rests no more. */
     bool (*can_rest)(struct vn_poller *poller);
     uint64_t max_sleep_ns; /* 0: any; else look again after that; sooner while its last work is not long ago */
     /* Set by poll(). Before `from` it needs no look, and whatever wakes it need not be armed; between both the reactor
@@ -26,6 +26,7 @@ struct vn_poller {
     uint64_t work_ns;    /* when it last had work */
     uint64_t rest_at_ns; /* try to let it rest, while others keep us awake */
     uint64_t look_ns;    /* resting: asked at that time */
+    uint64_t rearm_ns;   /* resting, with looks: before_sleep is called then */
     enum vn_poller_state state;
     bool dozes; /* we sleep, until spin_from_ns at most, and nothing was armed; cleared by poll() */
 };
