@@ -9,22 +9,22 @@
 #define VN_DIRECT_BUFFER (256u << 10) /* longer transfers take several rounds */
 #define VN_DIRECT_IOVECS 1024u       /* of one round: what one system call takes (UIO_MAXIOV) */
 
+/* What direct I/O takes: the address of a buffer, and the length of each, are multiples of these (powers of two). */
+struct vn_direct_rule {
+    uint32_t mem_align, length_align;
+    bool all; /* nothing is taken as it is */
+};
+
 /* Whether direct I/O takes all of it. */
-static inline bool vn_direct_fits(uint32_t mem_align, uint32_t length_align, const struct iovec *iov, uint32_t nr) {
+static inline bool vn_direct_fits(const struct vn_direct_rule *rule, const struct iovec *iov, uint32_t nr) {
     uintptr_t bases = 0;
     size_t lengths = 0;
     for (uint32_t i = 0; i < nr; i++) {
         bases |= (uintptr_t)iov[i].iov_base;
         lengths |= iov[i].iov_len;
     }
-    return !(bases & (mem_align - 1)) && !(lengths & (length_align - 1));
+    return !rule->all && !(bases & (rule->mem_align - 1)) && !(lengths & (rule->length_align - 1));
 }
-
-/* What direct I/O takes: the address of a buffer, and the length of each, are multiples of these (powers of two). */
-struct vn_direct_rule {
-    uint32_t mem_align, length_align;
-    bool all; /* nothing is taken as it is */
-};
 
 /* The rest of a transfer: from skip bytes into iov[0] on. */
 struct vn_direct_rest {

@@ -477,8 +477,8 @@ static enum vn_submit file_submit(struct vn_chan *chan, struct vn_req *req) {
     } else {
         io->phase = VN_FILE_DATA;
         io->bounces_all = req->op == VN_OP_COMPARE;
-        io->needs_bounce = io->bounces_all ||
-                           !vn_direct_fits(fc->file->mem_align, fc->file->length_align, req->iov, req->nr_iov);
+        struct vn_direct_rule rule = rule_of(io);
+        io->needs_bounce = !vn_direct_fits(&rule, req->iov, req->nr_iov);
     }
     return issue(io) ? VN_TAKEN : VN_BUSY;
 }

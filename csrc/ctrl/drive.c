@@ -106,7 +106,7 @@ static struct vn_ctrl_kept *place_of(struct vn_drive *drive, uint16_t cntlid) {
     struct vn_ctrl_kept *place = unused ? unused : absent;
     *place = (struct vn_ctrl_kept){.cntlid = cntlid, .used = 1};
     vn_power_forget_saved(drive, place);
-    drive->kept.errors[place - drive->kept.ctrls] = (struct vn_ctrl_errors_kept){0};
+    drive->kept.errors[vn_drive_place(drive, place)] = (struct vn_ctrl_errors_kept){0};
     return place;
 }
 

@@ -110,6 +110,10 @@ void vn_decision_drop(struct vn_ctrl *ctrl);
 int vn_decision_answer(struct vn_drive *drive, uint64_t id, vn_status status, uint32_t result, uint64_t specific);
 
 /* --- Keeping. Reactor. --- */
+/* The number of a controller's place in all that is kept of each. */
+static inline size_t vn_drive_place(const struct vn_drive *drive, const struct vn_ctrl_kept *place) {
+    return (size_t)(place - drive->kept.ctrls);
+}
 /* Who waits for a save is in the scratch of a command that no backend has. */
 static inline struct vn_keep_wait *vn_drive_wait_of(struct vn_req *req) {
     _Static_assert(sizeof(struct vn_keep_wait) <= sizeof(req->filter), "it fits");

@@ -25,7 +25,7 @@ static void add_error(struct vn_ctrl *ctrl, struct vn_log_error entry) {
 }
 
 static struct vn_log_error *kept_errors(const struct vn_ctrl *ctrl) {
-    return ctrl->drive->kept.errors[ctrl->kept - ctrl->drive->kept.ctrls].entries;
+    return ctrl->drive->kept.errors[vn_drive_place(ctrl->drive, ctrl->kept)].entries;
 }
 
 void vn_log_keep_errors(struct vn_ctrl *ctrl) {

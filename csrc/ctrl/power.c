@@ -121,11 +121,11 @@ void vn_power_look(struct vn_ctrl *ctrl) {
 
 /* --- Features --- */
 static struct vn_ctrl_power_kept *kept_of(const struct vn_ctrl *ctrl) {
-    return &ctrl->drive->kept.power[ctrl->kept - ctrl->drive->kept.ctrls];
+    return &ctrl->drive->kept.power[vn_drive_place(ctrl->drive, ctrl->kept)];
 }
 
 void vn_power_forget_saved(struct vn_drive *drive, const struct vn_ctrl_kept *place) {
-    drive->kept.power[place - drive->kept.ctrls] = (struct vn_ctrl_power_kept){0};
+    drive->kept.power[vn_drive_place(drive, place)] = (struct vn_ctrl_power_kept){0};
 }
 
 static struct vn_power_config saved_config(const struct vn_ctrl *ctrl) {

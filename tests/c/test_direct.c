@@ -123,7 +123,7 @@ static void test_any_shape(struct vn_test_random *random) {
 static void test_one_tail(void) {
     struct vn_direct_rule rule = {.mem_align = 512, .length_align = 512};
     struct iovec iov[] = {{memory, 8192 - 1}, {memory + 12288 - 1, 1}, {memory + 12288, 4096}};
-    CHECK(!vn_direct_fits(rule.mem_align, rule.length_align, iov, 3));
+    CHECK(!vn_direct_fits(&rule, iov, 3));
     struct vn_direct_round round = {.buffer = buffer, .iov = round_iov};
     CHECK_EQ(vn_direct_layout(&rule, (struct vn_direct_rest){iov, 0, 12288}, false, &round), 12288);
     CHECK_EQ(round.nr, 3);

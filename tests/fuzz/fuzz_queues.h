@@ -50,4 +50,37 @@ static inline void bring_up(uint32_t css) {
     catch_up();
 }
 
+/* What any host does between its commands, by a number from HOST_OPS on; css: as of bring_up. False: the reactor shall turn. */
+#define HOST_OPS 8u
+static inline bool host_op(uint32_t op, struct input *input, uint32_t css) {
+    switch (op) {
+    case HOST_OPS:
+        ring_turn(&rig);
+        return true;
+    case HOST_OPS + 1:
+        ring_turn(&rig);
+        catch_up();
+        return true;
+    case HOST_OPS + 2:
+        vn_doorbell_arm(&rig.dev);
+        return false;
+    case HOST_OPS + 4: /* a reset in full flight, waited for or not */
+        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, take8(input) & 1 ? 0 : 0x4000, 4);
+        if (rig.ctrl.state == VN_CTRL_DISABLED)
+            bring_up(css);
+        return true;
+    case HOST_OPS + 5: /* shut down, and go on */
+        ring_turn(&rig);
+        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, 0x464001 | css << 4, 4);
+        return true;
+    case HOST_OPS + 6:
+        if (rig.ctrl.state == VN_CTRL_DISABLED)
+            bring_up(css);
+        return false;
+    default:
+        ring_turn(&rig);
+        return false;
+    }
+}
+
 #endif

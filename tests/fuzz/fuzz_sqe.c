@@ -66,8 +66,8 @@ static void change_namespace(uint32_t nsid) {
 /* Answers false when the reactor shall turn. */
 static bool one_op(struct input *input) {
     struct vn_sqe cmd;
-    uint32_t qid, at;
-    switch (take8(input) % 16) {
+    uint32_t qid, at, op = take8(input) % 16;
+    switch (op) {
     case 0:
     case 1:
     case 2:
@@ -93,35 +93,11 @@ static bool one_op(struct input *input) {
         at = (uint32_t)take(input, 3) % (RING_RAM_BYTES - 64) & ~7u;
         take_bytes(input, rig.ram + at, 8 * (take8(input) % 8));
         break;
-    case 8:
-        ring_turn(&rig);
-        break;
-    case 9:
-        ring_turn(&rig);
-        catch_up();
-        break;
-    case 10:
-        vn_doorbell_arm(&rig.dev);
-        return false;
     case 11:
         change_namespace(1 + take8(input) % RING_NR_NS);
         break;
-    case 12: /* a reset in full flight, waited for or not */
-        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, take8(input) & 1 ? 0 : 0x4000, 4);
-        if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up(0);
-        break;
-    case 13:
-        ring_turn(&rig);
-        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, 0x464001, 4); /* shut down, and go on */
-        break;
-    case 14:
-        if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up(0);
-        return false;
     default:
-        ring_turn(&rig);
-        return false;
+        return host_op(op, input, 0);
     }
     return true;
 }

@@ -77,7 +77,8 @@ static struct vn_sqe take_admin(struct input *input) {
 /* Answers false when the reactor shall turn. */
 static bool one_op(struct input *input) {
     struct vn_sqe cmd;
-    switch (take8(input) % 16) {
+    uint32_t op = take8(input) % 16;
+    switch (op) {
     case 0:
     case 1:
         cmd = take_admin(input);
@@ -97,35 +98,11 @@ static bool one_op(struct input *input) {
         cmd = shape_io(input, rig.ram);
         push(1, &cmd);
         break;
-    case 8:
-        ring_turn(&rig);
-        break;
-    case 9:
-        ring_turn(&rig);
-        catch_up();
-        break;
-    case 10:
-        vn_doorbell_arm(&rig.dev);
-        return false;
-    case 11: /* a reset in full flight, waited for or not */
-        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, take8(input) & 1 ? 0 : 0x4000, 4);
-        if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up(CSS_ALL);
-        break;
-    case 12:
+    case 11: /* FLR, or a QEMU that has gone */
         vn_ctrl_disable(&rig.ctrl);
         return false;
-    case 13:
-        ring_turn(&rig);
-        vn_ctrl_reg_write(&rig.ctrl, VN_REG_CC, 0x464061, 4); /* shut down, and go on */
-        break;
-    case 14:
-        if (rig.ctrl.state == VN_CTRL_DISABLED)
-            bring_up(CSS_ALL);
-        return false;
     default:
-        ring_turn(&rig);
-        return false;
+        return host_op(op, input, CSS_ALL);
     }
     return true;
 }

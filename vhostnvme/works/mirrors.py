@@ -12,7 +12,7 @@ import errno
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -35,10 +35,11 @@ from vhostnvme.errors import ClusterError, NativeError
 from vhostnvme.fabric.address import Address
 from vhostnvme.native import Event, EventType, Mirror, MirrorInfo, MirrorOptions, NamespaceOptions
 from vhostnvme.native import LegState as NativeState
+from vhostnvme.storage.common import DiskSpec
 from vhostnvme.storage.disk import native_options
 from vhostnvme.storage.mirror import LEGS_MAX
 from vhostnvme.storage.mirror_record import Standing
-from vhostnvme.works.legs import SpecOf, specs_of
+from vhostnvme.works.legs import SpecOf
 
 _log = logging.getLogger(__name__)
 
@@ -113,39 +114,41 @@ class VmMirrors:
 
     # --- As a whole ---
 
-    async def open_one(self, row: HoldingRow) -> Mirror:
+    async def open_one(self, row: HoldingRow, spec: DiskSpec) -> Mirror:
         """A plain namespace, as a mirror with one copy.
 
         Raises:
             NativeError, ConfigError: it cannot be opened here and now.
         """
         legs = (Leg(row.uuid, Standing.IN_SYNC), *[Leg()] * (LEGS_MAX - 1))
-        holdings = (row, *[None] * (LEGS_MAX - 1))
-        return await self._open(row, legs, holdings, same=True, read_only=row.read_only)
+        nothing = [None] * (LEGS_MAX - 1)
+        holdings, specs = (row, *nothing), (spec, *nothing)
+        return await self._open(row, legs, holdings, specs, same=True, read_only=row.read_only)
 
-    async def open(self, effect: AttachMirror) -> Mirror:
+    async def open(self, effect: AttachMirror, specs: Sequence[DiskSpec | None]) -> Mirror:
         """With the legs that count; one that cannot be opened has failed, unless it is the last.
+
+        Args:
+            specs: of each leg of `effect`.
 
         Raises:
             NativeError, ConfigError: none of them can be opened here and now.
         """
         mirror = effect.mirror
-        return await self._open(mirror, mirror.legs, effect.legs, same=effect.fresh)
+        return await self._open(mirror, mirror.legs, effect.legs, specs, same=effect.fresh)
 
     async def _open(
         self,
         unit: Unit,
         legs: tuple[Leg, ...],
         rows: tuple[HoldingRow | None, ...],
+        specs: Sequence[DiskSpec | None],
         *,
         same: bool,
         read_only: bool = False,
     ) -> Mirror:
         make_folder(self._folder)
-        options = [
-            None if spec is None else native_options(spec)
-            for spec in await specs_of(self._spec, rows)
-        ]
+        options = [None if spec is None else native_options(spec) for spec in specs]
         local = [row is not None and row.giver == self._me for row in rows]
         states = tuple(
             NativeState.IN_SYNC if row else NativeState.OUT if leg.uuid else NativeState.NONE

@@ -112,7 +112,8 @@ class VmDevices:
         row = effect.holding
         device = self._device(row.device)
         if not device.has(row.nsid):
-            self._give(device, row, await self._spec(row), await self._mirrors.open_one(row))
+            spec = await self._spec(row)
+            self._give(device, row, spec, await self._mirrors.open_one(row, spec))
         self._mirrors.opened(row.uuid)
 
     async def attach_mirror(self, effect: AttachMirror) -> None:
@@ -123,13 +124,14 @@ class VmDevices:
         row = effect.mirror
         device = self._device(row.device)
         if not device.has(row.nsid):
+            legs = await specs_of(self._spec, effect.legs)
             spec = MirrorSpec(
-                legs=tuple(filter(None, await specs_of(self._spec, effect.legs))),
+                legs=tuple(filter(None, legs)),
                 bitmap=row.uuid,
                 size=row.size,
                 block_size=row.block_size,
             )
-            self._give(device, row, spec, await self._mirrors.open(effect))
+            self._give(device, row, spec, await self._mirrors.open(effect, legs))
         self._mirrors.opened(row.uuid)
 
     def _device(self, name: str) -> Device:
